@@ -1,0 +1,49 @@
+"""The one ClientApp: each type of message has its handler. It runs unchanged on every runtime."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients import calibrate, learn
+from fl_sim.records import TIMING
+
+RAISED = 2  # Flower's code for a ClientApp that raised
+
+Handler = Callable[[Message, Context], RecordDict]
+
+
+def report_failures(message: Message, context: Context, handler: ClientAppCallable) -> Message:
+    """Answer an exception with its traceback, where Flower's runtime would wrap it in the traceback of its own machinery,
+    and send along how long the client took."""
+    start = time.perf_counter()
+    try:
+        reply = handler(message, context)
+    except Exception:
+        return Message(Error(RAISED, traceback.format_exc()), reply_to=message)
+    # A ConfigRecord, because Flower's own strategies take a reply to hold exactly one MetricRecord.
+    reply.content[TIMING] = ConfigRecord({"seconds": time.perf_counter() - start})
+    return reply
+
+
+def answering(handler: Handler) -> ClientAppCallable:
+    """A handler that gives the content of its reply, as Flower wants it: giving the reply."""
+
+    def answer(message: Message, context: Context) -> Message:
+        return Message(handler(message, context), reply_to=message)
+
+    return answer
+
+
+app = ClientApp(mods=[report_failures])
+app.train()(answering(learn.train))
+app.train("fit")(answering(learn.fit))
+app.train("adopt")(answering(learn.adopt))
+app.query("threshold")(answering(calibrate.threshold))
+app.query("scores")(answering(calibrate.scores))
+app.evaluate("sets")(answering(calibrate.evaluate))

@@ -1,0 +1,48 @@
+"""How a client comes by its model."""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+
+from clients.predictions import Seat, adopted, fitted
+from fl_sim import learning
+from fl_sim.records import AdoptRequest, FitReport, FitRequest, pack, unpack
+
+
+def fit(message: Message, context: Context) -> RecordDict:
+    """Train alone: on the shared training set, or on the client's own rows."""
+    request = unpack(FitRequest, message.content)
+    seat = Seat.of(context, request.population)
+    client, data = seat.client, seat.population.data
+    rows = client.train if request.own_rows else data.rows("train")
+    purpose = f"client {client.id}" if request.per_client else "shared"
+    key = fitted(seat, seat.population.recipe(client.tier, purpose), rows)
+    seat.keep_model(key, shared=not request.per_client)
+    for split in ("calibration", "test"):
+        seat.outputs(split)  # now, while this client has the model warm and others have work of their own
+    return pack(FitReport(client.id, len(rows)))
+
+
+def train(message: Message, context: Context) -> RecordDict:
+    """One round of federated averaging: from the server's weights, on the client's own rows."""
+    seat = Seat.of(context, str(message.content["config"]["population"]))  # type: ignore[index, call-overload]
+    client, data, server_round = seat.client, seat.population.data, int(message.content["config"]["server-round"])  # type: ignore[index, call-overload]
+    recipe = seat.population.recipe(client.tier, f"client {client.id}, round {server_round}")
+    model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+    arrays = message.content["arrays"]
+    model.load_state_dict(arrays.to_torch_state_dict())  # type: ignore[union-attr]
+    learning.fit(model, data.standardised(client.train), data.learnable(client.train), recipe)
+    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    metrics = MetricRecord({"num-examples": len(client.train), "partition": client.id})
+    return RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics})
+
+
+def adopt(message: Message, context: Context) -> RecordDict:
+    """Take the federation's final weights as this client's model."""
+    request = unpack(AdoptRequest, RecordDict({"words": message.content["words"]}))
+    seat = Seat.of(context, request.population)
+    arrays = message.content["arrays"]
+    weights = arrays.to_torch_state_dict()  # type: ignore[union-attr]
+    seat.keep_model(adopted(seat, dict(weights)), shared=True)
+    return pack(FitReport(seat.client.id, int(np.size(seat.client.train))))

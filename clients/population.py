@@ -1,0 +1,202 @@
+"""Who client k is: its tier, and which rows of the data are its own. Drawn once from the scenario, then only read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim.artifacts import Artifact, Store, digest, store_at
+from fl_sim.data.partition import deal, proportions, quantile_bins
+from fl_sim.data.prepare import Prepared, open_prepared
+from fl_sim.errors import ScenarioError
+from fl_sim.learning import Recipe, resolve_device
+from fl_sim.randomness import stream
+from fl_sim.scenario import Clients, Scenario, Tier
+
+VERSION = 1  # raise it when a change here changes who gets what
+TARGET_BINS = 10  # regression: a client's "labels" are the deciles of the target
+DRAWS = 100  # how often a partition is drawn before min_calibration is given up
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client. Its rows are indices into the prepared data."""
+
+    id: int
+    tier: Tier
+    calibration: Indices
+    test: Indices
+    train: Indices  # empty unless clients learn on rows of their own
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """All clients of a scenario, and the data they hold."""
+
+    key: str
+    seed: int
+    device: str
+    precision: str
+    clients: Clients  # the scenario's table
+    data: Prepared
+    tiers: NDArray[np.int64]  # (K,) index into clients.tier
+    bins: NDArray[np.int64]  # (n,) label of every row; for regression its decile of the target
+    rows: dict[str, tuple[Indices, Indices]]  # split -> (offsets (K + 1,), indices)
+
+    def __len__(self) -> int:
+        return len(self.tiers)
+
+    def client(self, k: int) -> Client:
+        """Client k of 0..K-1."""
+        test = self.data.rows("test") if self.clients.test == "shared" else self._rows("test", k)
+        return Client(k, self.tier(k), self._rows("calibration", k), test, self._rows("train", k))
+
+    def tier(self, k: int) -> Tier:
+        """What client k can compute."""
+        return self.clients.tier[int(self.tiers[k])]
+
+    def label_counts(self, k: int) -> list[int]:
+        """How many calibration points client k has of each class, or of each decile of the target."""
+        return np.bincount(self.bins[self._rows("calibration", k)], minlength=self.num_bins).tolist()
+
+    @property
+    def num_bins(self) -> int:
+        """Classes, or deciles."""
+        return self.data.num_classes or TARGET_BINS
+
+    def recipe(self, tier: Tier, purpose: str) -> Recipe:
+        """How a model of this tier is made."""
+        return Recipe(
+            architecture=tier.architecture, epochs=tier.epochs, learning_rate=tier.learning_rate,
+            batch_size=tier.batch_size, quantiles=tier.quantiles, seed=self.seed, purpose=purpose,
+            device=self.device, precision=self.precision,
+        )  # fmt: skip
+
+    def _rows(self, split: str, k: int) -> Indices:
+        if split not in self.rows:
+            return np.zeros(0, np.int64)
+        offsets, indices = self.rows[split]
+        return indices[offsets[k] : offsets[k + 1]]
+
+
+def populate(scenario: Scenario, data: Prepared, store: Store) -> Population:
+    """Draw the clients of a scenario, or find them in the store.
+
+    Raises:
+        ScenarioError: no partition in 100 draws gave every client `min_calibration` points.
+        ValueError: a GPU is asked for and there is none.
+    """
+    told = {
+        "seed": scenario.seed,
+        "clients": scenario.clients.model_dump(mode="json"),
+        "data": data.key,
+        "trains_locally": scenario.trains_locally,
+        "device": resolve_device(scenario.runtime.device),
+        "precision": scenario.runtime.precision,
+    }
+    key = digest(version=VERSION, **told)
+    store.get("population", key, lambda: Artifact(_draw(scenario, data), told))
+    return open_population(str(store.root), key)
+
+
+@cache
+def open_population(root: str, key: str) -> Population:
+    """The population of that key in the store at `root`; kept open by the process."""
+    store = store_at(root)
+    found = store.open("population", key)
+    rows = {
+        split: (np.array(found.arrays[f"{split}-offsets"]), found.arrays[f"{split}-indices"])
+        for split in ("calibration", "test", "train")
+        if f"{split}-offsets" in found.arrays
+    }
+    return Population(
+        key=key, seed=found.meta["seed"], device=found.meta["device"], precision=found.meta["precision"],
+        clients=Clients.model_validate(found.meta["clients"]), data=open_prepared(store, found.meta["data"]),
+        tiers=np.array(found.arrays["tiers"]), bins=found.arrays["bins"], rows=rows,
+    )  # fmt: skip
+
+
+def _draw(scenario: Scenario, data: Prepared) -> dict[str, NDArray[Any]]:
+    clients = scenario.clients
+    bins = np.array(data.targets) if data.classes is not None else quantile_bins(np.array(data.targets), TARGET_BINS)
+    for attempt in range(DRAWS if clients.min_calibration else 1):
+        held = _partition(scenario, data, bins, attempt)
+        sizes = np.array([len(rows) for rows in held["calibration"]])
+        if sizes.min() >= clients.min_calibration:
+            arrays = {"tiers": _assign_tiers(clients, sizes, scenario.seed), "bins": bins}
+            return arrays | {name: part for split, parts in held.items() for name, part in _packed(split, parts).items()}
+    raise ScenarioError(
+        f"clients.min_calibration = {clients.min_calibration}: none of {DRAWS} partitions gave every client that many "
+        f"(the last one's smallest client has {sizes.min()}); lower it, raise clients.concentration, or have fewer clients"
+    )
+
+
+def _partition(scenario: Scenario, data: Prepared, bins: Indices, attempt: int) -> dict[str, list[Indices]]:
+    """Rows of each split, client by client. One matrix of proportions serves all splits: a client that sees much of a
+    class in training sees much of it in calibration too."""
+    clients, num_bins = scenario.clients, data.num_classes or TARGET_BINS
+    rng = stream(scenario.seed, "partition", attempt)
+    shares = proportions(
+        clients.partition, num_bins, clients.count, rng,
+        concentration=clients.concentration, classes_per_client=clients.classes_per_client,
+    )  # fmt: skip
+
+    def dealt(first: int, last: int) -> list[Indices]:
+        return [first + part for part in deal(bins[first:last], shares, rng)]
+
+    held = {}
+    if clients.test == "local":
+        together = dealt(*data.evaluated)
+        held["calibration"], held["test"] = _split(together, scenario.data.calibration, rng)
+    else:
+        held["calibration"] = dealt(*data.starts["calibration"])
+    if scenario.trains_locally:
+        held["train"] = dealt(*data.starts["train"])
+    return held
+
+
+def _split(together: Sequence[Indices], calibration: int, rng: np.random.Generator) -> tuple[list[Indices], list[Indices]]:
+    """Split each client's rows at random, `calibration` rows in all; the sizes do not look at the data, so within a client
+    calibration and test rows are exchangeable."""
+    sizes = np.array([len(rows) for rows in together])
+    first = largest_remainder(sizes * (calibration / sizes.sum()), calibration, rng)
+    shuffled = [rng.permutation(rows) for rows in together]
+    return (
+        [np.sort(rows[:n]) for rows, n in zip(shuffled, first, strict=True)],
+        [np.sort(rows[n:]) for rows, n in zip(shuffled, first, strict=True)],
+    )
+
+
+def largest_remainder(quotas: NDArray[np.float64], total: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Round quotas that add up to `total` to integers that do; equal remainders are ordered at random."""
+    down = np.floor(quotas + 1e-9).astype(np.int64)
+    order = np.lexsort((rng.random(len(quotas)), -(quotas - down)))
+    down[order[: total - down.sum()]] += 1
+    return down
+
+
+def _assign_tiers(clients: Clients, sizes: Indices, seed: int) -> Indices:
+    """(K,) tier of each client: as many of each as the shares say, drawn independently of the data unless coupled."""
+    given = [0.0 if t.share is None else t.share for t in clients.tier]
+    shares = np.array([1 - sum(given) if t.share is None else t.share for t in clients.tier]).clip(min=0)
+    rng = stream(seed, "tiers")
+    counts = largest_remainder(shares / shares.sum() * clients.count, clients.count, rng)
+    tiers = np.repeat(np.arange(len(counts)), counts)
+    order = rng.permutation(clients.count)
+    if clients.tier_by == "size":
+        order = order[np.argsort(sizes[order], kind="stable")]  # equal sizes stay in random order
+    assigned = np.empty(clients.count, np.int64)
+    assigned[order] = tiers
+    return assigned
+
+
+def _packed(split: str, parts: Sequence[Indices]) -> dict[str, Indices]:
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    return {f"{split}-offsets": offsets, f"{split}-indices": np.concatenate(parts).astype(np.int64)}

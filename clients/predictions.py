@@ -1,0 +1,103 @@
+"""A client's model and what it says of the client's rows, each made once and kept in the artifact store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Context
+from numpy.typing import NDArray
+from torch import nn
+
+from clients.population import Client, Indices, Population, open_population
+from fl_sim import learning
+from fl_sim.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
+from fl_sim.learning import Recipe
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A client at its place in the world: what a handler works with."""
+
+    client: Client
+    population: Population
+    store: Store
+    context: Context
+
+    @classmethod
+    def of(cls, context: Context, population: str) -> Seat:
+        """The seat of the client whose context this is, in the population of that key.
+
+        The key comes with the message, the store from this machine (`FL_SIM_STORE`).
+        """
+        store = store_at(str(default_root()))
+        people = open_population(str(store.root), population)
+        return cls(people.client(int(context.node_config["partition-id"])), people, store, context)
+
+    def keep_model(self, key: str, *, shared: bool) -> None:
+        """Remember which model is this client's; `shared` says that others have it too."""
+        self.context.state["model"] = ConfigRecord({"key": key, "shared": shared})
+
+    def outputs(self, split: str) -> NDArray[np.float32]:
+        """The client's model on its "calibration" or "test" rows, (n, outputs)."""
+        kept = self.context.state.get("model")
+        if not isinstance(kept, ConfigRecord):
+            raise RuntimeError("this client has no model yet: a learn strategy has to come before it is asked for predictions")
+        key = str(kept["key"])
+        if not kept["shared"]:
+            return _outputs(self.store, self.population, key, self.client.id, split)
+        # One pass over everybody's rows, and each client gathers its own.
+        first, _ = self.population.data.evaluated
+        return _outputs(self.store, self.population, key, None, "evaluated")[getattr(self.client, split) - first]
+
+
+@lru_cache(maxsize=256)
+def _outputs(store: Store, population: Population, model: str, client: int | None, split: str) -> NDArray[np.float32]:
+    """What a model says of one client's rows of a split, or of all clients' rows; memory-mapped, and kept open."""
+    data = population.data
+    rows = np.arange(*data.evaluated) if client is None else getattr(population.client(client), split)
+
+    def make() -> Artifact:
+        module, recipe = load_model(store, model, population)
+        return Artifact({"outputs": learning.predict(module, data.standardised(rows), recipe)}, {"model": model})
+
+    return store.get("outputs", digest(model=model, data=data.key, rows=digest_of_array(rows)), make).arrays["outputs"]
+
+
+def fitted(seat: Seat, recipe: Recipe, rows: Indices) -> str:
+    """The key of the model that `recipe` gives on `rows`, trained now unless the store has it."""
+    data = seat.population.data
+    key = digest(recipe=recipe.parts(), data=data.key, rows=digest_of_array(rows))
+
+    def make() -> Artifact:
+        model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+        learning.fit(model, data.standardised(rows), data.learnable(rows), recipe)
+        return _as_artifact(model, recipe)
+
+    seat.store.get("model", key, make)
+    return key
+
+
+def adopted(seat: Seat, weights: dict[str, Any]) -> str:
+    """The key of a model with these weights (a torch state dict), stored now unless the store has it."""
+    recipe = seat.population.recipe(seat.client.tier, "adopted")
+    digests = {name: digest_of_array(tensor.numpy()) for name, tensor in weights.items()}
+    key = digest(weights=digests, recipe=recipe.parts(), data=seat.population.data.key)
+    seat.store.get("model", key, lambda: Artifact(meta={"recipe": recipe.__dict__}, tensors=weights))
+    return key
+
+
+def load_model(store: Store, key: str, population: Population) -> tuple[nn.Module, Recipe]:
+    """A stored model and the recipe it was made by."""
+    found = store.open("model", key)
+    told = found.meta["recipe"]
+    recipe = Recipe(**{**told, "quantiles": tuple(told["quantiles"]) if told["quantiles"] else None})
+    model = learning.initial(recipe, population.data.shape, learning.outputs_of(recipe, population.data.num_classes))
+    model.load_state_dict(dict(found.tensors))
+    return model, recipe
+
+
+def _as_artifact(model: nn.Module, recipe: Recipe) -> Artifact:
+    return Artifact(meta={"recipe": recipe.__dict__}, tensors=dict(model.state_dict()))

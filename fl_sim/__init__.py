@@ -1,0 +1,36 @@
+"""fl-sim: a federated-learning laboratory on Flower and Ray.
+
+>>> from fl_sim import Scenario
+>>> Scenario.load("digits").calibrate.alpha
+0.1
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+# Flower and Ray report home by default; here the user turns that on, by setting these to 1.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray prints a tip about it at every start
+
+if TYPE_CHECKING:
+    from fl_sim.results import Result
+    from fl_sim.scenario import Scenario
+    from fl_sim.simulation import simulate
+
+__all__ = ["Result", "Scenario", "simulate"]
+__version__ = "0.1.0"
+
+_HOME = {"Result": "fl_sim.results", "Scenario": "fl_sim.scenario", "simulate": "fl_sim.simulation"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because every Ray worker imports this package and must not load what only the driver needs.
+    if name not in _HOME:
+        raise AttributeError(f"module 'fl_sim' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

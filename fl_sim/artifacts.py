@@ -1,0 +1,177 @@
+"""A content-addressed store of what must not be computed twice: prepared data, populations, models, predictions.
+
+An artifact is a folder `KIND/KEY` of arrays (`.npy`, opened memory-mapped), tensors (`.safetensors`) and one `meta.json`.
+Its key is a digest of everything that decides its content, so an artifact is never changed, only made or deleted. It is
+written under a temporary name and renamed, so that a killed run leaves nothing half-made; a lock per key keeps two processes
+from making the same one. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim.errors import FlSimError
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def digest(**parts: Any) -> str:
+    """The key of what is decided by `parts`, which must be JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def digest_of_array(array: NDArray[Any]) -> str:
+    """A digest of an array's type, shape and content, to stand for it among the parts of a key."""
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:32]
+
+
+def default_root() -> Path:
+    """`FL_SIM_STORE`, or the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    given = os.environ.get("FL_SIM_STORE")
+    return Path(given) if given else user_cache_path("fl-sim") / "store"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What is in one folder of the store."""
+
+    arrays: Arrays = field(default_factory=dict)  # name -> array, memory-mapped and read-only when it comes from the store
+    meta: dict[str, Any] = field(default_factory=dict)  # JSON values
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artifacts under one root folder."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        try:
+            (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FlSimError(f"the artifact store {self.root} cannot be written: {error.strerror}; choose another with --store") from None
+
+    def get(self, kind: str, key: str, make: Callable[[], Artifact]) -> Artifact:
+        """The artifact, made first if it is not there; other processes that want the same one wait for it."""
+        folder = self.root / kind / key
+        if not folder.is_dir():
+            with self._lock(f"{kind}-{key}"):
+                if not folder.is_dir():
+                    self._write(folder, make())
+        return self.open(kind, key)
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether it is there."""
+        return (self.root / kind / key).is_dir()
+
+    def open(self, kind: str, key: str) -> Artifact:
+        """An artifact that is there.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        folder = self.root / kind / key
+        if not folder.is_dir():
+            raise FileNotFoundError(f"the artifact store {self.root} has no {kind} {key}")
+        os.utime(folder)  # `prune` goes by last use
+        arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
+        meta = json.loads((folder / "meta.json").read_text())
+        return Artifact(arrays, meta, _read_tensors(folder / "tensors.safetensors"))
+
+    def prune(self, older_than_days: float) -> tuple[int, int]:
+        """Delete what was not used for so many days; returns how many artifacts and bytes went."""
+        count = freed = 0
+        for row in self.listing():
+            if row.idle_days >= older_than_days:
+                shutil.rmtree(row.folder)
+                count, freed = count + 1, freed + row.num_bytes
+        for leftover in (self.root / "tmp").iterdir():  # of killed runs; a day is longer than any write takes
+            if time.time() - leftover.stat().st_mtime > 86_400:
+                shutil.rmtree(leftover)
+        return count, freed
+
+    def listing(self) -> list[Entry]:
+        """Every artifact that is there."""
+        folders = [f for kind in sorted(self.root.iterdir()) if kind.is_dir() and kind.name not in ("tmp", "locks") for f in sorted(kind.iterdir())]
+        now = time.time()
+        return [
+            Entry(f.parent.name, f, sum(p.stat().st_size for p in f.iterdir()), (now - f.stat().st_mtime) / 86_400)
+            for f in folders
+        ]
+
+    def _write(self, folder: Path, artifact: Artifact) -> None:
+        temporary = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
+        try:
+            for name, array in artifact.arrays.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            if artifact.tensors:
+                _write_tensors(artifact.tensors, temporary / "tensors.safetensors")
+            (temporary / "meta.json").write_text(json.dumps(artifact.meta, sort_keys=True))
+            folder.parent.mkdir(exist_ok=True)
+            temporary.rename(folder)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if folder.is_dir():  # somebody with another lock folder was faster; the content is the same
+                return
+            raise FlSimError(f"the artifact store {self.root} cannot be written: {error}; free some space or choose another with --store") from error
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        path = self.root / "locks" / name
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # released by the kernel when the process dies
+            yield
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact in the store's listing."""
+
+    kind: str
+    folder: Path
+    num_bytes: int
+    idle_days: float  # since its last use
+
+
+@cache
+def store_at(root: str) -> Store:
+    """The store of this process at `root`."""
+    return Store(Path(root))
+
+
+def _write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
+    if not path.exists():
+        return {}
+    from safetensors.torch import load_file
+
+    loaded: dict[str, torch.Tensor] = load_file(path)
+    return loaded

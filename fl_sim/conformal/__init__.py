@@ -1,0 +1,1 @@
+"""Conformal prediction: scores, thresholds, sets and intervals, coverage. NumPy and SciPy only."""

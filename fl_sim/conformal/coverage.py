@@ -1,0 +1,202 @@
+"""Coverage, kept as counts that add until it is shown, and what coverage an honest client can expect.
+
+With n exchangeable, continuous scores and the threshold at their rank-th smallest, the probability that a new
+score is covered is Beta(rank, n+1-rank) over calibration draws, so its mean is rank/(n+1), and the number
+covered of m test points is BetaBinomial(m, rank, n+1-rank) (Vovk, "Conditional validity of inductive
+conformal predictors", 2012; Angelopoulos and Bates, "A gentle introduction to conformal prediction", 2023).
+Ties can only raise it.
+
+>>> expected_coverage(19, 0.1, "clip")
+0.9
+>>> coverage_summary([9, 5], [10, 10])["coverage"]
+0.7
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import betabinom
+
+from fl_sim.conformal.scores import checked_labels
+from fl_sim.conformal.thresholds import SmallN, local_rank, refuse_where
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of one client's test points, or of many clients': tallies add.
+
+    `total_size` is the sum of set sizes (labels) or interval lengths (+inf as soon as one interval is
+    infinite; `num_infinite` says how many are; a set of labels never is). `num_empty` counts sets without a
+    label and intervals with low > high, whose length is 0. `num_correct` is 0 in regression,
+    `total_squared_error` 0.0 in classification. `class_tested` and `class_covered` (C,) count by true label;
+    C is 0 in regression.
+    """
+
+    num_test: int
+    num_covered: int
+    total_size: float
+    num_empty: int
+    num_infinite: int
+    num_correct: int
+    total_squared_error: float
+    class_tested: Counts
+    class_covered: Counts
+
+    def __add__(self, other: Tally) -> Tally:
+        if self.class_tested.shape != other.class_tested.shape:
+            raise ValueError(
+                f"tallies of {len(self.class_tested)} and {len(other.class_tested)} classes: must be as many"
+            )
+        return Tally(*(mine + theirs for mine, theirs in zip(_fields(self), _fields(other), strict=True)))
+
+
+def tally_sets(
+    scores_all: ArrayLike, targets: ArrayLike, threshold: float, predicted_labels: ArrayLike
+) -> Tally:
+    """Tally of the sets {y : scores_all[i, y] <= threshold}.
+
+    `scores_all` (n, C), `targets` (n,) the true labels, `predicted_labels` (n,) the classifier's; n may be 0.
+    """
+    scores = np.asarray(scores_all, dtype=np.float64)
+    if scores.ndim != 2:
+        raise ValueError(f"scores_all of shape {scores.shape}: must have shape (n, C)")
+    _refuse_nan(threshold, scores)
+    labels = checked_labels(targets, *scores.shape)
+    guesses = checked_labels(predicted_labels, *scores.shape)
+    in_set = scores <= threshold
+    covered = in_set[np.arange(len(labels)), labels]
+    sizes = in_set.sum(axis=1)
+    return Tally(
+        num_test=len(labels),
+        num_covered=int(covered.sum()),
+        total_size=float(sizes.sum()),
+        num_empty=int((sizes == 0).sum()),
+        num_infinite=0,
+        num_correct=int((guesses == labels).sum()),
+        total_squared_error=0.0,
+        class_tested=np.bincount(labels, minlength=scores.shape[1]),
+        class_covered=np.bincount(labels[covered], minlength=scores.shape[1]),
+    )
+
+
+def tally_intervals(
+    low: ArrayLike,
+    high: ArrayLike,
+    targets: ArrayLike,
+    *,
+    scores: ArrayLike,
+    threshold: float,
+    centres: ArrayLike,
+) -> Tally:
+    """Tally of the score's intervals [low, high], each (n,), for true values `targets` (n,).
+
+    `scores` (n,) are the targets' own scores: a target is covered where its score <= `threshold`, as at
+    calibration, because low <= target <= high rounds differently and loses ties. `centres` (n,) are the point
+    predictions.
+    """
+    lows, highs, values, own, centre = (
+        np.asarray(a, np.float64) for a in (low, high, targets, scores, centres)
+    )
+    shapes = [a.shape for a in (lows, highs, values, own, centre)]
+    if lows.ndim != 1 or len(set(shapes)) > 1:
+        raise ValueError(f"low, high, targets, scores, centres of shapes {shapes}: must all have shape (n,)")
+    _refuse_nan(threshold, own)
+    lengths = np.maximum(highs - lows, 0.0)
+    return Tally(
+        num_test=len(values),
+        num_covered=int((own <= threshold).sum()),
+        total_size=float(lengths.sum()),
+        num_empty=int((highs < lows).sum()),
+        num_infinite=int(np.isinf(lengths).sum()),
+        num_correct=0,
+        total_squared_error=float(((values - centre) ** 2).sum()),
+        class_tested=np.zeros(0, np.int64),
+        class_covered=np.zeros(0, np.int64),
+    )
+
+
+def coverage_summary(num_covered: ArrayLike, num_test: ArrayLike) -> dict[str, float | int | None]:
+    """Coverage over clients from counts (K,) and (K,); all None, and 0 clients_with_test, if none has any.
+
+    `coverage` is over all client-test pairs. `coverage_client_mean`, `_min` and `_p05` are over the
+    `clients_with_test` clients that have test points, each counting once; p05 is an order statistic, the
+    ceil(0.05 K')-th smallest of those K' (NumPy's "inverted_cdf", found with integers), so up to 20 clients
+    it is the smallest.
+    """
+    covered, tested = _checked_counts(num_covered, num_test)
+    rates = sorted((covered[tested > 0] / tested[tested > 0]).tolist())
+    if not rates:
+        names = ("coverage", "coverage_client_mean", "coverage_client_min", "coverage_client_p05")
+        return {**dict.fromkeys(names), "clients_with_test": 0}
+    return {
+        "coverage": int(covered.sum()) / int(tested.sum()),
+        "coverage_client_mean": math.fsum(rates) / len(rates),
+        "coverage_client_min": rates[0],
+        "coverage_client_p05": rates[(len(rates) + 19) // 20 - 1],
+        "clients_with_test": len(rates),
+    }
+
+
+def expected_coverage(n: int, alpha: float, small_n: SmallN) -> float:
+    """Mean coverage of an exchangeable client by its own threshold: rank/(n+1), or 1 where that is +inf.
+
+    The rank is n where "clip" applies. A dropped client's own threshold is +inf, as under "inf".
+    """
+    rank = local_rank(n, alpha, small_n)
+    return 1.0 if rank is None else rank / (n + 1)
+
+
+def exchangeable_band(
+    num_calibration: int, num_test: int, alpha: float, level: float = 0.95, *, small_n: SmallN
+) -> tuple[float, float] | None:
+    """The central `level` band of the coverage of an exchangeable client by its own threshold, as fractions.
+
+    Quantiles (1-level)/2 and (1+level)/2 of BetaBinomial(num_test, rank, n+1-rank) / num_test; (1, 1) where
+    the threshold is +inf, None where there is nothing to test. A coverage outside is a client that is unlike
+    its own calibration data, or one in twenty.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level}: must lie strictly between 0 and 1")
+    if num_test < 0:
+        raise ValueError(f"num_test = {num_test}: must be at least 0")
+    rank = local_rank(num_calibration, alpha, small_n)
+    if num_test == 0:
+        return None
+    return (1.0, 1.0) if rank is None else _beta_binomial_band(num_test, rank, num_calibration, level)
+
+
+@lru_cache(maxsize=65_536)
+def _beta_binomial_band(num_test: int, rank: int, n: int, level: float) -> tuple[float, float]:
+    # One cumulative sum instead of scipy's ppf: some 15 times faster, and a thousand clients wait for it.
+    law = np.cumsum(betabinom.pmf(np.arange(num_test + 1), num_test, rank, n + 1 - rank))
+    low, high = np.searchsorted(law, [(1 - level) / 2, (1 + level) / 2])
+    return int(low) / num_test, min(int(high), num_test) / num_test
+
+
+def _fields(tally: Tally) -> tuple:
+    return tuple(getattr(tally, name) for name in tally.__dataclass_fields__)
+
+
+def _refuse_nan(threshold: float, scores: NDArray[np.float64]) -> None:
+    # nan compares as "not in the set", even beside an infinite threshold.
+    if math.isnan(threshold):
+        raise ValueError("threshold = nan: must be a number; +inf covers everything")
+    refuse_where(np.isnan(scores), "scores", scores, "a score must be a number")
+
+
+def _checked_counts(num_covered: ArrayLike, num_test: ArrayLike) -> tuple[Counts, Counts]:
+    covered, tested = np.asarray(num_covered), np.asarray(num_test)
+    if covered.ndim != 1 or covered.shape != tested.shape:
+        raise ValueError(
+            f"num_covered {covered.shape} and num_test {tested.shape}: must both have shape (K,)"
+        )
+    wrong = (covered < 0) | (covered > tested)
+    refuse_where(wrong, "num_covered", covered, "must lie in 0..num_test of its client")
+    return covered, tested

@@ -1,0 +1,134 @@
+"""From calibration scores to the number a score is compared with.
+
+Split conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Lei et
+al., "Distribution-free predictive inference for regression", 2018): with n exchangeable calibration scores
+the threshold is the ceil((n+1)(1-α))-th smallest of them, or +inf where that rank is larger than n. α is
+`alpha`, n_k is the number of calibration points of client k.
+
+FedWQ-CP (Nguyen, Wang, Ku, "Conformalized Neural Networks for Federated Uncertainty Quantification under Dual
+Heterogeneity", 2026, https://arxiv.org/abs/2602.23296): every client sends its own threshold q_k and n_k, the
+server answers with sum n_k q_k / sum n_k.
+
+>>> conformal_rank(29, 0.1)
+27
+>>> conformal_threshold(np.arange(1.0, 30.0), 0.1)
+27.0
+>>> weighted_mean_threshold([0.5, 0.75], [10, 30])
+0.6875
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SmallN = Literal["clip", "inf", "drop"]
+
+
+def conformal_rank(n: int, alpha: float) -> int:
+    """ceil((n+1)(1-α)) in exact arithmetic: the rank of the split-conformal threshold; it may exceed n."""
+    if n < 0:
+        raise ValueError(f"n = {n}: a number of calibration points must be at least 0")
+    return math.ceil((int(n) + 1) * (1 - _exact(alpha)))
+
+
+def min_calibration(alpha: float) -> int:
+    """The smallest n whose conformal rank is at most n, which is the smallest n >= 1/α - 1."""
+    return math.ceil(1 / _exact(alpha)) - 1
+
+
+def conformal_threshold(scores: ArrayLike, alpha: float) -> float:
+    """The conformal rank's order statistic of `scores` (n,); +inf where the rank exceeds n, so for n = 0."""
+    values = _checked_scores(scores)
+    rank = conformal_rank(len(values), alpha)
+    return _order_statistic(values, rank) if rank <= len(values) else math.inf
+
+
+def local_rank(n: int, alpha: float, small_n: SmallN) -> int | None:
+    """The rank of a client's own threshold among its n scores; None where its threshold is +inf.
+
+    A client with n below `min_calibration` has no conformal rank: "clip" takes its largest score, the usual
+    silent choice of a quantile level clipped to 1 (the paper's own rule is not known to us); "inf" and "drop"
+    take none.
+    """
+    if small_n not in get_args(SmallN):
+        raise ValueError(f"small_n = {small_n!r}: must be one of {', '.join(get_args(SmallN))}")
+    rank = conformal_rank(n, alpha)
+    if rank <= n:
+        return rank
+    return n if small_n == "clip" and n > 0 else None
+
+
+def local_threshold(scores: ArrayLike, alpha: float, small_n: SmallN) -> tuple[float, int]:
+    """What a FedWQ-CP client with `scores` (n,) sends: (q_k, its weight n_k).
+
+    Too few scores for a finite rank: "clip" sends (largest score, n), "inf" (+inf, n), which makes
+    everybody's threshold infinite, and "drop" (+inf, 0), which takes the client out of the mean. No scores:
+    always (+inf, 0).
+    """
+    values = _checked_scores(scores)
+    rank = local_rank(len(values), alpha, small_n)
+    if rank is None:
+        return math.inf, 0 if small_n == "drop" else len(values)
+    return _order_statistic(values, rank), len(values)
+
+
+def weighted_mean_threshold(thresholds: ArrayLike, weights: ArrayLike) -> float:
+    """FedWQ-CP's server rule: sum n_k q_k / sum n_k, correctly rounded, of `thresholds`, `weights` (K,).
+
+    Clients of weight 0 do not count, whatever they sent. +inf where any client that counts sent it, or none
+    counts.
+    """
+    pairs = _counting_pairs(thresholds, weights)
+    if not pairs or any(threshold == math.inf for threshold, _ in pairs):
+        return math.inf
+    # Rounded once, at the end: equal thresholds have exactly themselves as mean, so a score that ties with
+    # the threshold stays in the set, and the order of clients cannot change a digit. In floats n * q / n
+    # is not always q.
+    total = sum(Fraction(weight) * Fraction(threshold) for threshold, weight in pairs)
+    return float(total / sum(Fraction(weight) for _, weight in pairs))
+
+
+def pooled_threshold(scores: Sequence[ArrayLike], alpha: float) -> float:
+    """Split conformal on all clients' scores together: `scores` is a sequence of arrays (n_k,)."""
+    return conformal_threshold(np.concatenate([np.empty(0), *(_checked_scores(s) for s in scores)]), alpha)
+
+
+def refuse_where(wrong: NDArray[np.bool_], name: str, values: NDArray, rule: str) -> None:
+    """ValueError naming the first entry of `values` where `wrong` (of the same shape) holds, and the rule."""
+    if wrong.any():
+        index = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(f"{name}{list(index)} = {values[index]}: {rule}")
+
+
+def _exact(alpha: float) -> Fraction:
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha = {alpha}: must lie strictly between 0 and 1")
+    return Fraction(str(alpha))  # 0.1 as it was written, not the binary number beside it
+
+
+def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"scores of shape {values.shape}: must be one-dimensional, one score a point")
+    refuse_where(np.isnan(values), "scores", values, "a score must be a number")
+    return values
+
+
+def _order_statistic(values: NDArray[np.float64], rank: int) -> float:
+    return float(np.partition(values, rank - 1)[rank - 1])
+
+
+def _counting_pairs(thresholds: ArrayLike, weights: ArrayLike) -> list[tuple[float, float]]:
+    """The (threshold, weight) of every client of positive weight, each checked."""
+    values, masses = np.asarray(thresholds, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if values.ndim != 1 or values.shape != masses.shape:
+        raise ValueError(f"thresholds {values.shape} and weights {masses.shape}: must both have shape (K,)")
+    refuse_where(~((masses >= 0) & (masses < np.inf)), "weights", masses, "must be finite and at least 0")
+    refuse_where((masses > 0) & ~(values > -np.inf), "thresholds", values, "must be a number above -inf")
+    return [(q, w) for q, w in zip(values.tolist(), masses.tolist(), strict=True) if w > 0]

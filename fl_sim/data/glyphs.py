@@ -1,0 +1,154 @@
+"""Characters rendered from the fonts that travel inside matplotlib: any number, nothing to download.
+
+`render` draws the labelled set `glyphs`: every letter and digit is a class (26 + 26 + 10 = 62), each image
+one of 21 text fonts, distorted at random (rotation, shear, scale, translation), blurred and noisy, white ink
+on black. `pool` draws the unlabelled set `glyphs-pool`: every printable code point of every font once,
+undistorted.
+
+Every glyph stands on the same baseline at the same size of its font, so that size and height tell `o` from
+`O` and `p` from `P`: in part, for the random scale lets them overlap, and `o O 0`, `l I 1`, `s S`, `v V`
+share their shapes in several fonts. No classifier reaches 100 % here. That is wanted: a conformal set has
+something to say.
+
+The shapes are FreeType's and the arithmetic torch's: the same seed gives the same images for the same
+versions of matplotlib, NumPy and torch.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fl_sim.data.fonts import POOL_FONTS, TEXT_FONTS, draw, open_font
+from fl_sim.randomness import stream
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1  # raise it when a change here changes an image
+CHARACTERS = string.ascii_lowercase + string.ascii_uppercase + string.digits
+CHUNK = 2048  # images distorted at a time
+
+
+@dataclass(frozen=True)
+class GlyphPool:
+    """The unlabelled pool: `images` uint8 (n, 1, size, size); row i is `code_point[i]` of `fonts[font[i]]`.
+
+    In the Computer Modern fonts (`cm…`) a code point is the font's own encoding, not always the Unicode
+    character.
+    """
+
+    images: np.ndarray
+    fonts: tuple[str, ...]
+    font: np.ndarray
+    code_point: np.ndarray
+
+
+def render(count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (count, 1, image_size, image_size) and labels int64 (count,), indices into `CHARACTERS`.
+
+    Row i depends on `image_size` and `seed` alone, never on `count`. Each run of 62 rows holds every class
+    once.
+    """
+    labels = _balanced_labels(count, seed)
+    draws = stream(seed, "glyphs", "distortion").random((count, 11), dtype=np.float32)
+    noise = stream(seed, "glyphs", "noise")
+    images = np.empty((count, 1, image_size, image_size), np.uint8)
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        images[part, 0] = _distort(labels[part], draws[part], noise, image_size)
+    return images, labels
+
+
+def pool(image_size: int) -> GlyphPool:
+    """Every printable code point of every font, undistorted; blank and repeated images are left out.
+
+    The order is fixed: `POOL_FONTS`, then code point, the first of equal images kept. What is equal depends
+    on `image_size`; at 28 there are about 40,000 images. A glyph too large for the image is drawn smaller.
+    """
+    images, fonts, code_points = [], [], []
+    seen: set[bytes] = set()
+    for index, name in enumerate(POOL_FONTS):
+        for code, image in _printable_glyphs(name, image_size):
+            content = image.tobytes()
+            if image.any() and content not in seen:
+                seen.add(content)
+                images.append(image)
+                fonts.append(index)
+                code_points.append(code)
+    return GlyphPool(np.stack(images)[:, None], POOL_FONTS, np.array(fonts), np.array(code_points))
+
+
+def _balanced_labels(count: int, seed: int) -> np.ndarray:
+    num_blocks = -(-count // len(CHARACTERS))
+    keys = stream(seed, "glyphs", "labels").random((num_blocks, len(CHARACTERS)))
+    return keys.argsort(axis=1).ravel()[:count].astype(np.int64)
+
+
+def _printable_glyphs(name: str, image_size: int) -> Iterator[tuple[int, np.ndarray]]:
+    font = open_font(name)
+    for code in sorted(font.get_charmap()):
+        if chr(code).isprintable():
+            yield code, draw(font, code, image_size)
+
+
+@lru_cache(maxsize=4)
+def _atlas(side: int) -> torch.Tensor:
+    """Every text font's 62 characters, uint8 (fonts * 62, side, side), font by font."""
+    import torch
+
+    fonts = [open_font(name) for name in TEXT_FONTS]
+    return torch.from_numpy(np.stack([draw(font, ord(char), side) for font in fonts for char in CHARACTERS]))
+
+
+def _distort(labels: np.ndarray, draws: np.ndarray, noise: np.random.Generator, size: int) -> np.ndarray:
+    """Glyphs under their random affine maps, blurred, dimmed and noisy: uint8 (m, size, size).
+
+    Every step is elementwise per image, so that an image does not depend on its neighbours in the chunk.
+    """
+    import torch
+
+    atlas = _atlas(
+        2 * size
+    )  # twice as fine as the result, so that bilinear sampling averages instead of skipping
+    font = torch.from_numpy(np.minimum((draws[:, 0] * len(TEXT_FONTS)).astype(np.int64), len(TEXT_FONTS) - 1))
+    glyphs = atlas[font * len(CHARACTERS) + torch.from_numpy(labels)].float()
+    grid = _affine_grid(torch.from_numpy(draws[:, 1:8]), size)
+    ink = torch.nn.functional.grid_sample(glyphs[:, None], grid, align_corners=False)[:, 0]
+    ink = _blur(ink, torch.from_numpy(0.25 * draws[:, 8]))
+    contrast, grain = 0.5 + 0.5 * draws[:, 9], 30 * draws[:, 10]
+    image = ink.numpy() * contrast[:, None, None]
+    image += grain[:, None, None] * noise.standard_normal(image.shape, dtype=np.float32)
+    return np.rint(image).clip(0, 255).astype(np.uint8)
+
+
+def _affine_grid(draws: torch.Tensor, size: int) -> torch.Tensor:
+    """Where each pixel looks in its glyph, in -1..1: (m, size, size, 2) from uniform draws (m, 7)."""
+    import torch
+
+    unit = (2 * draws - 1)[:, :, None, None]  # -1..1, to broadcast over rows and columns
+    angle, shear = 0.25 * unit[:, 0], 0.25 * unit[:, 1]  # ± 14 degrees
+    width, height = (torch.exp(0.15 * unit[:, 2] + 0.1 * unit[:, axis]) for axis in (3, 4))  # ± 28 % at most
+    centres = (2 * torch.arange(size) + 1) / size - 1
+    x, y = (centres - 0.15 * unit[:, 5]), (centres[:, None] - 0.15 * unit[:, 6])  # ± 2 pixels of 28
+    turned_x, turned_y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    return torch.stack([(turned_x + shear * turned_y) / width, turned_y / height], dim=-1)
+
+
+def _blur(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Each image (m, h, w) by its own kernel (weight, 1 - 2 weight, weight), down and then across."""
+    import torch
+
+    weight = weight[:, None, None]
+    for axis in (1, 2):
+        ahead, behind = torch.zeros_like(images), torch.zeros_like(images)
+        length = images.shape[axis] - 1
+        ahead.narrow(axis, 0, length).copy_(images.narrow(axis, 1, length))
+        behind.narrow(axis, 1, length).copy_(images.narrow(axis, 0, length))
+        images = (1 - 2 * weight) * images + weight * (ahead + behind)
+    return images

@@ -1,0 +1,178 @@
+"""Datasets whose name carries an argument: `medmnist:NAME`, `image-folder:PATH`, `package.module:object`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fl_sim.data.source import Dataset, Source, data_root
+from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
+
+PATTERNS = ("medmnist:NAME", "image-folder:PATH", "package.module:object")
+IMAGE_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+)  # torchvision's
+
+
+def named_source(name: str) -> Source:
+    """The source of a name that holds a colon; ScenarioError if what stands after it cannot be one."""
+    kind, _, argument = name.partition(":")
+    if not kind or not argument:
+        raise ScenarioError(
+            f"data.name: {name!r} has nothing beside its colon; write one of {', '.join(PATTERNS)}"
+        )
+    if kind == "medmnist":
+        return _medmnist(name, argument)
+    if kind == "image-folder":
+        return _image_folder(name, Path(argument).expanduser())
+    read, marks = partial(_call, kind, argument), partial(_module_marks, kind)
+    return Source(name, None, f"your own: {argument} of {kind}", "yours", read, marks=marks)
+
+
+def _medmnist(name: str, flag: str) -> Source:
+    file = data_root() / "medmnist" / f"{flag}.npz"
+    package = _medmnist_package()
+    if package is None:
+        return Source(
+            name,
+            "classification",
+            "medical images, 28 x 28 (needs the package medmnist)",
+            "optional package",
+            read=_unreadable,
+            at_hand=lambda: False,
+            to_get=("pip install medmnist", f"fl-sim data get {name}"),
+        )
+    info = _medmnist_info(package, flag)
+    return Source(
+        name,
+        "classification",
+        f"medical images, 28 x 28: {info['description'].split('. ')[0]}",
+        "optional package",
+        capacity=sum(info["n_samples"].values()),
+        num_official_test=info["n_samples"]["test"],
+        read=partial(_read_medmnist, file, info),
+        at_hand=file.is_file,
+        to_get=(f"fl-sim data get {name}",),
+        fetch=partial(_fetch_medmnist, package, info, file),
+    )
+
+
+def _medmnist_package() -> ModuleType | None:
+    try:
+        return importlib.import_module("medmnist")
+    except ImportError:
+        return None
+
+
+def _medmnist_info(package: ModuleType, flag: str) -> dict[str, Any]:
+    usable = {
+        key: info
+        for key, info in package.INFO.items()
+        if not key.endswith("3d") and not info["task"].startswith("multi-label")
+    }
+    if flag not in usable:
+        near = difflib.get_close_matches(flag, usable, 1, 0) or ["pathmnist"]
+        raise ScenarioError(
+            f"data.name: medmnist has no set {flag!r} of flat images with one label each; "
+            f"nearest: medmnist:{near[0]} (all: {', '.join(usable)})"
+        )
+    return usable[flag]
+
+
+def _unreadable(_count: int, _image_size: int | None, _seed: int) -> Dataset:
+    raise DataNotAtHandError("the package medmnist is not installed:\n    pip install medmnist")
+
+
+def _read_medmnist(file: Path, info: dict[str, Any], _count: int, _size: int | None, _seed: int) -> Dataset:
+    with np.load(file) as arrays:
+        images = np.concatenate([arrays[f"{part}_images"] for part in ("train", "val", "test")])
+        labels = np.concatenate([arrays[f"{part}_labels"] for part in ("train", "val", "test")])
+        num_test = len(arrays["test_labels"])
+    channels_first = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    classes = tuple(info["label"][str(i)] for i in range(len(info["label"])))
+    return Dataset(np.ascontiguousarray(channels_first), labels.ravel().astype(np.int64), classes, num_test)
+
+
+def _fetch_medmnist(package: ModuleType, info: dict[str, Any], file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        getattr(package, info["python_class"])(split="train", root=str(file.parent), download=True)
+    except (RuntimeError, OSError) as error:
+        raise FlSimError(f"{info['url']} could not be downloaded to {file.parent}: {error}") from error
+
+
+def _image_folder(name: str, folder: Path) -> Source:
+    return Source(
+        name,
+        "classification",
+        f"your own images, one folder for each class in {folder}",
+        "yours",
+        capacity=len(_image_files(folder)),
+        read=partial(_read_folder, folder),
+        at_hand=folder.is_dir,
+        to_get=(f"mkdir -p {folder}/CLASS   # a folder for each class, its images inside",),
+        marks=partial(_folder_marks, folder),
+    )
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*/**/*") if path.suffix.lower() in IMAGE_ENDINGS)
+
+
+def _folder_marks(folder: Path) -> tuple[str, ...]:
+    stats = [(path, path.stat()) for path in _image_files(folder)]
+    return tuple(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+
+
+def _read_folder(folder: Path, _count: int, image_size: int | None, _seed: int) -> Dataset:
+    """RGB images by class and file name, each resized to a square of `image_size` pixels."""
+    from torchvision.datasets import ImageFolder
+
+    if image_size is None:
+        raise ScenarioError(
+            f"data.image_size: not set; image-folder:{folder} needs it, for its images may differ"
+        )
+    try:
+        images = ImageFolder(str(folder))
+        pixels = [np.asarray(image.convert("RGB").resize((image_size, image_size))) for image, _ in images]
+    except OSError as error:
+        raise FlSimError(f"image-folder:{folder}: {error}") from error
+    return Dataset(
+        np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)),
+        np.array(images.targets, np.int64),
+        tuple(images.classes),
+    )
+
+
+def _module_marks(module: str) -> tuple[str, ...]:
+    """The text of the module's own file; of what it imports in turn nothing is known."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return ()  # `_call` says what is wrong with it
+    return (Path(spec.origin).read_text(),) if spec and spec.origin and Path(spec.origin).is_file() else ()
+
+
+def _call(module: str, attribute: str, count: int, image_size: int | None, seed: int) -> Dataset:
+    """What the user's `attribute(count=…, image_size=…, seed=…)` returns; its own errors pass through."""
+    name = f"{module}:{attribute}"
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ScenarioError(
+            f"data.name: {name} cannot be imported ({error}); is its folder on PYTHONPATH? "
+            "For the names that are built in: fl-sim list datasets"
+        ) from error
+    dataset = make(count=count, image_size=image_size, seed=seed)
+    if not isinstance(dataset, Dataset):
+        raise ScenarioError(
+            f"data.name: {name} returned {type(dataset).__name__}; it must be fl_sim.data.Dataset"
+        )
+    return dataset

@@ -1,0 +1,149 @@
+"""Data made ready once, before the first message: drawn, resized, laid out in memory-mapped arrays of the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim.artifacts import Artifact, Store, digest
+from fl_sim.data.datasets import Dataset, describe, load
+from fl_sim.randomness import stream
+from fl_sim.scenario import Data
+
+VERSION = 1  # raise it when a change here changes which rows are drawn or how they are stored
+SPLITS = ("train", "server", "calibration", "test")  # the order in which they lie in the arrays
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scenario's data. Images are uint8 (n, channels, height, width), features float32 (n, d)."""
+
+    key: str
+    inputs: NDArray[Any]
+    targets: NDArray[Any]  # int64 labels, or float32 in the data's own unit
+    classes: tuple[str, ...] | None  # None for regression
+    starts: dict[str, tuple[int, int]]  # split -> (first row, row after the last)
+    mean: NDArray[np.float32]  # of the training rows: per channel (c, 1, 1), or per feature (d,)
+    std: NDArray[np.float32]
+    target_mean: float  # 0 and 1 for classification
+    target_std: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def num_classes(self) -> int | None:
+        """None for regression."""
+        return None if self.classes is None else len(self.classes)
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """All rows of a split, in order."""
+        return np.arange(*self.starts[split], dtype=np.int64)
+
+    @cached_property
+    def evaluated(self) -> tuple[int, int]:
+        """Calibration and test rows lie together: (first, after the last)."""
+        return self.starts["calibration"][0], self.starts["test"][1]
+
+    def standardised(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Inputs as models take them: float32, centred and scaled as the training rows are."""
+        x = self.inputs[rows].astype(np.float32)
+        return np.ascontiguousarray((x - self.mean) / self.std)
+
+    def learnable(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Targets as models are fitted to them: labels, or standardised float32."""
+        y = np.array(self.targets[rows])
+        return (
+            y if self.classes is not None else ((y - self.target_mean) / self.target_std).astype(np.float32)
+        )
+
+    def in_unit(self, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """A regressor's outputs back in the data's own unit."""
+        return outputs.astype(np.float64) * self.target_std + self.target_mean
+
+
+def prepare(data: Data, seed: int, store: Store) -> Prepared:
+    """The scenario's data, from the store or made now.
+
+    Raises:
+        DataNotAtHandError: with the commands that get it.
+    """
+    parts = {
+        **data.model_dump(mode="json"),
+        "seed": seed,
+        "version": VERSION,
+        "source": describe(data.name).fingerprint(),
+    }
+    key = digest(**parts)
+    store.get("data", key, lambda: _make(data, seed))
+    return open_prepared(store, key)
+
+
+def open_prepared(store: Store, key: str) -> Prepared:
+    """Data that is in the store."""
+    found = store.open("data", key)
+    meta, arrays = found.meta, found.arrays
+    return Prepared(
+        key=key, inputs=arrays["inputs"], targets=arrays["targets"], mean=arrays["mean"], std=arrays["std"],
+        classes=None if meta["classes"] is None else tuple(meta["classes"]),
+        starts={split: (first, last) for split, (first, last) in meta["starts"].items()},
+        target_mean=meta["target_mean"], target_std=meta["target_std"],
+    )  # fmt: skip
+
+
+def _make(data: Data, seed: int) -> Artifact:
+    dataset = load(data.name, count=data.rows, image_size=data.image_size, seed=seed)
+    chosen = _draw(dataset, data, seed)
+    inputs, targets = dataset.inputs[chosen], dataset.targets[chosen]
+    if inputs.ndim == 4 and data.image_size is not None:
+        inputs = resized(inputs, data.image_size)
+    mean, std = _moments(inputs[: data.train])
+    regression = dataset.classes is None
+    train = targets[: data.train].astype(np.float64)
+    ends = np.cumsum([getattr(data, split) for split in SPLITS])
+    meta = {
+        "classes": None if dataset.classes is None else list(dataset.classes),
+        "starts": {s: [int(e) - getattr(data, s), int(e)] for s, e in zip(SPLITS, ends, strict=True)},
+        "target_mean": float(train.mean()) if regression else 0.0,
+        "target_std": float(train.std()) or 1.0 if regression else 1.0,
+    }
+    return Artifact({"inputs": inputs, "targets": targets, "mean": mean, "std": std}, meta)
+
+
+def _draw(dataset: Dataset, data: Data, seed: int) -> NDArray[np.int64]:
+    """Which rows, laid out as SPLITS says; the test rows are the publisher's own where there are such."""
+    total, official = len(dataset.targets), dataset.num_official_test
+    rng = stream(seed, "data", data.name)
+    if official == 0:
+        return rng.permutation(total)[: data.rows]
+    outside = rng.permutation(total - official)[: data.rows - data.test]
+    return np.concatenate([outside, total - official + rng.permutation(official)[: data.test]])
+
+
+def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Bilinear with antialiasing, to size x size."""
+    import torch
+
+    if images.shape[2:] == (size, size):
+        return images
+    parts = []
+    for start in range(0, len(images), 4096):
+        batch = torch.from_numpy(images[start : start + 4096]).float()
+        batch = torch.nn.functional.interpolate(
+            batch, (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        parts.append(batch.round().clamp(0, 255).to(torch.uint8).numpy())
+    return np.concatenate(parts)
+
+
+def _moments(inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    axes = (0, 2, 3) if inputs.ndim == 4 else (0,)
+    mean = inputs.mean(axes, dtype=np.float64, keepdims=True)[0]
+    std = inputs.std(axes, dtype=np.float64, keepdims=True)[0]
+    return mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32)

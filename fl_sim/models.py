@@ -1,0 +1,123 @@
+"""Architectures by name, each adapted to the shape of the data: `build(name, shape, outputs)`.
+
+Torch is imported inside the builders, so that checking a scenario's names costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fl_sim.options import OWN, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shape = tuple[int, ...]  # (channels, height, width) of an image, or (features,)
+
+
+def linear(shape: Shape, outputs: int) -> nn.Module:
+    """One affine map."""
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(_size(shape), outputs))
+
+
+def mlp(shape: Shape, outputs: int) -> nn.Module:
+    """Two hidden layers of 64."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(_size(shape), 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs)
+    )
+
+
+def cnn(shape: Shape, outputs: int) -> nn.Module:
+    """Two 3x3 convolutions (16 and 32 channels), each with 2x2 pooling, then 64 hidden units; images from 4x4 up."""
+    from torch import nn
+
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 64), nn.ReLU(), nn.Linear(64, outputs),
+    )  # fmt: skip
+
+
+def _torchvision(name: str) -> Callable[[Shape, int], nn.Module]:
+    def build(shape: Shape, outputs: int) -> nn.Module:
+        from torchvision import models
+
+        module: nn.Module = getattr(models, name)(weights=None, num_classes=outputs)
+        return _for_small_images(module, shape)
+
+    build.__doc__ = f"torchvision's {name}, untrained; its first layer takes any number of channels and keeps small images large."
+    return build
+
+
+ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "linear": linear,
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet18": _torchvision("resnet18"),
+    "resnet50": _torchvision("resnet50"),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small"),
+    "shufflenet_v2_x0_5": _torchvision("shufflenet_v2_x0_5"),
+    "efficientnet_b0": _torchvision("efficientnet_b0"),
+}
+_ON_FEATURES = ("linear", "mlp")  # what also takes plain feature vectors
+
+
+def check_architecture(name: str, task: str | None = None) -> None:
+    """Refuse a name that is no architecture, or one that cannot serve the task.
+
+    Raises:
+        ValueError: with the nearest valid name.
+    """
+    if OWN.match(name):
+        return
+    if name not in ARCHITECTURES:
+        raise ValueError(f"no architecture is called {name!r}{nearest(name, ARCHITECTURES)}")
+    if task == "regression" and name not in _ON_FEATURES:
+        raise ValueError(f"architecture {name!r} takes images; for regression on features choose one of: {', '.join(_ON_FEATURES)}")
+
+
+def build(name: str, shape: Shape, outputs: int) -> nn.Module:
+    """The architecture `name` for inputs of `shape` and `outputs` values a row, on torch's current default generator.
+
+    Raises:
+        ValueError: no such architecture, or one that does not take inputs of that shape.
+    """
+    if OWN.match(name):
+        module, _, attribute = name.partition(":")
+        made: nn.Module = getattr(import_module(module), attribute)(shape, outputs)
+        return made
+    check_architecture(name)
+    if name not in _ON_FEATURES and len(shape) != 3:
+        raise ValueError(f"architecture {name!r} takes images, not rows of shape {shape}")
+    return ARCHITECTURES[name](shape, outputs)
+
+
+def _size(shape: Shape) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
+
+
+def _for_small_images(module: nn.Module, shape: Shape) -> nn.Module:
+    """Replace the first convolution: other channels, and stride 1 below 64 pixels, where ImageNet's stride loses too much."""
+    from torch import nn
+
+    name, first = next((n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d))
+    small = min(shape[1:]) < 64
+    replacement = nn.Conv2d(
+        shape[0], first.out_channels, kernel_size=3 if small else first.kernel_size, stride=1 if small else first.stride,
+        padding=1 if small else first.padding, bias=first.bias is not None,
+    )  # fmt: skip
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, replacement)
+    if small and hasattr(module, "maxpool"):
+        module.maxpool = nn.Identity()
+    return module

@@ -1,0 +1,227 @@
+"""What each strategy and each score can be told, by name: the tables `[learn]`, `[calibrate]` and `calibrate.score`.
+
+`LEARN`, `CALIBRATE` and `SCORE` are the only lists of names; the strategies themselves are in `strategies/`, under the
+same names. A name of the form `module:object` is the user's own: its keys are handed to it as keyword arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")  # module:object
+
+
+class Options(BaseModel):
+    """A table whose `name` says which one it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+
+    def arguments(self) -> dict[str, Any]:
+        """All keys but the name, as keyword arguments."""
+        return {key: getattr(self, key) for key in type(self).model_fields if key != "name"} | (self.model_extra or {})
+
+
+# ------------------------------------------------------------------------------------------------------------- learn
+
+
+class Learn(Options):
+    """Base of the learn tables."""
+
+    trains_locally: ClassVar[bool] = False
+
+
+class Shared(Learn):
+    """Each tier's architecture is trained once on the shared training set (the controlled setting of FedWQ-CP)."""
+
+    name: Literal["shared"] = "shared"
+    per_client: bool = False  # true: every client starts from its own initial weights and sees its own batch order
+
+
+class Own(Learn):
+    """Each client trains on its own share of the training rows (the realistic setting)."""
+
+    trains_locally: ClassVar[bool] = True
+    name: Literal["own"] = "own"
+
+
+class FedAvg(Learn):
+    """Federated averaging by Flower's own strategies, one federation for each architecture."""
+
+    trains_locally: ClassVar[bool] = True
+    name: Literal["fedavg"] = "fedavg"
+    rounds: Annotated[int, Field(ge=1)]
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the clients with training rows, drawn anew each round
+    aggregation: Literal["FedAvg", "FedAvgM", "FedMedian", "FedTrimmedAvg", "FedAdam", "FedYogi", "FedAdagrad"] = "FedAvg"
+
+
+class OwnLearn(Learn):
+    """A user's own learn strategy, `module:object`."""
+
+    model_config = ConfigDict(extra="allow")
+    trains_locally: ClassVar[bool] = True
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+class Score(Options):
+    """Base of the score tables."""
+
+    task: ClassVar[str | None] = None
+    needs_quantiles: ClassVar[bool] = False
+
+
+class Lac(Score):
+    """1 - p_y (Sadinle et al. 2019)."""
+
+    task: ClassVar[str | None] = "classification"
+    name: Literal["lac"] = "lac"
+
+
+class Aps(Score):
+    """Probability of the labels at least as likely as y (Romano et al. 2020)."""
+
+    task: ClassVar[str | None] = "classification"
+    name: Literal["aps"] = "aps"
+    randomized: bool = True
+
+
+class Raps(Score):
+    """APS with a penalty on long sets (Angelopoulos et al. 2021)."""
+
+    task: ClassVar[str | None] = "classification"
+    name: Literal["raps"] = "raps"
+    randomized: bool = True
+    penalty: Annotated[float, Field(ge=0)] = 0.01
+    k_reg: Annotated[int, Field(ge=0)] = 1
+
+
+class Residual(Score):
+    """|y - prediction|."""
+
+    task: ClassVar[str | None] = "regression"
+    name: Literal["residual"] = "residual"
+
+
+class Cqr(Score):
+    """Distance outside the predicted quantiles (Romano et al. 2019)."""
+
+    task: ClassVar[str | None] = "regression"
+    needs_quantiles: ClassVar[bool] = True
+    name: Literal["cqr"] = "cqr"
+
+
+class OwnScore(Score):
+    """A user's own score, `module:object`, with the methods of the scores in `fl_sim/conformal/scores.py`."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+SCORE: dict[str, type[Score]] = {"lac": Lac, "aps": Aps, "raps": Raps, "residual": Residual, "cqr": Cqr}
+
+
+# ---------------------------------------------------------------------------------------------------------- calibrate
+
+ScoreOptions = Annotated[Any, BeforeValidator(lambda value: chosen(SCORE, value, "score"))]
+
+
+class Calibrate(Options):
+    """Base of the calibrate tables: what every calibration is told."""
+
+    alpha: Annotated[float, Field(gt=0, lt=1)]  # miscoverage: 1 - alpha of the test points are to be covered
+    score: ScoreOptions
+
+    @field_validator("alpha")
+    @classmethod
+    def _exact(cls, alpha: float) -> float:
+        if not 0 < Fraction(str(alpha)) < 1:
+            raise ValueError("0 < alpha < 1")
+        return alpha
+
+
+class OneThreshold(Calibrate):
+    """A calibration in which each client sends a threshold of its own."""
+
+    # What a client with fewer than 1/alpha - 1 points sends: its largest score, infinity, or nothing.
+    small_n: Literal["clip", "inf", "drop"] = "clip"
+
+
+class FedWQCP(OneThreshold):
+    """The size-weighted mean of the clients' thresholds."""
+
+    name: Literal["fedwq-cp"] = "fedwq-cp"
+
+
+class Unweighted(OneThreshold):
+    """The plain mean of the clients' thresholds."""
+
+    name: Literal["unweighted"] = "unweighted"
+
+
+class Local(OneThreshold):
+    """Each client keeps its own threshold."""
+
+    name: Literal["local"] = "local"
+
+
+class Pooled(Calibrate):
+    """The threshold of all scores together (what a server that sees everything would do)."""
+
+    name: Literal["pooled"] = "pooled"
+
+
+class NoCalibration(Options):
+    """Accuracy only."""
+
+    name: Literal["none"] = "none"
+    alpha: ClassVar[None] = None
+    score: ClassVar[None] = None
+
+
+class OwnCalibrate(Calibrate):
+    """A user's own calibrate strategy, `module:object`."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+LEARN: dict[str, type[Options]] = {"shared": Shared, "own": Own, "fedavg": FedAvg}
+CALIBRATE: dict[str, type[Options]] = {
+    "fedwq-cp": FedWQCP,
+    "unweighted": Unweighted,
+    "local": Local,
+    "pooled": Pooled,
+    "none": NoCalibration,
+}
+_OWN: dict[int, type[Options]] = {id(LEARN): OwnLearn, id(CALIBRATE): OwnCalibrate, id(SCORE): OwnScore}
+
+
+def chosen(table: dict[str, type[Options]], value: Any, kind: str) -> Any:
+    """The options that `value` (a name, or a table with a `name`) chooses from `table`.
+
+    Raises:
+        ValueError: no such name; the message gives the nearest one and all of them.
+    """
+    if isinstance(value, Options):
+        return value
+    given = {"name": value} if isinstance(value, str) else value
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        raise ValueError(f"a {kind} is a name or a table with a name, one of: {', '.join(table)}")
+    name = given["name"]
+    if name in table:
+        return table[name].model_validate(given)
+    if OWN.match(name):
+        return _OWN[id(table)].model_validate(given)
+    raise ValueError(f"no {kind} is called {name!r}{nearest(name, table)}")
+
+
+def nearest(name: str, names: Any) -> str:
+    """A hint to end an error with: the nearest valid name, or all of them."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(sorted(names))}"

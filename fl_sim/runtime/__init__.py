@@ -1,0 +1,1 @@
+"""Where clients run: three implementations of Flower's `Grid`, and one ledger over them."""

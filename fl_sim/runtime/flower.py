@@ -1,0 +1,107 @@
+"""Flower's own simulation runtime, unchanged: for parity with `flwr run` and with everything Flower ships.
+
+The only file that rests on `flwr.simulation.run_simulation`, which Flower 1.41 deprecates.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any, TypeVar
+
+from flwr.app import Context, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid, ServerApp
+
+from fl_sim.errors import FlSimError
+from fl_sim.runtime.grids import SimulatedGrid
+
+T = TypeVar("T")
+
+NODES_WITHIN = 60.0  # seconds; nodes register after the ServerApp has started
+
+
+class FlowerGrid(SimulatedGrid):
+    """Flower's grid with three traps taken out: it waits for the nodes, lists them in the order of the partitions, and has a
+    timeout, without which a client that never answers hangs the run."""
+
+    def __init__(self, grid: Grid, num_clients: int, client_timeout: float, slots: int) -> None:
+        self.grid, self.num_clients, self.client_timeout, self.slots = grid, num_clients, client_timeout, slots
+        self.retries: dict[int, int] = {}
+        self.nodes = self._registered()
+
+    def get_node_ids(self) -> Iterable[int]:
+        """In the order of the partitions."""
+        return list(self.nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """In the order of the partitions."""
+        return [NodeInfo(node_id=node) for node in self.nodes]
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Flower's older way to make a message."""
+        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Flower's own."""
+        return self.grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Flower's own."""
+        return self.grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Flower's own, for at most as long as all clients may take together."""
+        sent = list(messages)
+        allowed = self.client_timeout * math.ceil(len(sent) / self.slots)
+        return self.grid.send_and_receive(sent, timeout=allowed if timeout is None else min(timeout, allowed))
+
+    def answer(self, messages: Any, timeout: float | None) -> Iterable[Message]:
+        """Flower's own."""
+        return self.send_and_receive(messages, timeout=timeout)
+
+    def _registered(self) -> list[int]:
+        ends = time.monotonic() + NODES_WITHIN
+        while len(nodes := list(self.grid.get_nodes())) < self.num_clients:
+            if time.monotonic() > ends:
+                raise FlSimError(f"Flower registered {len(nodes)} of {self.num_clients} nodes within {NODES_WITHIN:g} s")
+            time.sleep(0.02)
+        return [node.node_id for node in sorted(nodes, key=lambda node: node.registered_at)]
+
+
+def run(
+    server: Callable[[SimulatedGrid], T], app: str, num_clients: int, *, client_timeout: float, slots: int,
+    resources: dict[str, Any], verbose: bool,
+) -> T:  # fmt: skip
+    """Run `server` as a ServerApp over `num_clients` nodes of Flower's simulation, and return what it returns."""
+    from flwr.simulation import run_simulation
+
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001
+        try:
+            outcome.append(server(FlowerGrid(grid, num_clients, client_timeout, slots)))
+        except BaseException as error:  # carried over to the caller's thread, where Flower would wrap it
+            failure.append(error)
+
+    module, _, attribute = app.partition(":")
+    quiet = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        run_simulation(
+            server_app, getattr(import_module(module), attribute), num_clients,
+            backend_config={"client_resources": resources, "init_args": quiet}, verbose_logging=verbose,
+        )  # fmt: skip
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise FlSimError("Flower's simulation ended before the server had finished; run again with -v to see its log")
+    return outcome[0]

@@ -1,0 +1,132 @@
+"""What the Grids have in common, and a view of a Grid that shows some of its nodes only."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any
+from uuid import uuid4
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+SERVER_NODE = 1
+FIRST_NODE = 2  # the node of partition 0: ids are made of partitions, so that they are the same in every run
+RUN_ID = 1
+
+# Flower's error codes, and two of ours beyond them.
+RAISED = 2  # the ClientApp raised; the reason is its traceback
+DIED = 101  # the process that ran it died
+LATE = 102  # no answer within the timeout
+
+Done = Callable[[int], None]  # told how many more clients have answered
+
+
+class SimulatedGrid(Grid):
+    """A Grid over `num_clients` simulated nodes; a subclass says how messages are answered."""
+
+    def __init__(self, num_clients: int, done: Done | None = None) -> None:
+        self.num_clients = num_clients
+        self.done: Done = done or (lambda _: None)
+        self.retries: dict[int, int] = {}  # node -> how often it was run again
+        self._answered: dict[str, Message] = {}
+        # Without an identity Flower refuses to make an instruction message.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SERVER_NODE
+
+    @abstractmethod
+    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
+        """Replies to messages that have ids, as they come; those not answered within `timeout` seconds are left out."""
+
+    def set_run(self, run: Any) -> None:
+        """There is one run."""
+
+    @property
+    def run(self) -> Any:
+        """There is one run, and nothing to say of it."""
+        return None
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Flower's older way to make a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """In the order of the partitions."""
+        return range(FIRST_NODE, FIRST_NODE + self.num_clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answer messages now and keep the replies for `pull_messages`."""
+        sent = _with_ids(messages)
+        self._answered |= {reply.metadata.reply_to_message_id: reply for reply in self.answer(sent, None)}
+        return [message.metadata.message_id for message in sent]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to messages pushed before."""
+        return [self._answered.pop(i) for i in list(message_ids) if i in self._answered]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """All replies that come within `timeout` seconds."""
+        sent = _with_ids(messages)
+        return list(self.answer(sent, timeout)) if sent else []
+
+
+class Subset(SimulatedGrid):
+    """A Grid that shows only some nodes of another."""
+
+    def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
+        super().__init__(len(nodes))
+        self.grid, self.nodes = grid, list(nodes)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Those shown."""
+        return list(self.nodes)
+
+    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
+        """By the Grid beneath."""
+        return self.grid.send_and_receive(messages, timeout=timeout)
+
+
+class Host:
+    """Runs the ClientApp for many nodes in one process: this one, or a Ray actor's."""
+
+    def __init__(self, app: str, num_clients: int) -> None:
+        module, _, attribute = app.partition(":")
+        self.app: ClientApp = getattr(import_module(module), attribute)
+        self.num_clients = num_clients
+
+    def run(self, message: Message, state: RecordDict) -> tuple[Message, float]:
+        """The node's reply (never None) and the seconds it took; `state` is the node's own and is changed in place."""
+        node = message.metadata.dst_node_id
+        config: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self.num_clients}
+        context = Context(RUN_ID, node, config, state, {})
+        start = time.perf_counter()
+        try:
+            reply = self.app(message, context)
+            if not isinstance(reply, Message):
+                raise TypeError(f"the ClientApp answered {message.metadata.message_type!r} with {reply!r}, not with a Message")
+        except Exception:
+            reply = Message(Error(RAISED, traceback.format_exc()), reply_to=message)
+        _set_id(reply)
+        return reply, time.perf_counter() - start
+
+
+def partition_of(node: int) -> int:
+    """The partition of a simulated node."""
+    return node - FIRST_NODE
+
+
+def _with_ids(messages: Iterable[Message]) -> list[Message]:
+    sent = list(messages)
+    for message in sent:
+        _set_id(message)
+    return sent
+
+
+def _set_id(message: Message) -> None:
+    message.metadata.__dict__["_message_id"] = str(uuid4())  # Flower has its SuperLink do this, in this same field

@@ -1,0 +1,130 @@
+"""One account of every client over all runtimes: what it was sent, what it answered, how long it took, and why it is missing.
+
+A strategy sees a Grid on which nobody fails: replies come in the order of the partitions, checked, and a client that raised, died,
+was late or answered nonsense has either ended the run (`stop`) or is missing from here on, with its reason (`skip`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+
+from fl_sim.errors import ClientFailedError
+from fl_sim.records import REPLIES, TIMING, unpack, weight
+from fl_sim.runtime.grids import RAISED, SimulatedGrid
+
+
+@dataclass
+class Account:
+    """One client's."""
+
+    message_bytes_up: int = 0
+    message_bytes_down: int = 0
+    seconds: float = 0.0
+    missing: str | None = None  # why it is no longer there
+
+
+class Ledger(SimulatedGrid):
+    """A Grid over a runtime's Grid; `labels` are the clients' names in messages to the user, in the order of the partitions."""
+
+    def __init__(self, grid: SimulatedGrid, labels: Sequence[str], on_failure: str) -> None:
+        self.grid, self.labels, self.on_failure = grid, labels, on_failure
+        self.nodes = list(grid.get_node_ids())
+        self.partition = {node: k for k, node in enumerate(self.nodes)}
+        self.accounts = [Account() for _ in self.nodes]
+        self.num_clients = len(self.nodes)
+
+    @property
+    def missing(self) -> dict[int, str]:
+        """Partition -> why it is missing."""
+        return {k: account.missing for k, account in enumerate(self.accounts) if account.missing is not None}
+
+    @property
+    def retried(self) -> dict[int, int]:
+        """Partition -> how often it was run again."""
+        return {self.partition[node]: count for node, count in self.grid.retries.items()}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """In the order of the partitions; a missing client is still listed, and is not sent anything."""
+        return list(self.nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """In the order of the partitions."""
+        return [NodeInfo(node_id=node) for node in self.nodes]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """The runtime's own: what is pushed and pulled is not checked here."""
+        return self.grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The runtime's own."""
+        return self.grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:  # noqa: ARG002
+        """Good replies, in the order of the partitions. The timeout is the scenario's, and is for each client.
+
+        Raises:
+            ClientFailedError: a client failed, and the run is to stop when one does.
+        """
+        return list(self.answer(list(messages), None))
+
+    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:  # noqa: ARG002
+        """See `send_and_receive`."""
+        sent = {self.partition[m.metadata.dst_node_id]: m for m in messages if not self._is_missing(m)}
+        if not sent:
+            return []
+        self._weigh_down(sent)
+        # Flower reads "no timeout" from its strategies as an hour; ours is for each client, and the runtime keeps it.
+        replies = {self.partition[r.metadata.src_node_id]: r for r in self.grid.send_and_receive(list(sent.values()), timeout=None)}
+        good = []
+        for k in sorted(sent):
+            fault = self._fault(k, sent[k], replies.get(k))
+            if fault is None:
+                good.append(replies[k])
+            else:
+                self._fail(k, sent[k].metadata.message_type, *fault)
+        return good
+
+    def _is_missing(self, message: Message) -> bool:
+        return self.accounts[self.partition[message.metadata.dst_node_id]].missing is not None
+
+    def _weigh_down(self, sent: dict[int, Message]) -> None:
+        weights: dict[int, int] = {}
+        for k, message in sent.items():
+            key = id(message.content)
+            if key not in weights:
+                weights[key] = weight(message.content)
+            self.accounts[k].message_bytes_down += weights[key]
+
+    def _fault(self, k: int, message: Message, reply: Message | None) -> tuple[str, str] | None:
+        """(what is wrong in a line, the client's own traceback or nothing), or None for a good reply, which is booked."""
+        if reply is None:
+            return "it did not answer in time", ""
+        if reply.has_error():
+            reason = reply.error.reason or "no reason was given"
+            if reply.error.code == RAISED:
+                return f"it raised {reason.strip().splitlines()[-1]}", reason
+            return reason.strip().splitlines()[0], ""
+        account = self.accounts[k]
+        timing: Any = reply.content.pop(TIMING, {})
+        account.seconds += float(timing.get("seconds", 0.0))
+        account.message_bytes_up += weight(reply.content)
+        kind = REPLIES.get(message.metadata.message_type)
+        if kind is None:
+            return None
+        try:
+            answered = getattr(unpack(kind, reply.content), "partition", k)
+        except (ValueError, TypeError, AttributeError) as error:
+            return f"it answered nonsense: {error}", ""
+        return None if answered == k else (f"it answered as client {answered}", "")
+
+    def _fail(self, k: int, message_type: str, what: str, trace: str) -> None:
+        if self.on_failure == "stop":
+            text = f"{self.labels[k]} failed at {message_type}: {what}"
+            raise ClientFailedError(f"{trace.strip()}\n\n{text}" if trace else text)
+        self.accounts[k].missing = f"{message_type}: {what}"

@@ -1,0 +1,301 @@
+"""Clients on Ray actors, driven directly: long-lived actors, messages in batches, no polling.
+
+Flower's own runtime asks a link state in memory for every node and every message, which is quadratic in the clients; here the
+driver hands batches to actors and waits for Ray to say which is done.
+
+- A node's messages go to its home actor as long as that one keeps up; an idle actor takes from the longest queue.
+- Content that several messages share is put into Ray's object store once.
+- What a client keeps (its Flower context's state) comes back with its reply and goes along with its next message, so any actor can
+  run it, and a dead one takes nothing with it.
+- A dead actor is replaced; the clients of the batch that it was running are run again one by one, so that the one that kills
+  actors is found. After two retries it is given up.
+- A batch that outlasts the time that one client may take is stopped with its actor, and its clients are run one by one.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from flwr.app import Error, Message, Metadata, RecordDict
+
+from fl_sim.errors import FlSimError
+from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid
+
+RETRIES = 2  # of a client whose actor died
+BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
+LARGEST_BATCH = 64
+IN_FLIGHT = 2  # batches an actor has at once, so that it never waits for the driver
+
+
+class Actor:
+    """A Ray actor: a `Host` whose nodes' states come with the messages."""
+
+    def __init__(self, app: str, num_clients: int, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        self.host = Host(app, num_clients)
+
+    def ready(self) -> bool:
+        """Answered once the ClientApp is imported."""
+        return True
+
+    def run(
+        self, content: Any, metadata: Sequence[Metadata], states: Sequence[RecordDict]
+    ) -> list[tuple[Message, RecordDict, float]]:
+        """Reply, state and seconds of each message; `content` is one for all, or a list of one for each."""
+        answers = []
+        for i, (meta, state) in enumerate(zip(metadata, states, strict=True)):
+            message = Message(metadata=meta, content=content[i] if isinstance(content, list) else content)  # type: ignore[call-overload]
+            reply, seconds = self.host.run(message, state)
+            answers.append((reply, state, seconds))
+        return answers
+
+
+@dataclass
+class Batch:
+    """Messages that go to an actor together."""
+
+    messages: list[Message]
+    content: Any = None  # an ObjectRef, where all share one
+    began: float = 0.0  # when the actor could begin with it
+
+
+@dataclass
+class Slot:
+    """An actor's place; the actor in it may change."""
+
+    actor: Any
+    ready: Any  # ObjectRef, until the actor has started
+    queue: collections.deque[Message] = field(default_factory=collections.deque)
+    in_flight: dict[Any, Batch] = field(default_factory=dict)  # in the order in which they run
+
+
+class RayGrid(SimulatedGrid):
+    """A Grid on `num_actors` Ray actors."""
+
+    def __init__(
+        self, app: str, num_clients: int, *, num_actors: int, client_timeout: float, resources: dict[str, float],
+        environment: dict[str, str], done: Done | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(num_clients, done)
+        self.app, self.client_timeout = app, client_timeout
+        self.resources, self.environment = resources, environment
+        self.states: dict[int, RecordDict] = {}
+        self.cost: dict[str, float] = {}  # message type -> seconds a client takes, a running mean
+        self.alone: collections.deque[Message] = collections.deque()  # to be run one by one
+        self.attempts: collections.Counter[str] = collections.Counter()  # message id -> actors it has seen die
+        self.slots = [self._slot() for _ in range(num_actors)]
+
+    # ------------------------------------------------------------------------------------------------------- sending
+
+    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
+        """As they come."""
+        self.shared = _shared_contents(messages)
+        for message in messages:
+            self.slots[message.metadata.dst_node_id % len(self.slots)].queue.append(message)
+        ends = None if timeout is None else time.monotonic() + timeout
+        left = len(messages)
+        while left:
+            self._fill()
+            for reply in self._collect(ends):
+                left -= 1
+                self.done(1)
+                yield reply
+            if ends is not None and time.monotonic() > ends:
+                self._abandon()
+                return
+
+    def _fill(self) -> None:
+        for slot in self.slots:
+            while slot.ready is None and len(slot.in_flight) < IN_FLIGHT:
+                batch = self._next(slot)
+                if batch is None:
+                    break
+                self._send(slot, batch)
+
+    def _next(self, slot: Slot) -> Batch | None:
+        if self.alone:
+            # Nothing runs behind a message that may take its actor along.
+            return None if slot.in_flight else Batch([self.alone.popleft()])
+        queue = slot.queue or max((s.queue for s in self.slots), key=len)
+        if not queue:
+            return None
+        first = queue[0]
+        limit = min(self._batch_size(first.metadata.message_type), -(-len(queue) // 2))  # leave some for who is idle
+        messages = [queue.popleft()]
+        while queue and len(messages) < limit and _together(first, queue[0], self.shared):
+            messages.append(queue.popleft())
+        return Batch(messages)
+
+    def _batch_size(self, message_type: str) -> int:
+        cost = self.cost.get(message_type)
+        return 1 if cost is None else max(1, min(LARGEST_BATCH, int(BATCH_SECONDS / max(cost, 1e-6))))
+
+    def _send(self, slot: Slot, batch: Batch) -> None:
+        content = self.shared.get(id(batch.messages[0].content)) or [m.content for m in batch.messages]
+        metadata = [m.metadata for m in batch.messages]
+        states = [self.states.get(m.dst_node_id, RecordDict()) for m in metadata]
+        batch.began = time.monotonic()
+        slot.in_flight[slot.actor.run.remote(content, metadata, states)] = batch
+
+    # ----------------------------------------------------------------------------------------------------- receiving
+
+    def _collect(self, ends: float | None) -> Iterator[Message]:
+        waiting = [ref for s in self.slots for ref in ([s.ready] if s.ready is not None else s.in_flight)]
+        deadline = min([self._deadline(s) for s in self.slots if s.in_flight] + ([ends] if ends is not None else []), default=None)
+        patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=patience)
+        if not ready:
+            yield from self._late()
+        elif len(waiting) > 1:
+            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for ref in ready:
+            slot = next((s for s in self.slots if ref is s.ready or ref in s.in_flight), None)
+            if slot is not None:  # else it went with a slot-mate that was handled a moment ago
+                yield from self._take(slot, ref)
+
+    def _take(self, slot: Slot, ref: Any) -> Iterator[Message]:
+        if ref is slot.ready:
+            _started(ref)
+            slot.ready = None
+            return
+        try:
+            answers = ray.get(ref)
+        except ray.exceptions.RayActorError as error:
+            yield from self._died(slot, error)
+            return
+        batch = slot.in_flight.pop(ref)
+        for other in slot.in_flight.values():
+            other.began = time.monotonic()  # the next one begins now
+        for message, (reply, state, seconds) in zip(batch.messages, answers, strict=True):
+            self.states[message.metadata.dst_node_id] = state
+            kind = message.metadata.message_type
+            self.cost[kind] = 0.7 * self.cost.get(kind, seconds) + 0.3 * seconds
+            yield reply
+
+    def _deadline(self, slot: Slot) -> float:
+        return next(iter(slot.in_flight.values())).began + self.client_timeout
+
+    def _late(self) -> Iterator[Message]:
+        """Stop the actors whose running batch has outlasted the timeout."""
+        for slot in self.slots:
+            if not slot.in_flight or time.monotonic() < self._deadline(slot):
+                continue
+            running, *waiting = slot.in_flight.values()
+            self._replace(slot)
+            self._again(waiting)
+            if len(running.messages) > 1:
+                self._again([running])  # one of them is slow: alone, each has the whole time to itself
+            else:
+                yield self._given_up(running.messages[0], LATE, f"it did not answer within {self.client_timeout:g} s")
+
+    def _died(self, slot: Slot, error: Exception) -> Iterator[Message]:
+        """Replace a dead actor and run its clients again."""
+        running, *waiting = slot.in_flight.values()
+        self._replace(slot)
+        self._again(waiting)
+        for message in running.messages:
+            self.attempts[message.metadata.message_id] += 1
+            if self.attempts[message.metadata.message_id] > RETRIES:
+                yield self._given_up(message, DIED, f"{1 + RETRIES} worker processes died under it: {error}")
+            else:
+                node = message.metadata.dst_node_id
+                self.retries[node] = self.retries.get(node, 0) + 1
+                self.alone.append(message)
+
+    def _again(self, batches: Iterable[Batch]) -> None:
+        self.alone.extend(message for batch in batches for message in batch.messages)
+
+    def _given_up(self, message: Message, code: int, reason: str) -> Message:
+        return Message(Error(code, reason), reply_to=message)
+
+    def _abandon(self) -> None:
+        self.alone.clear()
+        for slot in self.slots:
+            slot.queue.clear()
+            if slot.in_flight:
+                self._replace(slot)
+
+    # -------------------------------------------------------------------------------------------------------- actors
+
+    def _slot(self) -> Slot:
+        actor = ray.remote(Actor).options(**self.resources).remote(self.app, self.num_clients, self.environment)
+        return Slot(actor, actor.ready.remote())
+
+    def close(self) -> None:
+        """Let the actors go, which frees their processors for the next run on the same Ray."""
+        for slot in self.slots:
+            ray.kill(slot.actor)
+
+    def _replace(self, slot: Slot) -> None:
+        ray.kill(slot.actor)
+        fresh = self._slot()
+        slot.actor, slot.ready, slot.in_flight = fresh.actor, fresh.ready, {}
+
+
+def _started(ref: Any) -> None:
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError as error:
+        raise FlSimError(f"a Ray worker could not start: {error}") from None
+
+
+def _shared_contents(messages: Sequence[Message]) -> dict[int, Any]:
+    """id of a content that several messages share -> its one copy in Ray's object store."""
+    by_id = {id(m.content): m.content for m in messages}
+    counts = collections.Counter(id(m.content) for m in messages)
+    return {key: ray.put(content) for key, content in by_id.items() if counts[key] > 1}
+
+
+def _together(first: Message, other: Message, shared: dict[int, Any]) -> bool:
+    """Whether two messages can go in one batch: the same shared content, or each a content of its own."""
+    if first.metadata.message_type != other.metadata.message_type:
+        return False
+    ours, theirs = id(first.content), id(other.content)
+    return ours == theirs or (ours not in shared and theirs not in shared)
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
+    """Ray, started for the block unless it runs already; connected to where an address is given.
+
+    Raises:
+        FlSimError: there is no cluster at that address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address or "local", include_dashboard=None if address else False, **quiet)
+    except ConnectionError as error:
+        raise FlSimError(f"runtime.address = {address!r}: no Ray cluster answers there: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def actors_for(num_clients: int, cpus_per_client: float, gpus_per_client: float) -> int:
+    """How many actors this Ray has room for, at most one a client.
+
+    Raises:
+        FlSimError: there is room for none.
+    """
+    have = ray.cluster_resources()
+    room = have.get("CPU", 0) / cpus_per_client
+    if gpus_per_client > 0:
+        room = min(room, have.get("GPU", 0) / gpus_per_client)
+    if room < 1:
+        raise FlSimError(
+            f"runtime.cpus_per_client = {cpus_per_client:g} and gpus_per_client = {gpus_per_client:g}, but Ray has "
+            f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs; ask for less"
+        )
+    return min(int(room), num_clients)

@@ -1,0 +1,233 @@
+"""The scenario: what the world is and what happens in it, as frozen, validated data.
+
+A scenario is read from TOML by `Scenario.load`; every key that does not exist, every wrong type and every impossible value
+is refused there, before any work starts. The text of the refusals is made in `fl_sim/scenario_file.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from fl_sim.models import check_architecture
+from fl_sim.options import CALIBRATE, LEARN, Calibrate, Learn, chosen
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the file: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Which data, and how many rows each party of the world gets; the four parts never overlap."""
+
+    name: str
+    image_size: Annotated[int, Field(ge=4, le=512)] | None = None  # None: as the data set has it
+    train: Annotated[int, Field(ge=1)]  # the shared training set, or the pool that is split when clients learn alone
+    server: Annotated[int, Field(ge=0)] = 0  # labelled rows only the server holds
+    calibration: Annotated[int, Field(ge=1)]
+    test: Annotated[int, Field(ge=1)]
+
+    @property
+    def rows(self) -> int:
+        """All rows the scenario uses."""
+        return self.train + self.server + self.calibration + self.test
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        from fl_sim.data.datasets import describe
+
+        source = describe(self.name)
+        if source.capacity is not None and self.rows > source.capacity:
+            raise ValueError(
+                f"train + server + calibration + test = {self.rows} rows, but {self.name} has {source.capacity}; ask for fewer"
+            )
+        official = source.num_official_test
+        if official and self.test > official:
+            raise ValueError(f"test = {self.test} rows, but the test set of {self.name} has {official}; ask for fewer")
+        if official and source.capacity is not None and self.rows - self.test > source.capacity - official:
+            raise ValueError(
+                f"train + server + calibration = {self.rows - self.test} rows, but {self.name} has "
+                f"{source.capacity - official} outside its test set; ask for fewer"
+            )
+        return self
+
+
+class Tier(Section):
+    """One kind of client: what it can compute and how long it trains."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[\w-]+$")]
+    share: Share | None = None  # None: the clients that the other tiers leave
+    architecture: str
+    epochs: Annotated[int, Field(ge=0)]
+    learning_rate: Positive = 1e-3  # Adam's
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    quantiles: tuple[Share, Share] | None = None  # regression only: heads for these two levels (CQR) in place of the mean
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        check_architecture(name)
+        return name
+
+    @field_validator("quantiles")
+    @classmethod
+    def _ordered(cls, levels: tuple[float, float] | None) -> tuple[float, float] | None:
+        if levels is not None and not 0 < levels[0] < levels[1] < 1:
+            raise ValueError("two levels are needed with 0 < lower < upper < 1")
+        return levels
+
+
+class Clients(Section):
+    """How many clients, how unequal their data, how unequal their means."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000)]
+    partition: Literal["iid", "dirichlet", "pathological", "quantity-skew"] = "iid"
+    concentration: Positive | None = None  # Dirichlet parameter: smaller is more unequal
+    classes_per_client: Annotated[int, Field(ge=1)] | None = None  # pathological only
+    min_calibration: Annotated[int, Field(ge=0)] = 0  # 0 keeps and counts empty clients; m > 0 draws again, at most 100 times
+    test: Literal["local", "shared"] = "local"
+    tier_by: Literal["random", "size"] = "random"  # "size": the first tier takes the clients with the fewest calibration points
+    tier: Annotated[tuple[Tier, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _partition_keys(self) -> Self:
+        needs = {"dirichlet": "concentration", "quantity-skew": "concentration", "pathological": "classes_per_client"}
+        for key in ("concentration", "classes_per_client"):
+            wanted = needs.get(self.partition) == key
+            if wanted and getattr(self, key) is None:
+                raise ValueError(f"partition = {self.partition!r} needs clients.{key}")
+            if key == "classes_per_client" and not wanted and self.classes_per_client is not None:
+                raise ValueError(f"classes_per_client belongs to partition = 'pathological', not {self.partition!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        names = [t.name for t in self.tier]
+        if len(set(names)) < len(names):
+            raise ValueError(f"tier names must differ: {', '.join(names)}")
+        given = [t.share for t in self.tier if t.share is not None]
+        open_tiers = len(self.tier) - len(given)
+        if open_tiers > 1:
+            raise ValueError("at most one tier may leave out its share: it takes the clients that are left")
+        total = sum(given)
+        if total > 1 + 1e-9 or (open_tiers == 0 and abs(total - 1) > 1e-9):
+            rule = "at most 1" if open_tiers else "exactly 1 when every tier states one"
+            raise ValueError(f"the tiers' shares add up to {total:g}; they must add up to {rule}")
+        return self
+
+
+class Runtime(Section):
+    """Where the clients run. Nothing here but `device` and `precision` may change a digit of a result."""
+
+    name: Literal["ray", "inline", "flower"] = "ray"
+    on_failure: Literal["stop", "skip"] = "stop"
+    timeout: Positive = 600.0  # seconds one client may take for one message
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    precision: Literal["float32", "bfloat16"] = "float32"
+    cpus_per_client: Positive = 1.0
+    gpus_per_client: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: shared out by the runtime
+    address: str | None = None  # a running Ray cluster
+
+
+LearnOptions = Annotated[Any, BeforeValidator(lambda value: chosen(LEARN, value, "learn strategy"))]
+CalibrateOptions = Annotated[Any, BeforeValidator(lambda value: chosen(CALIBRATE, value, "calibrate strategy"))]
+
+
+class Scenario(Section):
+    """A whole scenario; one run follows from it and from nothing else."""
+
+    # What may differ between two runs without making them runs of different scenarios.
+    WHERE: ClassVar[frozenset[str]] = frozenset({"name", "timeout", "cpus_per_client", "gpus_per_client", "address"})
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data
+    clients: Clients
+    learn: LearnOptions
+    calibrate: CalibrateOptions
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        from fl_sim.data.datasets import describe
+
+        task = describe(self.data.name).task
+        if task == "unlabelled":
+            raise ValueError(f"data.name = {self.data.name!r} has no labels, so nobody can be tested on it; choose labelled data")
+        if task is not None:
+            for tier in self.clients.tier:
+                check_architecture(tier.architecture, task)
+            self._score_fits(task)
+        self._min_calibration_can_be_met()
+        return self
+
+    def _score_fits(self, task: str) -> None:
+        score = self.calibrate.score
+        for tier in self.clients.tier:
+            if tier.quantiles is not None and task == "classification":
+                raise ValueError(f"clients.tier.{tier.name}.quantiles belongs to regression, and {self.data.name} is classification")
+        if score is None or score.task is None:
+            return
+        if score.task != task:
+            raise ValueError(f"calibrate.score = {score.name!r} is a {score.task} score, and {self.data.name} is {task}")
+        for tier in self.clients.tier if task == "regression" else ():
+            if score.needs_quantiles != (tier.quantiles is not None):
+                wanted = "needs" if score.needs_quantiles else "needs the mean, so no"
+                raise ValueError(f"calibrate.score = {score.name!r} {wanted} clients.tier.{tier.name}.quantiles")
+
+    def _min_calibration_can_be_met(self) -> None:
+        least = self.clients.min_calibration * self.clients.count
+        if least > self.data.calibration:
+            raise ValueError(
+                f"clients.min_calibration = {self.clients.min_calibration} for {self.clients.count} clients needs {least} "
+                f"calibration points, but data.calibration = {self.data.calibration}"
+            )
+
+    @classmethod
+    def load(cls, path: str | Path, *overrides: str) -> Scenario:
+        """Read a scenario file, or a shipped one by its name, with `key=value` overrides.
+
+        Raises:
+            ScenarioError: the file is missing, is not TOML, or says something that cannot be run.
+        """
+        from fl_sim.scenario_file import load
+
+        return load(path, overrides)
+
+    def with_(self, *overrides: str) -> Scenario:
+        """The same scenario with `key=value` overrides, validated again."""
+        from fl_sim.scenario_file import build, override
+
+        return build(override(self.plain(), overrides))
+
+    def plain(self) -> dict[str, Any]:
+        """As nested dicts of TOML values, every default written out, keys without a value left out."""
+        return _without_none(self.model_dump(mode="json"))
+
+    def identity(self) -> str:
+        """A digest of all that decides the results; where it is run is not part of it."""
+        told = self.plain()
+        told["runtime"] = {k: v for k, v in told["runtime"].items() if k not in self.WHERE}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def trains_locally(self) -> bool:
+        """Whether the training rows are split over the clients."""
+        return bool(self.learn.trains_locally)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+__all__ = ["Calibrate", "Clients", "Data", "Learn", "Runtime", "Scenario", "Section", "Tier"]

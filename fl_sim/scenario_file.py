@@ -1,0 +1,203 @@
+"""Scenario files: found, read, overridden, written; and the words in which a wrong one is refused."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from fl_sim import options
+from fl_sim.errors import ScenarioError
+from fl_sim.options import CALIBRATE, LEARN, OWN, SCORE, nearest
+from fl_sim.scenario import Clients, Data, Runtime, Scenario, Tier
+
+# The table that stands at each path, to tell which keys it has.
+_TABLES: dict[tuple[str, ...], type[BaseModel]] = {
+    (): Scenario,
+    ("data",): Data,
+    ("clients",): Clients,
+    ("clients", "tier"): Tier,
+    ("runtime",): Runtime,
+}
+_COMMON = {"learn": set(), "calibrate": {"alpha", "score"}}  # kept when a strategy's name is replaced
+
+
+def shipped() -> dict[str, Path]:
+    """The scenario files that come with fl-sim, by name."""
+    package = Path(str(files("fl_sim")))
+    for folder in (package / "scenarios", package.parent / "scenarios"):  # in a wheel, in a checkout
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def locate(name: str | Path) -> Path:
+    """The file of that path, or the shipped scenario of that name.
+
+    Raises:
+        ScenarioError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = shipped()
+    if str(name) in known:
+        return known[str(name)]
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        raise ScenarioError(f"{name}: there is no such file")
+    raise ScenarioError(f"{name}: neither a file nor a shipped scenario{nearest(str(name), known)}")
+
+
+def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
+    """Read, override and validate; see `Scenario.load`."""
+    return build(override(read(locate(name)), overrides))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ScenarioError: the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path}: not TOML: {error}") from error
+
+
+def build(tables: dict[str, Any]) -> Scenario:
+    """A validated scenario from nested dicts.
+
+    Raises:
+        ScenarioError: one line for each thing that is wrong.
+    """
+    if "sweep" in tables:
+        raise ScenarioError("sweep: this file describes many runs; delete its [sweep] table to run one of them")
+    try:
+        return Scenario.model_validate(tables)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_refusals(error, (), tables)))
+        raise ScenarioError("\n".join(lines)) from None
+
+
+def dump(scenario: Scenario) -> str:
+    """The complete scenario as TOML, every default written out."""
+    return tomli_w.dumps(scenario.plain())
+
+
+# --------------------------------------------------------------------------------------------------------- overrides
+
+
+def override(tables: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Apply `key.path=value` in order; values are TOML, and a bare word is a string.
+
+    A tier is addressed by its name. A name given where a strategy's table stands replaces the strategy and keeps the keys
+    that both know.
+
+    Raises:
+        ScenarioError: an assignment without `=`, or a path through something that is not a table.
+    """
+    for assignment in assignments:
+        path, sign, text = assignment.partition("=")
+        if not sign or not path.strip():
+            raise ScenarioError(f"{assignment!r}: an override is written key=value, for instance clients.count=100")
+        tables = _set(tables, path.strip().split("."), _value(text.strip()), path.strip())
+    return tables
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _set(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
+    if isinstance(node, list | tuple):
+        return _set_named(list(node), keys, value, path)
+    if not isinstance(node, dict):
+        # calibrate = "pooled" in the file, calibrate.alpha=0.1 on the command line
+        node = {"name": node} if isinstance(node, str) else node
+        if not isinstance(node, dict):
+            raise ScenarioError(f"{path}: {keys[0]!r} is looked for inside {node!r}, which is not a table")
+    key, rest = keys[0], keys[1:]
+    if rest:
+        return node | {key: _set(node.get(key, {}), rest, value, path)}
+    if key in _COMMON and isinstance(value, str):
+        value = _renamed(key, node.get(key), value)
+    if key == "name" and path in ("learn.name", "calibrate.name") and isinstance(value, str):
+        return _renamed(path.split(".")[0], node, value)
+    return node | {key: value}
+
+
+def _set_named(items: list[Any], keys: Sequence[str], value: Any, path: str) -> list[Any]:
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if keys[0] not in names:
+        raise ScenarioError(f"{path}: nothing there is called {keys[0]!r}{nearest(keys[0], [n for n in names if n])}")
+    at = names.index(keys[0])
+    return [_set(item, keys[1:], value, path) if i == at else item for i, item in enumerate(items)]
+
+
+def _renamed(section: str, table: Any, name: str) -> dict[str, Any]:
+    table = table if isinstance(table, dict) else {}
+    model = {"learn": LEARN, "calibrate": CALIBRATE}[section].get(name)
+    keeps = _COMMON[section] if model is None else set(model.model_fields)
+    return {k: v for k, v in table.items() if k in keeps and k != "name"} | {"name": name}
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def _refusals(error: ValidationError, prefix: tuple[Any, ...], tables: Any) -> Iterable[str]:
+    for one in error.errors():
+        where = (*prefix, *one["loc"])
+        inner = one.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            yield from _refusals(inner, where, tables)
+        else:
+            yield f"{_path(where, tables)}{_rule(one, where, error.title)}"
+
+
+def _path(where: tuple[Any, ...], tables: Any) -> str:
+    words, node = [], tables
+    for key in where:
+        node = _child(node, key)
+        named = isinstance(key, int) and isinstance(node, dict) and "name" in node
+        words.append(str(node["name"]) if named else str(key))
+    return ".".join(words)
+
+
+def _child(node: Any, key: Any) -> Any:
+    try:
+        return node[key]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _rule(one: Any, where: tuple[Any, ...], title: str) -> str:
+    if one["type"] == "extra_forbidden":
+        return f": there is no such key{nearest(str(where[-1]), _keys(where[:-1], title))}"
+    if one["type"] == "missing":
+        return ": this key is needed and is missing"
+    text = one["msg"].removeprefix("Value error, ")
+    if one["type"] == "value_error" and isinstance(one["input"], dict | BaseModel):
+        return f": {text}" if where else text  # the sentence itself names the keys and their values
+    return f" = {_shown(one['input'])}: {text[0].lower()}{text[1:]}"
+
+
+def _keys(where: tuple[Any, ...], title: str) -> list[str]:
+    named = {m.__name__: m for table in (LEARN, CALIBRATE, SCORE) for m in table.values()} | vars(options)
+    table = _TABLES.get(tuple(k for k in where if isinstance(k, str))) or named.get(title)
+    return list(table.model_fields) if table is not None else []
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,244 @@
+"""Scenario -> Result: the one place that sees strategies and clients together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from flwr.app import ArrayRecord
+
+import strategies
+from clients.population import Population, populate
+from fl_sim import learning
+from fl_sim.artifacts import Store, default_root
+from fl_sim.data.datasets import describe
+from fl_sim.data.prepare import prepare
+from fl_sim.errors import ClientFailedError, DataNotAtHandError, FlSimError
+from fl_sim.results import FORMAT, Result
+from fl_sim.runtime.grids import SimulatedGrid
+from fl_sim.runtime.ledger import Ledger
+from fl_sim.scenario import Scenario
+from fl_sim.summary import calibrate_metrics, client_rows, learn_metrics
+from strategies.base import Calibration, Learning, Roster
+
+APP = "clients.app:app"
+
+
+class Progress(Protocol):
+    """Told what is going on."""
+
+    def phase(self, name: str, total: int | None) -> None:
+        """A phase begins, with so many clients to wait for if that is known."""
+
+    def done(self, count: int) -> None:
+        """So many more clients have answered."""
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def phase(self, name: str, total: int | None) -> None:
+        """Nothing."""
+
+    def done(self, count: int) -> None:
+        """Nothing."""
+
+
+def simulate(
+    scenario: Scenario, *, store: str | Path | None = None, progress: Progress | None = None, verbose: bool = False
+) -> Result:
+    """Run a scenario.
+
+    Args:
+        scenario: from `Scenario.load`.
+        store: folder of the artifact store; by default `FL_SIM_STORE`, or the user's cache folder.
+        progress: is told of phases and of clients that have answered.
+        verbose: let Flower and Ray log.
+
+    Raises:
+        FlSimError: the run cannot be made; among them `DataNotAtHandError` and, when a client fails and `on_failure` is "stop",
+            `ClientFailedError`.
+    """
+    check(scenario)
+    clock = Clock()
+    place = Store(Path(store) if store else default_root())
+    watch = progress or Silent()
+    with _environment(place, verbose=verbose):
+        watch.phase("starting", None)
+        return _on_runtime(scenario, lambda grid: _run(scenario, place, grid, watch, clock), watch, verbose=verbose)
+
+
+def check(scenario: Scenario) -> None:
+    """Refuse what cannot be run on this machine, before any work.
+
+    Raises:
+        DataNotAtHandError: with the commands that get it.
+        FlSimError: a GPU is asked for and there is none.
+    """
+    source = describe(scenario.data.name)
+    if not source.at_hand():
+        commands = "".join(f"\n    {command}" for command in source.to_get)
+        raise DataNotAtHandError(f"data.name = {scenario.data.name!r}: the data is not on this machine; get it with{commands}")
+    wants_gpu = scenario.runtime.gpus_per_client or 0
+    try:
+        device = learning.resolve_device(scenario.runtime.device)
+    except ValueError as error:
+        raise FlSimError(f"runtime.{error}") from None
+    if wants_gpu > 0 and device != "cuda":
+        raise FlSimError(
+            f"runtime.gpus_per_client = {wants_gpu:g}, but the clients run on the CPU here (torch sees no GPU, or "
+            "runtime.device = 'cpu'); leave it out"
+        )
+
+
+class Clock:
+    """Wall time by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = self._start = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """What has passed since the last lap belongs to `phase`."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def table(self) -> dict[str, float]:
+        """Phases and the total, to the millisecond."""
+        told = {**self.seconds, "total": time.perf_counter() - self._start}
+        return {phase: round(seconds, 3) for phase, seconds in told.items()}
+
+
+@dataclass(frozen=True)
+class World:
+    """What the server's side works with."""
+
+    population: Population
+    ledger: Ledger
+    learn: Learning
+    calibrate: Calibration
+
+
+def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress, clock: Clock) -> Result:
+    clock.lap("start")
+    watch.phase("data", None)
+    population = populate(scenario, prepare(scenario.data, scenario.seed, store), store)
+    clock.lap("data")
+    ledger = Ledger(grid, [f"client {k} ({population.tier(k).name})" for k in range(len(population))], scenario.runtime.on_failure)
+    learn = strategies.learning(scenario.learn, _roster(population, scenario))
+    calibrate = strategies.calibration(scenario.calibrate, population.key)
+    for name, strategy in (("learn", learn), ("calibrate", calibrate)):
+        watch.phase(name, None)
+        strategy.start(ledger, ArrayRecord(), num_rounds=strategy.num_rounds)
+        if len(ledger.missing) == len(population):
+            raise ClientFailedError(f"every client is missing after {name}; the first: {ledger.missing[0]}")
+        clock.lap(name)
+    return _result(scenario, World(population, ledger, learn, calibrate), clock)
+
+
+def _roster(population: Population, scenario: Scenario) -> Roster:
+    everyone = range(len(population))
+    tiers = [population.tier(k) for k in everyone]
+
+    def initial(k: int) -> dict[str, Any]:
+        recipe = population.recipe(population.tier(k), "federation")
+        data = population.data
+        return dict(learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes)).state_dict())
+
+    return Roster(
+        population=population.key, seed=scenario.seed, tiers=tuple(t.name for t in tiers),
+        architectures=tuple(t.architecture for t in tiers),
+        num_train=tuple(len(population.client(k).train) for k in everyone), initial=initial,
+    )  # fmt: skip
+
+
+def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
+    ledger, calibrate = world.ledger, world.calibrate
+    rows = client_rows(world.population, ledger, world.learn, calibrate)
+    missing = ledger.missing
+    clock.lap("write")
+    return Result(scenario, rows, {
+        "format": FORMAT,
+        "scenario": scenario.plain(),
+        "seed": scenario.seed,
+        "versions": {name: version(name) for name in ("fl-sim", "flwr", "ray", "torch", "numpy")} | {"python": platform.python_version()},
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "device": world.population.device},
+        "seconds": clock.table(),
+        "clients": {
+            "sent": len(rows), "ok": len(rows) - len(missing), "retried": len(ledger.retried), "failed": len(missing),
+            "missing": [{"client": k, "reason": reason} for k, reason in missing.items()],
+        },
+        "learn": {"name": scenario.learn.name, "metrics": learn_metrics(rows, world.population, calibrate)},
+        "calibrate": {"name": scenario.calibrate.name, "metrics": calibrate_metrics(rows, scenario, world.population, calibrate)},
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- runtimes
+
+
+def _on_runtime(scenario: Scenario, server: Callable[[SimulatedGrid], Result], watch: Progress, *, verbose: bool) -> Result:
+    where, count = scenario.runtime, scenario.clients.count
+    if where.name == "inline":
+        from fl_sim.runtime.inline import InlineGrid
+
+        return server(InlineGrid(APP, count, where.timeout, watch.done))
+    if where.name == "flower":
+        from fl_sim.runtime import flower
+
+        cpus = max(1, round(where.cpus_per_client))
+        resources = {"num_cpus": cpus, "num_gpus": _gpus(scenario), "max_restarts": -1}
+        slots = max(1, (os.cpu_count() or 1) // cpus)
+        return flower.run(server, APP, count, client_timeout=where.timeout, slots=slots, resources=resources, verbose=verbose)
+    return _on_ray(scenario, server, watch, verbose=verbose)
+
+
+def _on_ray(scenario: Scenario, server: Callable[[SimulatedGrid], Result], watch: Progress, *, verbose: bool) -> Result:
+    from fl_sim.runtime import ray
+
+    where, count = scenario.runtime, scenario.clients.count
+    with ray.cluster(where.address, verbose=verbose):
+        gpus = _gpus(scenario)
+        num_actors = ray.actors_for(count, where.cpus_per_client, gpus)
+        grid = ray.RayGrid(
+            APP, count, num_actors=num_actors, client_timeout=where.timeout,
+            resources={"num_cpus": where.cpus_per_client, "num_gpus": gpus},
+            environment={"FL_SIM_STORE": os.environ["FL_SIM_STORE"]}, done=watch.done,
+        )  # fmt: skip
+        try:
+            return server(grid)
+        finally:
+            grid.close()
+
+
+def _gpus(scenario: Scenario) -> float:
+    """The share of a GPU a client gets: as asked, or a quarter where the clients run on one."""
+    if scenario.runtime.gpus_per_client is not None:
+        return scenario.runtime.gpus_per_client
+    return 0.25 if learning.resolve_device(scenario.runtime.device) == "cuda" else 0.0
+
+
+@contextlib.contextmanager
+def _environment(store: Store, *, verbose: bool) -> Iterator[None]:
+    """Where the workers find the store, and how much Flower says, for the block."""
+    before = os.environ.get("FL_SIM_STORE")
+    flower = logging.getLogger("flwr")
+    level = flower.level
+    os.environ["FL_SIM_STORE"] = str(store.root.resolve())
+    flower.setLevel(logging.INFO if verbose else logging.ERROR)
+    try:
+        yield
+    finally:
+        flower.setLevel(level)
+        if before is None:
+            del os.environ["FL_SIM_STORE"]
+        else:
+            os.environ["FL_SIM_STORE"] = before

@@ -1,0 +1,36 @@
+"""Split conformal prediction at every client alone: no federation.
+
+"Algorithmic Learning in a Random World", Vovk, Gammerman, Shafer, 2005.
+
+    q_k = the ceil((n_k + 1)(1 - α))-th smallest score of client k
+
+Sent and received: nothing (in the laboratory the thresholds do travel, so that they can be shown).
+
+Guaranteed: P(covered at client k) >= 1 - α for every client whose test points are exchangeable with its calibration points and whose
+n_k >= 1/α - 1, on average over its calibration draw; a given draw covers Beta(rank, n_k + 1 - rank), which is wide for small n_k.
+With `small_n = "clip"` a smaller client covers n_k / (n_k + 1), with "inf" always. A client without points has an infinite threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fl_sim.records import ThresholdReport
+from strategies.fedwq_cp import FedWQCP
+
+
+class Local(FedWQCP):
+    """Each client keeps its own threshold."""
+
+    def for_each(self, reports: Sequence[ThresholdReport]) -> dict[int, float]:
+        """q_k for client k."""
+        return {r.partition: r.threshold if r.num_calibration else math.inf for r in reports}
+
+    def information_up(self, report: ThresholdReport) -> int:
+        """Nothing has to be sent."""
+        return 0
+
+    def information_down(self) -> int:
+        """Nothing has to be sent."""
+        return 0

@@ -1,0 +1,21 @@
+"""Each client trains alone on its own rows: no federation, the realistic setting for clients that cannot share a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from fl_sim.records import FitRequest
+from strategies.base import Learning, node_ids, request
+
+
+class Own(Learning):
+    """One message to every client: train. A client without rows keeps its untrained model."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002
+    ) -> Iterable[Message]:
+        """Everybody at once."""
+        return request(FitRequest(self.roster.population, per_client=True, own_rows=True), node_ids(grid))

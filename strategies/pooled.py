@@ -1,0 +1,33 @@
+"""The oracle: split conformal prediction on all clients' scores together, as a server that saw everything would do it.
+
+"Algorithmic Learning in a Random World", Vovk, Gammerman, Shafer, 2005.
+
+    q = the ceil((N + 1)(1 - α))-th smallest of all N = Σ n_k scores
+
+Sent: every score, 8 n_k bytes, once. Received: q, 8 bytes.
+
+Guaranteed: coverage at least 1 - α for a test point drawn as the pooled calibration points are, that is on average over clients
+weighted by n_k. Not for any single client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fl_sim.conformal.thresholds import pooled_threshold
+from fl_sim.records import Record, ScoresReport, ScoresRequest
+from strategies.base import Calibration
+
+
+class Pooled(Calibration):
+    """The threshold of all scores together."""
+
+    answer = ScoresReport
+
+    def question(self) -> Record:
+        """Every score."""
+        return ScoresRequest(self.population, self.score)
+
+    def threshold(self, reports: Sequence[ScoresReport]) -> float:
+        """Split conformal on the pool."""
+        return pooled_threshold([r.scores for r in reports], self.alpha)
