@@ -19,8 +19,8 @@ Handler = Callable[[Message, Context], RecordDict]
 
 
 def report_failures(message: Message, context: Context, handler: ClientAppCallable) -> Message:
-    """Answer an exception with its traceback, where Flower's runtime would wrap it in the traceback of its own machinery,
-    and send along how long the client took."""
+    """Answer an exception with its traceback, where Flower's runtime would wrap it in the traceback of its own
+    machinery, and send along how long the client took."""
     start = time.perf_counter()
     try:
         reply = handler(message, context)

@@ -78,7 +78,9 @@ def _tally_regression(seat: Seat, request: EvaluateRequest) -> Tally:
     score = from_json(request.score)
     low, high = score.interval(predictions, request.threshold)
     own = score.of(predictions, targets)
-    return tally_intervals(low, high, targets, scores=own, threshold=request.threshold, centres=score.centre(predictions))
+    return tally_intervals(
+        low, high, targets, scores=own, threshold=request.threshold, centres=score.centre(predictions)
+    )
 
 
 def softmax(logits: NDArray[np.float32]) -> Floats:

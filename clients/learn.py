@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
@@ -26,9 +28,10 @@ def fit(message: Message, context: Context) -> RecordDict:
 
 def train(message: Message, context: Context) -> RecordDict:
     """One round of federated averaging: from the server's weights, on the client's own rows."""
-    seat = Seat.of(context, str(message.content["config"]["population"]))  # type: ignore[index, call-overload]
-    client, data, server_round = seat.client, seat.population.data, int(message.content["config"]["server-round"])  # type: ignore[index, call-overload]
-    recipe = seat.population.recipe(client.tier, f"client {client.id}, round {server_round}")
+    config: Any = message.content["config"]
+    seat = Seat.of(context, config["population"])
+    client, data = seat.client, seat.population.data
+    recipe = seat.population.recipe(client.tier, f"client {client.id}, round {config['server-round']}")
     model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
     arrays = message.content["arrays"]
     model.load_state_dict(arrays.to_torch_state_dict())  # type: ignore[union-attr]

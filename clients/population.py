@@ -131,10 +131,13 @@ def _draw(scenario: Scenario, data: Prepared) -> dict[str, NDArray[Any]]:
         sizes = np.array([len(rows) for rows in held["calibration"]])
         if sizes.min() >= clients.min_calibration:
             arrays = {"tiers": _assign_tiers(clients, sizes, scenario.seed), "bins": bins}
-            return arrays | {name: part for split, parts in held.items() for name, part in _packed(split, parts).items()}
+            return arrays | {
+                name: part for split, parts in held.items() for name, part in _packed(split, parts).items()
+            }
     raise ScenarioError(
         f"clients.min_calibration = {clients.min_calibration}: none of {DRAWS} partitions gave every client that many "
-        f"(the last one's smallest client has {sizes.min()}); lower it, raise clients.concentration, or have fewer clients"
+        f"(the last one's smallest client has {sizes.min()}); lower it, raise clients.concentration, or have "
+        "fewer clients"
     )
 
 
@@ -162,9 +165,11 @@ def _partition(scenario: Scenario, data: Prepared, bins: Indices, attempt: int) 
     return held
 
 
-def _split(together: Sequence[Indices], calibration: int, rng: np.random.Generator) -> tuple[list[Indices], list[Indices]]:
-    """Split each client's rows at random, `calibration` rows in all; the sizes do not look at the data, so within a client
-    calibration and test rows are exchangeable."""
+def _split(
+    together: Sequence[Indices], calibration: int, rng: np.random.Generator
+) -> tuple[list[Indices], list[Indices]]:
+    """Split each client's rows at random, `calibration` rows in all; the sizes do not look at the data, so within a
+    client calibration and test rows are exchangeable."""
     sizes = np.array([len(rows) for rows in together])
     first = largest_remainder(sizes * (calibration / sizes.sum()), calibration, rng)
     shuffled = [rng.permutation(rows) for rows in together]

@@ -44,7 +44,9 @@ class Seat:
         """The client's model on its "calibration" or "test" rows, (n, outputs)."""
         kept = self.context.state.get("model")
         if not isinstance(kept, ConfigRecord):
-            raise RuntimeError("this client has no model yet: a learn strategy has to come before it is asked for predictions")
+            raise RuntimeError(
+                "this client has no model yet: a learn strategy has to come before it is asked for predictions"
+            )
         key = str(kept["key"])
         if not kept["shared"]:
             return _outputs(self.store, self.population, key, self.client.id, split)

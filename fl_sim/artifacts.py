@@ -1,9 +1,9 @@
 """A content-addressed store of what must not be computed twice: prepared data, populations, models, predictions.
 
-An artifact is a folder `KIND/KEY` of arrays (`.npy`, opened memory-mapped), tensors (`.safetensors`) and one `meta.json`.
-Its key is a digest of everything that decides its content, so an artifact is never changed, only made or deleted. It is
-written under a temporary name and renamed, so that a killed run leaves nothing half-made; a lock per key keeps two processes
-from making the same one. Nothing is pickled.
+An artifact is a folder `KIND/KEY` of arrays (`.npy`, opened memory-mapped), tensors (`.safetensors`) and one
+`meta.json`. Its key is a digest of everything that decides its content, so an artifact is never changed, only made or
+deleted. It is written under a temporary name and renamed, so that a killed run leaves nothing half-made; a lock per
+key keeps two processes from making the same one. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def default_root() -> Path:
 class Artifact:
     """What is in one folder of the store."""
 
-    arrays: Arrays = field(default_factory=dict)  # name -> array, memory-mapped and read-only when it comes from the store
+    arrays: Arrays = field(
+        default_factory=dict
+    )  # name -> array, memory-mapped and read-only when it comes from the store
     meta: dict[str, Any] = field(default_factory=dict)  # JSON values
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -71,7 +73,9 @@ class Store:
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FlSimError(f"the artifact store {self.root} cannot be written: {error.strerror}; choose another with --store") from None
+            raise FlSimError(
+                f"the artifact store {self.root} cannot be written: {error.strerror}; choose another with --store"
+            ) from None
 
     def get(self, kind: str, key: str, make: Callable[[], Artifact]) -> Artifact:
         """The artifact, made first if it is not there; other processes that want the same one wait for it."""
@@ -114,7 +118,12 @@ class Store:
 
     def listing(self) -> list[Entry]:
         """Every artifact that is there."""
-        folders = [f for kind in sorted(self.root.iterdir()) if kind.is_dir() and kind.name not in ("tmp", "locks") for f in sorted(kind.iterdir())]
+        folders = [
+            f
+            for kind in sorted(self.root.iterdir())
+            if kind.is_dir() and kind.name not in ("tmp", "locks")
+            for f in sorted(kind.iterdir())
+        ]
         now = time.time()
         return [
             Entry(f.parent.name, f, sum(p.stat().st_size for p in f.iterdir()), (now - f.stat().st_mtime) / 86_400)
@@ -135,7 +144,10 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
             if folder.is_dir():  # somebody with another lock folder was faster; the content is the same
                 return
-            raise FlSimError(f"the artifact store {self.root} cannot be written: {error}; free some space or choose another with --store") from error
+            raise FlSimError(
+                f"the artifact store {self.root} cannot be written: {error}; free some space, or choose another with "
+                "--store"
+            ) from error
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:

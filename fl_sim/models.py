@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fl_sim.options import OWN, nearest
 
@@ -52,7 +52,9 @@ def _torchvision(name: str) -> Callable[[Shape, int], nn.Module]:
         module: nn.Module = getattr(models, name)(weights=None, num_classes=outputs)
         return _for_small_images(module, shape)
 
-    build.__doc__ = f"torchvision's {name}, untrained; its first layer takes any number of channels and keeps small images large."
+    build.__doc__ = (
+        f"torchvision's {name}, untrained; its first layer takes any number of channels and keeps small images large."
+    )
     return build
 
 
@@ -80,7 +82,9 @@ def check_architecture(name: str, task: str | None = None) -> None:
     if name not in ARCHITECTURES:
         raise ValueError(f"no architecture is called {name!r}{nearest(name, ARCHITECTURES)}")
     if task == "regression" and name not in _ON_FEATURES:
-        raise ValueError(f"architecture {name!r} takes images; for regression on features choose one of: {', '.join(_ON_FEATURES)}")
+        raise ValueError(
+            f"architecture {name!r} takes images; for regression on features choose one of: {', '.join(_ON_FEATURES)}"
+        )
 
 
 def build(name: str, shape: Shape, outputs: int) -> nn.Module:
@@ -107,15 +111,15 @@ def _size(shape: Shape) -> int:
 
 
 def _for_small_images(module: nn.Module, shape: Shape) -> nn.Module:
-    """Replace the first convolution: other channels, and stride 1 below 64 pixels, where ImageNet's stride loses too much."""
+    """Replace the first convolution: other channels, and stride 1 below 64 pixels, where ImageNet's stride loses too
+    much."""
     from torch import nn
 
     name, first = next((n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d))
+    keep: dict[str, Any] = {"kernel_size": first.kernel_size, "stride": first.stride, "padding": first.padding}
     small = min(shape[1:]) < 64
-    replacement = nn.Conv2d(
-        shape[0], first.out_channels, kernel_size=3 if small else first.kernel_size, stride=1 if small else first.stride,
-        padding=1 if small else first.padding, bias=first.bias is not None,
-    )  # fmt: skip
+    geometry = {"kernel_size": 3, "stride": 1, "padding": 1} if small else keep
+    replacement = nn.Conv2d(shape[0], first.out_channels, bias=first.bias is not None, **geometry)
     parent, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(parent), leaf, replacement)
     if small and hasattr(module, "maxpool"):

@@ -58,7 +58,9 @@ class FedAvg(Learn):
     name: Literal["fedavg"] = "fedavg"
     rounds: Annotated[int, Field(ge=1)]
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the clients with training rows, drawn anew each round
-    aggregation: Literal["FedAvg", "FedAvgM", "FedMedian", "FedTrimmedAvg", "FedAdam", "FedYogi", "FedAdagrad"] = "FedAvg"
+    aggregation: Literal["FedAvg", "FedAvgM", "FedMedian", "FedTrimmedAvg", "FedAdam", "FedYogi", "FedAdagrad"] = (
+        "FedAvg"
+    )
 
 
 class OwnLearn(Learn):

@@ -1,8 +1,8 @@
 """Every message between server and clients: one frozen dataclass each, to and from Flower's `RecordDict`.
 
-`pack` and `unpack` go by the type of each field: whole numbers and floats travel in a MetricRecord, text and switches in a
-ConfigRecord, arrays in an ArrayRecord. A record checks itself when it is made, so that a NaN or a negative count is refused at
-the door and never reaches an average.
+`pack` and `unpack` go by the type of each field: whole numbers and floats travel in a MetricRecord, text and switches
+in a ConfigRecord, arrays in an ArrayRecord. A record checks itself when it is made, so that a NaN or a negative count
+is refused at the door and never reaches an average.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def unpack(kind: type[T], content: RecordDict) -> T:
     Raises:
         ValueError: the content is not that record, or its values are impossible.
     """
-    found: dict[str, Any] = {**content.get("numbers", {}), **content.get("words", {})}  # type: ignore[dict-item]
+    found: dict[str, Any] = {**content.get("numbers", {}), **content.get("words", {})}
     found |= {name: array.numpy() for name, array in content.get("values", {}).items()}  # type: ignore[union-attr]
     wanted = {field.name for field in dataclasses.fields(kind)}
     if set(found) != wanted:

@@ -1,7 +1,7 @@
 """The run directory: what a run found, written once and read back.
 
-A directory that holds `result.json` is a finished run. The whole directory appears at once: it is written under a temporary name
-beside its place and renamed.
+A directory that holds `result.json` is a finished run. The whole directory appears at once: it is written under a
+temporary name beside its place and renamed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ class Result:
             raise FlSimError(f"{folder}: no finished run is there (it would hold {RESULT})")
         summary = json.loads((folder / RESULT).read_text())
         if summary.get("format") != FORMAT:
-            raise FlSimError(f"{folder}: its results have format {summary.get('format')}, this fl-sim reads format {FORMAT}; run it again")
+            raise FlSimError(
+                f"{folder}: its results have format {summary.get('format')}, and this fl-sim reads format {FORMAT}; "
+                "run it again"
+            )
         with (folder / CLIENTS).open(newline="") as handle:
             rows = [{k: _read(k, v) for k, v in row.items()} for row in csv.DictReader(handle)]
         return cls(build(read(folder / SCENARIO)), rows, summary)
@@ -81,7 +84,8 @@ class Result:
 class RunFolder:
     """A run directory in the making.
 
-    Made before the run starts, so that a place that cannot be written is refused before any work; `finish` moves it to its place.
+    Made before the run starts, so that a place that cannot be written is refused before any work; `finish` moves it
+    to its place.
     """
 
     def __init__(self, place: Path) -> None:
@@ -150,7 +154,13 @@ _WHOLE = {
 def _written(value: Any) -> str:
     if value is None:
         return ""
-    return " ".join(map(str, value)) if isinstance(value, list) else repr(value) if isinstance(value, float) else str(value)
+    return (
+        " ".join(map(str, value))
+        if isinstance(value, list)
+        else repr(value)
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _read(column: str, text: str) -> Any:

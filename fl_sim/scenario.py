@@ -1,7 +1,7 @@
 """The scenario: what the world is and what happens in it, as frozen, validated data.
 
-A scenario is read from TOML by `Scenario.load`; every key that does not exist, every wrong type and every impossible value
-is refused there, before any work starts. The text of the refusals is made in `fl_sim/scenario_file.py`.
+A scenario is read from TOML by `Scenario.load`; every key that does not exist, every wrong type and every impossible
+value is refused there, before any work starts. The text of the refusals is made in `fl_sim/scenario_file.py`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Data(Section):
         source = describe(self.name)
         if source.capacity is not None and self.rows > source.capacity:
             raise ValueError(
-                f"train + server + calibration + test = {self.rows} rows, but {self.name} has {source.capacity}; ask for fewer"
+                f"train + server + calibration + test = {self.rows} rows, but {self.name} has {source.capacity}; "
+                "ask for fewer"
             )
         official = source.num_official_test
         if official and self.test > official:
@@ -70,7 +71,9 @@ class Tier(Section):
     epochs: Annotated[int, Field(ge=0)]
     learning_rate: Positive = 1e-3  # Adam's
     batch_size: Annotated[int, Field(ge=1)] = 64
-    quantiles: tuple[Share, Share] | None = None  # regression only: heads for these two levels (CQR) in place of the mean
+    quantiles: tuple[Share, Share] | None = (
+        None  # regression only: heads for these two levels (CQR) in place of the mean
+    )
 
     @field_validator("architecture")
     @classmethod
@@ -93,9 +96,13 @@ class Clients(Section):
     partition: Literal["iid", "dirichlet", "pathological", "quantity-skew"] = "iid"
     concentration: Positive | None = None  # Dirichlet parameter: smaller is more unequal
     classes_per_client: Annotated[int, Field(ge=1)] | None = None  # pathological only
-    min_calibration: Annotated[int, Field(ge=0)] = 0  # 0 keeps and counts empty clients; m > 0 draws again, at most 100 times
+    min_calibration: Annotated[int, Field(ge=0)] = (
+        0  # 0 keeps and counts empty clients; m > 0 draws again, at most 100 times
+    )
     test: Literal["local", "shared"] = "local"
-    tier_by: Literal["random", "size"] = "random"  # "size": the first tier takes the clients with the fewest calibration points
+    tier_by: Literal["random", "size"] = (
+        "random"  # "size": the first tier takes the clients with the fewest calibration points
+    )
     tier: Annotated[tuple[Tier, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -161,7 +168,9 @@ class Scenario(Section):
 
         task = describe(self.data.name).task
         if task == "unlabelled":
-            raise ValueError(f"data.name = {self.data.name!r} has no labels, so nobody can be tested on it; choose labelled data")
+            raise ValueError(
+                f"data.name = {self.data.name!r} has no labels, so nobody can be tested on it; choose labelled data"
+            )
         if task is not None:
             for tier in self.clients.tier:
                 check_architecture(tier.architecture, task)
@@ -173,11 +182,15 @@ class Scenario(Section):
         score = self.calibrate.score
         for tier in self.clients.tier:
             if tier.quantiles is not None and task == "classification":
-                raise ValueError(f"clients.tier.{tier.name}.quantiles belongs to regression, and {self.data.name} is classification")
+                raise ValueError(
+                    f"clients.tier.{tier.name}.quantiles belongs to regression, and {self.data.name} is classification"
+                )
         if score is None or score.task is None:
             return
         if score.task != task:
-            raise ValueError(f"calibrate.score = {score.name!r} is a {score.task} score, and {self.data.name} is {task}")
+            raise ValueError(
+                f"calibrate.score = {score.name!r} is a {score.task} score, and {self.data.name} is {task}"
+            )
         for tier in self.clients.tier if task == "regression" else ():
             if score.needs_quantiles != (tier.quantiles is not None):
                 wanted = "needs" if score.needs_quantiles else "needs the mean, so no"
@@ -187,7 +200,7 @@ class Scenario(Section):
         least = self.clients.min_calibration * self.clients.count
         if least > self.data.calibration:
             raise ValueError(
-                f"clients.min_calibration = {self.clients.min_calibration} for {self.clients.count} clients needs {least} "
+                f"clients.min_calibration = {self.clients.min_calibration} for {self.clients.count} clients is {least} "
                 f"calibration points, but data.calibration = {self.data.calibration}"
             )
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from fl_sim import options
 from fl_sim.errors import ScenarioError
-from fl_sim.options import CALIBRATE, LEARN, OWN, SCORE, nearest
+from fl_sim.options import CALIBRATE, LEARN, SCORE, nearest
 from fl_sim.scenario import Clients, Data, Runtime, Scenario, Tier
 
 # The table that stands at each path, to tell which keys it has.
@@ -98,8 +98,8 @@ def dump(scenario: Scenario) -> str:
 def override(tables: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply `key.path=value` in order; values are TOML, and a bare word is a string.
 
-    A tier is addressed by its name. A name given where a strategy's table stands replaces the strategy and keeps the keys
-    that both know.
+    A tier is addressed by its name. A name given where a strategy's table stands replaces the strategy and keeps the
+    keys that both know.
 
     Raises:
         ScenarioError: an assignment without `=`, or a path through something that is not a table.

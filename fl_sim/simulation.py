@@ -30,6 +30,7 @@ from fl_sim.summary import calibrate_metrics, client_rows, learn_metrics
 from strategies.base import Calibration, Learning, Roster
 
 APP = "clients.app:app"
+PACKAGES = ("fl-sim", "flwr", "ray", "torch", "numpy", "scikit-learn", "matplotlib")  # whose versions may move a digit
 
 
 class Progress(Protocol):
@@ -64,7 +65,8 @@ def simulate(
         verbose: let Flower and Ray log.
 
     Raises:
-        FlSimError: the run cannot be made; among them `DataNotAtHandError` and, when a client fails and `on_failure` is "stop",
+        FlSimError: the run cannot be made; among them `DataNotAtHandError` and, when a client fails and `on_failure`
+        is "stop",
             `ClientFailedError`.
     """
     check(scenario)
@@ -76,17 +78,38 @@ def simulate(
         return _on_runtime(scenario, lambda grid: _run(scenario, place, grid, watch, clock), watch, verbose=verbose)
 
 
+def refuse_lookalikes(folder: Path) -> None:
+    """Refuse a folder whose own `clients`, `strategies` or `fl_sim` would be imported by the workers in place of ours.
+
+    Raises:
+        FlSimError: naming what is in the way.
+    """
+    ours = Path(__file__).resolve().parent.parent
+    for name in ("clients", "strategies", "fl_sim"):
+        for found in (folder / name / "__init__.py", folder / f"{name}.py"):
+            if found.exists() and ours not in found.resolve().parents:
+                other = found.parent if found.name == "__init__.py" else found
+                raise FlSimError(
+                    f"{other} has the name of one of fl-sim's own packages, and Ray's workers, which search the launch "
+                    "folder first, would import it in their place; rename it, or launch from another folder"
+                )
+
+
 def check(scenario: Scenario) -> None:
     """Refuse what cannot be run on this machine, before any work.
 
     Raises:
         DataNotAtHandError: with the commands that get it.
-        FlSimError: a GPU is asked for and there is none.
+        FlSimError: a GPU is asked for and there is none, or the launch folder holds a look-alike of our packages.
     """
+    if scenario.runtime.name != "inline":
+        refuse_lookalikes(Path.cwd())
     source = describe(scenario.data.name)
     if not source.at_hand():
         commands = "".join(f"\n    {command}" for command in source.to_get)
-        raise DataNotAtHandError(f"data.name = {scenario.data.name!r}: the data is not on this machine; get it with{commands}")
+        raise DataNotAtHandError(
+            f"data.name = {scenario.data.name!r}: the data is not on this machine; get it with{commands}"
+        )
     wants_gpu = scenario.runtime.gpus_per_client or 0
     try:
         device = learning.resolve_device(scenario.runtime.device)
@@ -133,11 +156,11 @@ def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress,
     watch.phase("data", None)
     population = populate(scenario, prepare(scenario.data, scenario.seed, store), store)
     clock.lap("data")
-    ledger = Ledger(grid, [f"client {k} ({population.tier(k).name})" for k in range(len(population))], scenario.runtime.on_failure)
+    labels = [f"client {k} ({population.tier(k).name})" for k in range(len(population))]
+    ledger = Ledger(grid, labels, scenario.runtime.on_failure, watch.phase)
     learn = strategies.learning(scenario.learn, _roster(population, scenario))
     calibrate = strategies.calibration(scenario.calibrate, population.key)
     for name, strategy in (("learn", learn), ("calibrate", calibrate)):
-        watch.phase(name, None)
         strategy.start(ledger, ArrayRecord(), num_rounds=strategy.num_rounds)
         if len(ledger.missing) == len(population):
             raise ClientFailedError(f"every client is missing after {name}; the first: {ledger.missing[0]}")
@@ -165,12 +188,13 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
     ledger, calibrate = world.ledger, world.calibrate
     rows = client_rows(world.population, ledger, world.learn, calibrate)
     missing = ledger.missing
+    calibrated = calibrate_metrics(rows, scenario, world.population, calibrate)
     clock.lap("write")
     return Result(scenario, rows, {
         "format": FORMAT,
         "scenario": scenario.plain(),
         "seed": scenario.seed,
-        "versions": {name: version(name) for name in ("fl-sim", "flwr", "ray", "torch", "numpy")} | {"python": platform.python_version()},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "device": world.population.device},
         "seconds": clock.table(),
         "clients": {
@@ -178,14 +202,16 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
             "missing": [{"client": k, "reason": reason} for k, reason in missing.items()],
         },
         "learn": {"name": scenario.learn.name, "metrics": learn_metrics(rows, world.population, calibrate)},
-        "calibrate": {"name": scenario.calibrate.name, "metrics": calibrate_metrics(rows, scenario, world.population, calibrate)},
+        "calibrate": {"name": scenario.calibrate.name, "metrics": calibrated},
     })  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- runtimes
 
 
-def _on_runtime(scenario: Scenario, server: Callable[[SimulatedGrid], Result], watch: Progress, *, verbose: bool) -> Result:
+def _on_runtime(
+    scenario: Scenario, server: Callable[[SimulatedGrid], Result], watch: Progress, *, verbose: bool
+) -> Result:
     where, count = scenario.runtime, scenario.clients.count
     if where.name == "inline":
         from fl_sim.runtime.inline import InlineGrid
@@ -197,7 +223,9 @@ def _on_runtime(scenario: Scenario, server: Callable[[SimulatedGrid], Result], w
         cpus = max(1, round(where.cpus_per_client))
         resources = {"num_cpus": cpus, "num_gpus": _gpus(scenario), "max_restarts": -1}
         slots = max(1, (os.cpu_count() or 1) // cpus)
-        return flower.run(server, APP, count, client_timeout=where.timeout, slots=slots, resources=resources, verbose=verbose)
+        return flower.run(
+            server, APP, count, client_timeout=where.timeout, slots=slots, resources=resources, verbose=verbose
+        )
     return _on_ray(scenario, server, watch, verbose=verbose)
 
 

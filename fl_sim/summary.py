@@ -82,13 +82,19 @@ def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibr
             return {"rmse": math.sqrt(error / tested) if tested else None, "rmse_client_max": max(worst, default=None)}
         tested_rows = [r for r in group if r["num_correct"] is not None]
         found = coverage_summary([r["num_correct"] for r in tested_rows], [r["num_test"] for r in tested_rows])
-        names = {"accuracy": "coverage", "accuracy_client_mean": "coverage_client_mean", "accuracy_client_min": "coverage_client_min"}
+        names = {
+            "accuracy": "coverage",
+            "accuracy_client_mean": "coverage_client_mean",
+            "accuracy_client_min": "coverage_client_min",
+        }
         return {ours: found[theirs] for ours, theirs in names.items()}
 
     return of(rows) | {"tiers": {tier: of(group) for tier, group in by_tier(rows).items()}}
 
 
-def calibrate_metrics(rows: Sequence[Row], scenario: Scenario, population: Population, calibrate: Calibration) -> Metrics:
+def calibrate_metrics(
+    rows: Sequence[Row], scenario: Scenario, population: Population, calibrate: Calibration
+) -> Metrics:
     """Whether the promise was kept, at what size and cost."""
     if not calibrate.score:
         return {"rounds": 0}

@@ -1,4 +1,5 @@
-"""What the laboratory's strategies have in common. Each is an ordinary Flower `Strategy` and works in any `ServerApp`."""
+"""What the laboratory's strategies have in common. Each is an ordinary Flower `Strategy` and works in any
+`ServerApp`."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class Learning(Strategy):
 
 
 class Calibration(Strategy):
-    """One round: every client answers `question`, the server makes `threshold` of the answers, every client is evaluated.
+    """One round: every client answers `question`, the server makes `threshold` of the answers, every client is
+    evaluated.
 
     A method of one's own says these two things and nothing else:
 
@@ -160,7 +162,9 @@ class Calibration(Strategy):
         groups: dict[float, list[int]] = {}
         for partition, threshold in self.thresholds.items():
             groups.setdefault(threshold, []).append(self._node_of[partition])
-        return [m for q, nodes in groups.items() for m in request(EvaluateRequest(self.population, self.score, q), nodes)]
+        return [
+            m for q, nodes in groups.items() for m in request(EvaluateRequest(self.population, self.score, q), nodes)
+        ]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep every client's counts."""

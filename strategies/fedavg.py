@@ -1,13 +1,14 @@
 """Federated averaging by Flower's own strategies: one federation for each architecture.
 
-"Communication-Efficient Learning of Deep Networks from Decentralized Data", McMahan, Moore, Ramage, Hampson, Agüera y Arcas,
-2017, https://arxiv.org/abs/1602.05629
+"Communication-Efficient Learning of Deep Networks from Decentralized Data", McMahan, Moore, Ramage, Hampson, Agüera y
+Arcas, 2017, https://arxiv.org/abs/1602.05629
 
     w_{t+1} = Σ_k (n_k / n) w_k        `flwr.serverapp.strategy.FedAvg.aggregate_train`
 
-Flower's strategy is used as it is, so any other of Flower's that averages weights can stand here (`aggregation`). What is ours is
-the grid that it is shown: it holds only the clients that this round has drawn, from a stream of the scenario's seed, where Flower
-draws from Python's global one; and replies arrive in the order of the partitions, so that sums do not depend on timing.
+Flower's strategy is used as it is, so any other of Flower's that averages weights can stand here (`aggregation`).
+What is ours is the grid that it is shown: it holds only the clients that this round has drawn, from a stream of the
+scenario's seed, where Flower draws from Python's global one; and replies arrive in the order of the partitions, so
+that sums do not depend on timing.
 """
 
 from __future__ import annotations
@@ -60,7 +61,11 @@ class FedAvg(Learning):
         return sorted(rng.permutation(able)[: max(1, round(self.fraction * len(able)))].tolist())
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> Iterable[Message]:
         """Flower's own messages to the clients drawn."""
         self.nodes = node_ids(grid)
@@ -91,7 +96,11 @@ class FedAvg(Learning):
         return None, MetricRecord({"round": server_round, "clients": len(answered)})
 
     def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> Iterable[Message]:
         """After the last round, everybody gets the weights to keep."""
         if server_round < self.num_rounds:

@@ -10,11 +10,13 @@ Nguyen, Wang, Ku, 2026, https://arxiv.org/abs/2602.23296
 
 Sent: (q_k, n_k), 16 bytes, once. Received: q, 8 bytes.
 
-Guaranteed: nothing in finite samples. The mean of quantiles is the quantile of the mixture only where the clients' score laws
-agree near it; where they do not, the mean lies between the smallest and the largest q_k and can cover too little.
+Guaranteed: nothing in finite samples. The mean of quantiles is the quantile of the mixture only where the clients'
+score laws agree near it; where they do not, the mean lies between the smallest and the largest q_k and can cover too
+little.
 
-Chosen, because the paper's text was not reachable: the local level is the exact split-conformal rank (the standard one); a client
-with n_k < 1/α - 1, whose rank is larger than n_k, sends its largest score (`small_n = "clip"`), infinity, or nothing.
+Chosen, because the paper's text was not reachable: the local level is the exact split-conformal rank (the standard
+one); a client with n_k < 1/α - 1, whose rank is larger than n_k, sends its largest score (`small_n = "clip"`),
+infinity, or nothing.
 """
 
 from __future__ import annotations

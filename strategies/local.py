@@ -6,9 +6,10 @@
 
 Sent and received: nothing (in the laboratory the thresholds do travel, so that they can be shown).
 
-Guaranteed: P(covered at client k) >= 1 - α for every client whose test points are exchangeable with its calibration points and whose
-n_k >= 1/α - 1, on average over its calibration draw; a given draw covers Beta(rank, n_k + 1 - rank), which is wide for small n_k.
-With `small_n = "clip"` a smaller client covers n_k / (n_k + 1), with "inf" always. A client without points has an infinite threshold.
+Guaranteed: P(covered at client k) >= 1 - α for every client whose test points are exchangeable with its calibration
+points and whose n_k >= 1/α - 1, on average over its calibration draw; a given draw covers Beta(rank, n_k + 1 - rank),
+which is wide for small n_k. With `small_n = "clip"` a smaller client covers n_k / (n_k + 1), with "inf" always. A
+client without points has an infinite threshold.
 """
 
 from __future__ import annotations

@@ -23,18 +23,26 @@ class NoCalibration(Calibration):
         """Nothing is asked."""
         raise AssertionError("no calibration asks no question")
 
-    def threshold(self, reports: Sequence[Any]) -> float:  # noqa: ARG002
+    def threshold(self, reports: Sequence[Any]) -> float:
         """Everything is covered."""
         return math.inf
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> Iterable[Message]:
         """Nothing is asked."""
         return []
 
     def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> Iterable[Message]:
         """Every client counts what it gets right."""
         return request(EvaluateRequest(self.population, "", math.inf), node_ids(grid))

@@ -1,4 +1,5 @@
-"""Each client trains alone on its own rows: no federation, the realistic setting for clients that cannot share a model."""
+"""Each client trains alone on its own rows: no federation, the realistic setting for clients that cannot share a
+model."""
 
 from __future__ import annotations
 
@@ -15,7 +16,11 @@ class Own(Learning):
     """One message to every client: train. A client without rows keeps its untrained model."""
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> Iterable[Message]:
         """Everybody at once."""
         return request(FitRequest(self.roster.population, per_client=True, own_rows=True), node_ids(grid))

@@ -6,8 +6,8 @@
 
 Sent: every score, 8 n_k bytes, once. Received: q, 8 bytes.
 
-Guaranteed: coverage at least 1 - α for a test point drawn as the pooled calibration points are, that is on average over clients
-weighted by n_k. Not for any single client.
+Guaranteed: coverage at least 1 - α for a test point drawn as the pooled calibration points are, that is on average
+over clients weighted by n_k. Not for any single client.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Each tier's architecture is trained once, on the shared training set: the controlled setting of FedWQ-CP.
 
-"Conformalized Neural Networks for Federated Uncertainty Quantification under Dual Heterogeneity",
-Nguyen, Wang, Ku, 2026, https://arxiv.org/abs/2602.23296 (all agents train on one global training set; what differs is their
-calibration data and their architecture).
+"Conformalized Neural Networks for Federated Uncertainty Quantification under Dual Heterogeneity", Nguyen, Wang, Ku,
+2026, https://arxiv.org/abs/2602.23296 (all agents train on one global training set; what differs is their calibration
+data and their architecture).
 
 With `per_client` every client trains its own model on that set, from initial weights and in a batch order of its own.
 """
@@ -27,10 +27,18 @@ class Shared(Learning):
         self.num_rounds = 1 if per_client else 2
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> Iterable[Message]:
         """Whose turn it is."""
         nodes = node_ids(grid)
-        first = set(range(len(nodes))) if self.per_client else {self.roster.tiers.index(tier) for tier in set(self.roster.tiers)}
+        first = (
+            set(range(len(nodes)))
+            if self.per_client
+            else {self.roster.tiers.index(tier) for tier in set(self.roster.tiers)}
+        )
         turn = [node for k, node in enumerate(nodes) if (k in first) == (server_round == 1)]
         return request(FitRequest(self.roster.population, self.per_client, own_rows=False), turn)

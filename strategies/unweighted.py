@@ -1,7 +1,8 @@
 """The plain mean of the clients' thresholds: FedWQ-CP without its weights.
 
-The ablation of FedWQ-CP (its figure 2); the baseline FedCP-Avg of "One-Shot Federated Conformal Prediction", Humbert, Le Bars,
-Bellet, Arlot, 2023, https://arxiv.org/abs/2302.06322; and the option `quantile_method = "mean"` of FCP's published code.
+The ablation of FedWQ-CP (its figure 2); the baseline FedCP-Avg of "One-Shot Federated Conformal Prediction", Humbert,
+Le Bars, Bellet, Arlot, 2023, https://arxiv.org/abs/2302.06322; and the option `quantile_method = "mean"` of FCP's
+published code.
 
     q = (1/K) Σ_k q_k        over the K clients that have calibration points
 

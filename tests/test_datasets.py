@@ -79,7 +79,7 @@ def test_friedman_has_the_mean_and_the_noise_of_its_formula():
     by_hand = 10 * np.sin(np.pi * 0.5 * 0.5) + 20 * 0.25**2 + 10 * 0.5 + 5 * 0.5
     at = np.array([[0.5, 0.5, 0.75, 0.5, 0.5, 1.0, 0, 0, 0, 0]])
     np.testing.assert_allclose(friedman.mean(at), [by_hand])
-    assert friedman.deviation(at).tolist() == [3.5]
+    assert friedman.deviation(at).tolist() == [1.25]
     noise = (dataset.targets - friedman.mean(x)) / friedman.deviation(x)
     assert abs(noise.mean()) < 4 / 200
     for part in (noise[x[:, 5] < 0.1], noise[x[:, 5] > 0.9]):

@@ -86,7 +86,7 @@ def test_no_client_is_favoured_by_rounding():
 
 
 def test_a_small_share_gets_an_item_about_as_often_as_it_is_due():
-    # Not "the largest fraction takes it": then a client with a tenth of an item due would never see the class.
+    # Not "the largest fraction takes it": then whoever is due a tenth of an item would never see the class.
     rng = stream(0, "test")
     shares = proportions("dirichlet", 5, 100, rng, concentration=0.5)
     labels = np.repeat(np.arange(5), 100)
@@ -119,9 +119,9 @@ def test_dirichlet_has_the_variance_of_its_law():
 def flower_dirichlet(labels: np.ndarray, num_clients: int, concentration: float, seed: int) -> np.ndarray:
     """Counts (classes, clients) by flwr_datasets 0.6.1, without its self_balancing and min_partition_size.
 
-    The rule of its partitioner/dirichlet_partitioner.py, class by class: proportions from rng.dirichlet, cut at
-    their cumulative sums times the class's size, truncated. Rewritten here because the package brings 215 MB
-    (pyarrow, datasets, …); the package itself gave the same laws when it was run beside this.
+    The rule of its partitioner/dirichlet_partitioner.py, class by class: proportions from rng.dirichlet, cut
+    at their cumulative sums times the class's size, truncated. Rewritten here because the package brings
+    215 MB (pyarrow, datasets, …); the package itself gave the same laws when it was run beside this.
     """
     rng = np.random.default_rng(seed)
     counts = []

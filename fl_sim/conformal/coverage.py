@@ -57,9 +57,7 @@ class Tally:
         return Tally(*(mine + theirs for mine, theirs in zip(_fields(self), _fields(other), strict=True)))
 
 
-def tally_sets(
-    scores_all: ArrayLike, targets: ArrayLike, threshold: float, predicted_labels: ArrayLike
-) -> Tally:
+def tally_sets(scores_all: ArrayLike, targets: ArrayLike, threshold: float, predicted_labels: ArrayLike) -> Tally:
     """Tally of the sets {y : scores_all[i, y] <= threshold}.
 
     `scores_all` (n, C), `targets` (n,) the true labels, `predicted_labels` (n,) the classifier's; n may be 0.
@@ -101,9 +99,7 @@ def tally_intervals(
     calibration, because low <= target <= high rounds differently and loses ties. `centres` (n,) are the point
     predictions.
     """
-    lows, highs, values, own, centre = (
-        np.asarray(a, np.float64) for a in (low, high, targets, scores, centres)
-    )
+    lows, highs, values, own, centre = (np.asarray(a, np.float64) for a in (low, high, targets, scores, centres))
     shapes = [a.shape for a in (lows, highs, values, own, centre)]
     if lows.ndim != 1 or len(set(shapes)) > 1:
         raise ValueError(f"low, high, targets, scores, centres of shapes {shapes}: must all have shape (n,)")
@@ -194,9 +190,7 @@ def _refuse_nan(threshold: float, scores: NDArray[np.float64]) -> None:
 def _checked_counts(num_covered: ArrayLike, num_test: ArrayLike) -> tuple[Counts, Counts]:
     covered, tested = np.asarray(num_covered), np.asarray(num_test)
     if covered.ndim != 1 or covered.shape != tested.shape:
-        raise ValueError(
-            f"num_covered {covered.shape} and num_test {tested.shape}: must both have shape (K,)"
-        )
+        raise ValueError(f"num_covered {covered.shape} and num_test {tested.shape}: must both have shape (K,)")
     wrong = (covered < 0) | (covered > tested)
     refuse_where(wrong, "num_covered", covered, "must lie in 0..num_test of its client")
     return covered, tested

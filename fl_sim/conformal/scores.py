@@ -60,7 +60,7 @@ class Lac(_LabelScore):
 
     randomized: ClassVar[bool] = False
 
-    def all_labels(self, probabilities: ArrayLike, uniforms: ArrayLike | None) -> Floats:  # noqa: ARG002
+    def all_labels(self, probabilities: ArrayLike, uniforms: ArrayLike | None) -> Floats:
         """1 - p for `probabilities` (n, C), as (n, C); `uniforms` is not looked at."""
         return 1.0 - _checked_probabilities(probabilities)
 
@@ -190,9 +190,7 @@ def _checked_probabilities(probabilities: ArrayLike) -> Floats:
 
 def _uniform_column(uniforms: ArrayLike | None, n: int) -> Floats:
     if uniforms is None:
-        raise ValueError(
-            "uniforms = None: a randomised score needs one uniform number in [0, 1) for each point"
-        )
+        raise ValueError("uniforms = None: a randomised score needs one uniform number in [0, 1) for each point")
     u = np.asarray(uniforms, dtype=np.float64)
     if u.shape != (n,):
         raise ValueError(f"uniforms of shape {u.shape}: must have shape ({n},)")

@@ -16,7 +16,7 @@ def friedman(count: int, _image_size: int | None, seed: int) -> Dataset:
     x_1 … x_10 uniform on 0..1 and y = mean(x) + deviation(x) e with e standard normal, where
 
         mean(x)      = 10 sin(pi x_1 x_2) + 20 (x_3 - 1/2)^2 + 10 x_4 + 5 x_5
-        deviation(x) = 1/2 + 3 x_6
+        deviation(x) = 1/4 + x_6
 
     The mean is Friedman, "Multivariate Adaptive Regression Splines", 1991, whose deviation is 1 everywhere;
     x_7 … x_10 do nothing. Row i depends on the seed alone, never on `count`.
@@ -34,5 +34,5 @@ def mean(inputs: np.ndarray) -> np.ndarray:
 
 
 def deviation(inputs: np.ndarray) -> np.ndarray:
-    """The noise's standard deviation for inputs (n, 10), shape (n,): 0.5 to 3.5, in units of y."""
-    return 0.5 + 3 * inputs[:, 5]
+    """The noise's standard deviation for inputs (n, 10), shape (n,): 0.25 to 1.25, in units of y."""
+    return 0.25 + inputs[:, 5]

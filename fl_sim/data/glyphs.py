@@ -113,9 +113,7 @@ def _distort(labels: np.ndarray, draws: np.ndarray, noise: np.random.Generator, 
     """
     import torch
 
-    atlas = _atlas(
-        2 * size
-    )  # twice as fine as the result, so that bilinear sampling averages instead of skipping
+    atlas = _atlas(2 * size)  # twice as fine as the result, so that bilinear sampling averages instead of skipping
     font = torch.from_numpy(np.minimum((draws[:, 0] * len(TEXT_FONTS)).astype(np.int64), len(TEXT_FONTS) - 1))
     glyphs = atlas[font * len(CHARACTERS) + torch.from_numpy(labels)].float()
     grid = _affine_grid(torch.from_numpy(draws[:, 1:8]), size)

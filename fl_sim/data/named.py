@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import textwrap
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,18 +17,14 @@ from fl_sim.data.source import Dataset, Source, data_root
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 
 PATTERNS = ("medmnist:NAME", "image-folder:PATH", "package.module:object")
-IMAGE_ENDINGS = frozenset(
-    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
-)  # torchvision's
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # torchvision's
 
 
 def named_source(name: str) -> Source:
     """The source of a name that holds a colon; ScenarioError if what stands after it cannot be one."""
     kind, _, argument = name.partition(":")
     if not kind or not argument:
-        raise ScenarioError(
-            f"data.name: {name!r} has nothing beside its colon; write one of {', '.join(PATTERNS)}"
-        )
+        raise ScenarioError(f"data.name: {name!r} has nothing beside its colon; write one of {', '.join(PATTERNS)}")
     if kind == "medmnist":
         return _medmnist(name, argument)
     if kind == "image-folder":
@@ -53,7 +50,7 @@ def _medmnist(name: str, flag: str) -> Source:
     return Source(
         name,
         "classification",
-        f"medical images, 28 x 28: {info['description'].split('. ')[0]}",
+        f"medical images, 28 x 28: {textwrap.shorten(info['description'], 100, placeholder=' …')}",
         "optional package",
         capacity=sum(info["n_samples"].values()),
         num_official_test=info["n_samples"]["test"],
@@ -136,9 +133,7 @@ def _read_folder(folder: Path, _count: int, image_size: int | None, _seed: int) 
     from torchvision.datasets import ImageFolder
 
     if image_size is None:
-        raise ScenarioError(
-            f"data.image_size: not set; image-folder:{folder} needs it, for its images may differ"
-        )
+        raise ScenarioError(f"data.image_size: not set; image-folder:{folder} needs it, for its images may differ")
     try:
         images = ImageFolder(str(folder))
         pixels = [np.asarray(image.convert("RGB").resize((image_size, image_size))) for image, _ in images]
@@ -172,7 +167,5 @@ def _call(module: str, attribute: str, count: int, image_size: int | None, seed:
         ) from error
     dataset = make(count=count, image_size=image_size, seed=seed)
     if not isinstance(dataset, Dataset):
-        raise ScenarioError(
-            f"data.name: {name} returned {type(dataset).__name__}; it must be fl_sim.data.Dataset"
-        )
+        raise ScenarioError(f"data.name: {name} returned {type(dataset).__name__}; it must be fl_sim.data.Dataset")
     return dataset

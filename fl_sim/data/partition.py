@@ -6,7 +6,7 @@ randomness comes from the generator that is handed in.
 >>> rng = np.random.default_rng(0)
 >>> shares = proportions("iid", num_classes=2, num_clients=3, rng=rng)
 >>> [len(part) for part in deal(np.array([0, 0, 0, 0, 1, 1, 1]), shares, rng)]
-[2, 2, 3]
+[3, 2, 2]
 
 Why not flwr-datasets 0.6.1: its IidPartitioner takes contiguous blocks without shuffling and has no seed, its
 DirichletPartitioner cuts each class at truncated positions (the first of many clients comes out half an item
@@ -61,11 +61,12 @@ def deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> li
     `labels` are integers in 0..C-1 and `shares` is a matrix (C, K) of `proportions`; ValueError for others.
 
     A client's due of a class, share times size, is seldom whole: it gets the whole part, and the items that
-    remain go one each to the clients that are owed most over the classes dealt so far. So a count differs from
-    its due by less than 1, a client without a share gets nothing, a client's size stays within about 1 of its
-    due, and with equal shares sizes differ by 1 at most, however many classes there are. Everybody begins with a
-    random credit between 0 and 1, so that no client is favoured and even a small due is met now and then: over
-    many deals a count's mean is its due (measured: within 0.02 of an item for 20 clients, 0.003 for 200).
+    remain go one each to the clients that are owed most over the classes dealt so far. So a count differs
+    from its due by less than 1, a client without a share gets nothing, a client's size stays within about 1
+    of its due, and with equal shares sizes differ by 1 at most, however many classes there are. Everybody
+    begins with a random credit between 0 and 1, so that no client is favoured and even a small due is met now
+    and then: over many deals a count's mean is its due (measured: within 0.02 of an item for 20 clients,
+    0.003 for 200).
     """
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(shares):
         raise ValueError(
@@ -88,9 +89,7 @@ def quantile_bins(targets: np.ndarray, num_bins: int) -> np.ndarray:
 
     Equal targets get equal labels; with many ties a bin may be larger than others, or empty.
     """
-    edges = (
-        np.quantile(targets, np.arange(1, num_bins) / num_bins) if len(targets) else np.zeros(num_bins - 1)
-    )
+    edges = np.quantile(targets, np.arange(1, num_bins) / num_bins) if len(targets) else np.zeros(num_bins - 1)
     return np.searchsorted(edges, targets, side="right").astype(np.int64)
 
 
@@ -108,15 +107,11 @@ def _round_fairly(due: np.ndarray, owed: np.ndarray) -> tuple[np.ndarray, np.nda
     return counts, owed
 
 
-def _iid(
-    num_classes: int, num_clients: int, _rng: np.random.Generator, _parameter: float | None
-) -> np.ndarray:
+def _iid(num_classes: int, num_clients: int, _rng: np.random.Generator, _parameter: float | None) -> np.ndarray:
     return np.full((num_classes, num_clients), 1 / num_clients)
 
 
-def _dirichlet(
-    num_classes: int, num_clients: int, rng: np.random.Generator, concentration: float | None
-) -> np.ndarray:
+def _dirichlet(num_classes: int, num_clients: int, rng: np.random.Generator, concentration: float | None) -> np.ndarray:
     """Rows of Dir(concentration), computed from logarithms of gamma variables.
 
     Below about 1e-2 every gamma variable of a row may underflow to 0, and 0/0 is no proportion. With
@@ -160,8 +155,7 @@ def _pathological(
 def _positive(concentration: float | None) -> float:
     if concentration is None or not 0 < concentration < math.inf:
         raise ScenarioError(
-            f"clients.concentration: {concentration}; this partition needs a number above 0 "
-            "(smaller = more unequal)"
+            f"clients.concentration: {concentration}; this partition needs a number above 0 (smaller = more unequal)"
         )
     return max(float(concentration), 1e-300)  # below that, 1/a overflows and the limit is reached anyway
 

@@ -59,9 +59,7 @@ class Prepared:
     def learnable(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Targets as models are fitted to them: labels, or standardised float32."""
         y = np.array(self.targets[rows])
-        return (
-            y if self.classes is not None else ((y - self.target_mean) / self.target_std).astype(np.float32)
-        )
+        return y if self.classes is not None else ((y - self.target_mean) / self.target_std).astype(np.float32)
 
     def in_unit(self, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """A regressor's outputs back in the data's own unit."""

@@ -36,13 +36,9 @@ class Dataset:
         _check_inputs(self.inputs)
         _check_targets(self.targets, self.classes)
         if len(self.inputs) != len(self.targets):
-            raise FlSimError(
-                f"dataset: {len(self.inputs)} inputs but {len(self.targets)} targets; one each is needed"
-            )
+            raise FlSimError(f"dataset: {len(self.inputs)} inputs but {len(self.targets)} targets; one each is needed")
         if not 0 <= self.num_official_test <= len(self.targets):
-            raise FlSimError(
-                f"dataset: num_official_test = {self.num_official_test} of {len(self.targets)} rows"
-            )
+            raise FlSimError(f"dataset: num_official_test = {self.num_official_test} of {len(self.targets)} rows")
 
     @property
     def task(self) -> Task:

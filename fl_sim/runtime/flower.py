@@ -25,8 +25,8 @@ NODES_WITHIN = 60.0  # seconds; nodes register after the ServerApp has started
 
 
 class FlowerGrid(SimulatedGrid):
-    """Flower's grid with three traps taken out: it waits for the nodes, lists them in the order of the partitions, and has a
-    timeout, without which a client that never answers hangs the run."""
+    """Flower's grid with three traps taken out: it waits for the nodes, lists them in the order of the partitions,
+    and has a timeout, without which a client that never answers hangs the run."""
 
     def __init__(self, grid: Grid, num_clients: int, client_timeout: float, slots: int) -> None:
         self.grid, self.num_clients, self.client_timeout, self.slots = grid, num_clients, client_timeout, slots
@@ -69,7 +69,9 @@ class FlowerGrid(SimulatedGrid):
         ends = time.monotonic() + NODES_WITHIN
         while len(nodes := list(self.grid.get_nodes())) < self.num_clients:
             if time.monotonic() > ends:
-                raise FlSimError(f"Flower registered {len(nodes)} of {self.num_clients} nodes within {NODES_WITHIN:g} s")
+                raise FlSimError(
+                    f"Flower registered {len(nodes)} of {self.num_clients} nodes within {NODES_WITHIN:g} s"
+                )
             time.sleep(0.02)
         return [node.node_id for node in sorted(nodes, key=lambda node: node.registered_at)]
 
@@ -86,19 +88,20 @@ def run(
     server_app = ServerApp()
 
     @server_app.main()
-    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001
+    def main(grid: Grid, context: Context) -> None:
         try:
             outcome.append(server(FlowerGrid(grid, num_clients, client_timeout, slots)))
         except BaseException as error:  # carried over to the caller's thread, where Flower would wrap it
             failure.append(error)
 
     module, _, attribute = app.partition(":")
-    quiet = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        config: Any = {"client_resources": resources, "init_args": quiet}
         run_simulation(
             server_app, getattr(import_module(module), attribute), num_clients,
-            backend_config={"client_resources": resources, "init_args": quiet}, verbose_logging=verbose,
+            backend_config=config, verbose_logging=verbose,
         )  # fmt: skip
     if failure:
         raise failure[0]

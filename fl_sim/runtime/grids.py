@@ -108,8 +108,10 @@ class Host:
         start = time.perf_counter()
         try:
             reply = self.app(message, context)
-            if not isinstance(reply, Message):
-                raise TypeError(f"the ClientApp answered {message.metadata.message_type!r} with {reply!r}, not with a Message")
+            if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != message.metadata.message_id:
+                raise TypeError(
+                    f"the ClientApp answered {message.metadata.message_type!r} with {reply!r}, not with a Message in reply to it"
+                )
         except Exception:
             reply = Message(Error(RAISED, traceback.format_exc()), reply_to=message)
         _set_id(reply)

@@ -18,7 +18,7 @@ class InlineGrid(SimulatedGrid):
         self.host = Host(app, num_clients)
         self.states: dict[int, RecordDict] = {}
 
-    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:  # noqa: ARG002
+    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """One after another."""
         for message in messages:
             state = self.states.setdefault(message.metadata.dst_node_id, RecordDict())

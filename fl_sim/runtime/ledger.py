@@ -1,22 +1,25 @@
-"""One account of every client over all runtimes: what it was sent, what it answered, how long it took, and why it is missing.
+"""One account of every client over all runtimes: what it was sent, what it answered, how long it took, and why it is
+missing.
 
-A strategy sees a Grid on which nobody fails: replies come in the order of the partitions, checked, and a client that raised, died,
-was late or answered nonsense has either ended the run (`stop`) or is missing from here on, with its reason (`skip`).
+A strategy sees a Grid on which nobody fails: replies come in the order of the partitions, checked, and a client that
+raised, died, was late or answered nonsense has either ended the run (`stop`) or is missing from here on, with its
+reason (`skip`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 
 from fl_sim.errors import ClientFailedError
 from fl_sim.records import REPLIES, TIMING, unpack, weight
 from fl_sim.runtime.grids import RAISED, SimulatedGrid
+
+Began = Callable[[str, int], None]  # told a message's type and how many clients it goes to
 
 
 @dataclass
@@ -30,10 +33,12 @@ class Account:
 
 
 class Ledger(SimulatedGrid):
-    """A Grid over a runtime's Grid; `labels` are the clients' names in messages to the user, in the order of the partitions."""
+    """A Grid over a runtime's Grid; `labels` are the clients' names in messages to the user, in the order of the
+    partitions."""
 
-    def __init__(self, grid: SimulatedGrid, labels: Sequence[str], on_failure: str) -> None:
+    def __init__(self, grid: SimulatedGrid, labels: Sequence[str], on_failure: str, began: Began | None = None) -> None:
         self.grid, self.labels, self.on_failure = grid, labels, on_failure
+        self.began: Began = began or (lambda *_: None)
         self.nodes = list(grid.get_node_ids())
         self.partition = {node: k for k, node in enumerate(self.nodes)}
         self.accounts = [Account() for _ in self.nodes]
@@ -65,7 +70,7 @@ class Ledger(SimulatedGrid):
         """The runtime's own."""
         return self.grid.pull_messages(message_ids)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:  # noqa: ARG002
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Good replies, in the order of the partitions. The timeout is the scenario's, and is for each client.
 
         Raises:
@@ -73,14 +78,18 @@ class Ledger(SimulatedGrid):
         """
         return list(self.answer(list(messages), None))
 
-    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:  # noqa: ARG002
+    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """See `send_and_receive`."""
         sent = {self.partition[m.metadata.dst_node_id]: m for m in messages if not self._is_missing(m)}
         if not sent:
             return []
         self._weigh_down(sent)
+        self.began(next(iter(sent.values())).metadata.message_type, len(sent))
         # Flower reads "no timeout" from its strategies as an hour; ours is for each client, and the runtime keeps it.
-        replies = {self.partition[r.metadata.src_node_id]: r for r in self.grid.send_and_receive(list(sent.values()), timeout=None)}
+        replies = {
+            self.partition[r.metadata.src_node_id]: r
+            for r in self.grid.send_and_receive(list(sent.values()), timeout=None)
+        }
         good = []
         for k in sorted(sent):
             fault = self._fault(k, sent[k], replies.get(k))
@@ -102,7 +111,8 @@ class Ledger(SimulatedGrid):
             self.accounts[k].message_bytes_down += weights[key]
 
     def _fault(self, k: int, message: Message, reply: Message | None) -> tuple[str, str] | None:
-        """(what is wrong in a line, the client's own traceback or nothing), or None for a good reply, which is booked."""
+        """(what is wrong in a line, the client's own traceback or nothing), or None for a good reply, which is
+        booked."""
         if reply is None:
             return "it did not answer in time", ""
         if reply.has_error():

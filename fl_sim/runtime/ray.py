@@ -1,14 +1,14 @@
 """Clients on Ray actors, driven directly: long-lived actors, messages in batches, no polling.
 
-Flower's own runtime asks a link state in memory for every node and every message, which is quadratic in the clients; here the
-driver hands batches to actors and waits for Ray to say which is done.
+Flower's own runtime asks a link state in memory for every node and every message, which is quadratic in the clients;
+here the driver hands batches to actors and waits for Ray to say which is done.
 
 - A node's messages go to its home actor as long as that one keeps up; an idle actor takes from the longest queue.
 - Content that several messages share is put into Ray's object store once.
-- What a client keeps (its Flower context's state) comes back with its reply and goes along with its next message, so any actor can
-  run it, and a dead one takes nothing with it.
-- A dead actor is replaced; the clients of the batch that it was running are run again one by one, so that the one that kills
-  actors is found. After two retries it is given up.
+- What a client keeps (its Flower context's state) comes back with its reply and goes along with its next message, so
+  any actor can run it, and a dead one takes nothing with it.
+- A dead actor is replaced; the clients of the batch that it was running are run again one by one, so that the one
+  that kills actors is found. After two retries it is given up.
 - A batch that outlasts the time that one client may take is stopped with its actor, and its clients are run one by one.
 """
 
@@ -52,7 +52,8 @@ class Actor:
         """Reply, state and seconds of each message; `content` is one for all, or a list of one for each."""
         answers = []
         for i, (meta, state) in enumerate(zip(metadata, states, strict=True)):
-            message = Message(metadata=meta, content=content[i] if isinstance(content, list) else content)  # type: ignore[call-overload]
+            mine = content[i] if isinstance(content, list) else content
+            message = Message(metadata=meta, content=mine)  # type: ignore[call-overload]
             reply, seconds = self.host.run(message, state)
             answers.append((reply, state, seconds))
         return answers
@@ -149,7 +150,8 @@ class RayGrid(SimulatedGrid):
 
     def _collect(self, ends: float | None) -> Iterator[Message]:
         waiting = [ref for s in self.slots for ref in ([s.ready] if s.ready is not None else s.in_flight)]
-        deadline = min([self._deadline(s) for s in self.slots if s.in_flight] + ([ends] if ends is not None else []), default=None)
+        deadlines = [self._deadline(s) for s in self.slots if s.in_flight] + ([] if ends is None else [ends])
+        deadline = min(deadlines, default=None)
         patience = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready, _ = ray.wait(waiting, num_returns=1, timeout=patience)
         if not ready:
@@ -168,7 +170,7 @@ class RayGrid(SimulatedGrid):
             return
         try:
             answers = ray.get(ref)
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             yield from self._died(slot, error)
             return
         batch = slot.in_flight.pop(ref)
@@ -226,7 +228,7 @@ class RayGrid(SimulatedGrid):
     # -------------------------------------------------------------------------------------------------------- actors
 
     def _slot(self) -> Slot:
-        actor = ray.remote(Actor).options(**self.resources).remote(self.app, self.num_clients, self.environment)
+        actor: Any = ray.remote(Actor).options(**self.resources).remote(self.app, self.num_clients, self.environment)
         return Slot(actor, actor.ready.remote())
 
     def close(self) -> None:

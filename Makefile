@@ -1,0 +1,40 @@
+# make demo     set up .venv and run the two demonstrations on data that travels with the packages
+# make test     the test suite: needs Python and the package index only
+# make test-slow  what needs more: Fashion-MNIST, Flower's own runtime, a second Ray
+# make check    ruff and mypy
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.set-up
+
+.PHONY: demo test test-slow check format clean
+
+demo: $(SETUP)
+	$(BIN)/fl-sim run digits
+	$(BIN)/fl-sim run crowd
+
+test: $(SETUP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(SETUP)
+	$(BIN)/python -m pytest -m slow
+
+check: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(SETUP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs
+
+# From pinned versions, into a folder of its own; again only when what is asked for has changed.
+$(SETUP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fl-sim needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version`; name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv; the first time this downloads several GB, most of it PyTorch with CUDA."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $(SETUP)

@@ -1,0 +1,319 @@
+"""The command. Nothing here but parsing, calling and printing."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fl_sim.errors import FlSimError, ScenarioError
+
+app = typer.Typer(
+    help="A federated-learning laboratory on Flower and Ray.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+data_app = typer.Typer(help="Data sets on this machine.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+out = Console()
+err = Console(stderr=True)
+
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A scenario file, or the name of a shipped one.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="For instance clients.count=100 calibrate=local.")
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of the artifact store [default: FL_SIM_STORE, or the user's cache]."),
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Flower and Ray log; show tracebacks.")]
+
+
+def main() -> None:
+    """Run the command; an error of the user's is one message and an exit code, not a traceback."""
+    try:
+        app()
+    except ScenarioError as error:
+        _refuse(str(error), 2)
+    except FlSimError as error:
+        _refuse(str(error), 1)
+    except KeyboardInterrupt:
+        _refuse("interrupted; nothing was written", 130)
+    except Exception as error:
+        if {"-v", "--verbose"} & set(sys.argv):
+            traceback.print_exc()
+        _refuse(
+            f"this should not have happened: {type(error).__name__}: {error}\n"
+            "Run again with -v for the traceback, and please report it.",
+            70,
+        )
+
+
+def _refuse(message: str, code: int) -> None:
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+# --------------------------------------------------------------------------------------------------------------- run
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    overrides: Overrides = None,
+    runtime: Annotated[str | None, typer.Option(help="ray, inline or flower, in place of the scenario's.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where to write [default: runs/NAME-DIGEST].")] = None,
+    store: StoreOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run one scenario: a table, and a folder with result.json, clients.csv and figures."""
+    from fl_sim.results import RunFolder, finished
+    from fl_sim.scenario import Scenario
+    from fl_sim.scenario_file import locate
+
+    scenario = Scenario.load(file, *(overrides or []), *([f"runtime.name={runtime}"] if runtime else []))
+    place = to or Path("runs") / f"{locate(file).stem}-{scenario.identity()[:8]}"
+    done = finished(place, scenario)
+    if done is not None:
+        _show(done)
+        out.print(
+            f"This scenario was run before, so nothing was run now. Everything is in [bold]{escape(str(place))}[/]",
+            soft_wrap=True,
+        )
+        return
+    from fl_sim.report.figures import draw
+    from fl_sim.simulation import check, simulate
+
+    check(scenario)
+    folder = RunFolder(place)
+    try:
+        with Bars() as bars:
+            result = simulate(scenario, store=store, progress=bars, verbose=verbose)
+            bars.phase("drawing", None)
+            folder.write(result)
+            drawn = draw(result, folder.work)
+        folder.finish()
+    except BaseException:
+        folder.discard()
+        raise
+    _show(result)
+    names = ", ".join(path.name for path in drawn if path.suffix == ".png")
+    out.print(
+        f"result.json, clients.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False
+    )
+
+
+def _show(result: Any) -> None:
+    from fl_sim.report.table import summary
+
+    out.print(summary(result))
+
+
+class Bars:
+    """Progress on standard error, where that is a terminal: what is going on, how many clients have answered, for how
+    long."""
+
+    _WORDS = {  # noqa: RUF012
+        "starting": "starting the runtime", "data": "preparing data", "train.fit": "training", "train": "averaging",
+        "train.adopt": "handing out weights", "evaluate.sets": "evaluating",
+    }  # fmt: skip
+
+    def __init__(self) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self.bars = Progress(*columns, console=err, transient=True)
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def phase(self, name: str, total: int | None) -> None:
+        """A new bar in place of the last one."""
+        words = self._WORDS.get(name, "calibrating" if name.startswith("query.") else name)
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+        self.task = self.bars.add_task(words, total=total)
+
+    def done(self, count: int) -> None:
+        """Move it on."""
+        if self.task is not None:
+            self.bars.advance(self.task, count)
+
+
+# ----------------------------------------------------------------------------------------------- scenarios and names
+
+
+@app.command()
+def validate(file: FileArgument, overrides: Overrides = None) -> None:
+    """Check a scenario without running it."""
+    from fl_sim.scenario import Scenario
+    from fl_sim.simulation import check
+
+    scenario = Scenario.load(file, *(overrides or []))
+    check(scenario)
+    told = f"{scenario.clients.count} clients on {scenario.data.name}, {scenario.learn.name}, {scenario.calibrate.name}"
+    out.print(f"{escape(file)} can be run here: {told}")
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
+    like: Annotated[str, typer.Option(help="The shipped scenario to start from.")] = "digits",
+) -> None:
+    """Write a commented scenario to start from."""
+    from fl_sim.scenario_file import locate, shipped
+
+    if file.exists():
+        raise FlSimError(f"{file}: is there already; choose another name")
+    text = locate(like).read_text(encoding="utf-8") if like in shipped() else ""
+    if not text:
+        raise FlSimError(f"--like {like}: no shipped scenario has that name; there are: {', '.join(shipped())}")
+    try:
+        file.write_text(text + _MORE, encoding="utf-8")
+    except OSError as error:
+        raise FlSimError(f"{file}: cannot be written: {error.strerror}") from None
+    out.print(
+        f"{escape(str(file))} is a copy of {like}. Change it, then: fl-sim run {escape(str(file))}", soft_wrap=True
+    )
+
+
+_MORE = """
+# What else can be said (fl-sim list shows all names):
+#
+# [data]       image_size = 28
+# [clients]    partition = "iid" | "dirichlet" | "pathological" (with classes_per_client = 2) | "quantity-skew"
+#              min_calibration = 10      draw the partition again until every client has that many points
+#              test = "shared"           every client is tested on the whole test set
+#              tier_by = "size"          the first tier takes the clients with the fewest points
+# [learn]      name = "own" | "fedavg" (with rounds = 10) | "module:object"
+# [calibrate]  name = "unweighted" | "local" | "pooled" | "none" | "module:object"
+#              score = "aps" | { name = "raps", randomized = true, penalty = 0.01, k_reg = 1 }
+#              small_n = "clip" | "inf" | "drop"
+# [runtime]    name = "ray" | "inline" | "flower";  on_failure = "stop" | "skip";  timeout = 600;  device = "cuda"
+"""
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[
+        str | None, typer.Argument(help="strategies, datasets, models or scenarios; all if left out.")
+    ] = None,
+) -> None:
+    """What there is, by name."""
+    if what is not None and what not in _LISTS:
+        raise FlSimError(f"list {what}: choose one of {', '.join(_LISTS)}")
+    for name in [what] if what else _LISTS:
+        table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+        for row in _LISTS[name]():
+            table.add_row(*map(escape, row))
+        out.print(table)
+        out.print()
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def _strategies() -> list[tuple[str, ...]]:
+    from fl_sim.options import CALIBRATE, LEARN
+
+    return [
+        (name, kind, _first_line(model))
+        for kind, table in (("learn", LEARN), ("calibrate", CALIBRATE))
+        for name, model in table.items()
+    ]
+
+
+def _datasets() -> list[tuple[str, ...]]:
+    from fl_sim.data.datasets import DATASETS
+
+    return [(s.name, s.task or "", "at hand" if s.at_hand() else "not here", s.about) for s in DATASETS.values()]
+
+
+def _models() -> list[tuple[str, ...]]:
+    from fl_sim.models import ARCHITECTURES
+
+    return [(name, _first_line(build)) for name, build in ARCHITECTURES.items()]
+
+
+def _scenarios() -> list[tuple[str, ...]]:
+    from fl_sim.scenario_file import shipped
+
+    return [(name, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")) for name, path in shipped().items()]
+
+
+_LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
+    "scenarios": _scenarios, "strategies": _strategies, "datasets": _datasets, "models": _models,
+}  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------- data, store, doctor
+
+
+@data_app.command("get")
+def data_get(name: Annotated[str, typer.Argument(help="As in fl-sim list datasets.")]) -> None:
+    """Download a data set: the only command that does."""
+    from fl_sim.data.datasets import get
+
+    with Progress(
+        SpinnerColumn(), TextColumn(f"getting {escape(name)}"), TimeElapsedColumn(), console=err, transient=True
+    ) as bar:
+        bar.add_task("")
+        said = get(name)
+    out.print(escape(said), soft_wrap=True)
+
+
+@app.command()
+def store(
+    prune: Annotated[bool, typer.Option("--prune", help="Delete what was not used for --days.")] = False,
+    days: Annotated[float, typer.Option(min=0, help="With --prune; 0 deletes everything.")] = 30,
+    place: StoreOption = None,
+) -> None:
+    """What the artifact store holds."""
+    from fl_sim.artifacts import Store, default_root
+
+    kept = Store(place or default_root())
+    if prune:
+        count, freed = kept.prune(days)
+        out.print(f"deleted {count} artifacts, {freed / 1e6:.1f} MB")
+    table = Table(title=f"artifact store {kept.root}", title_justify="left", box=None, pad_edge=False)
+    for column in ("kind", "artifacts", "MB"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    entries = kept.listing()
+    for kind in sorted({entry.kind for entry in entries}):
+        mine = [entry.num_bytes for entry in entries if entry.kind == kind]
+        table.add_row(kind, str(len(mine)), f"{sum(mine) / 1e6:.1f}")
+    table.add_row("all", str(len(entries)), f"{sum(entry.num_bytes for entry in entries) / 1e6:.1f}", style="bold")
+    out.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """This machine: versions, processors, GPUs, data at hand, and how to get what is missing."""
+    from fl_sim.doctor import findings
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    healthy = True
+    for finding in findings():
+        healthy &= finding.ok
+        table.add_row("[green]ok[/]" if finding.ok else "[red]no[/]", finding.subject, escape(finding.told))
+    out.print(table)
+    if not healthy:
+        raise FlSimError("what is marked 'no' above keeps fl-sim from working here")

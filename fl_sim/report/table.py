@@ -1,0 +1,223 @@
+"""The table that a run prints: whether the promise was kept, for all clients and by tier, and notes on what the numbers hide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from fl_sim.conformal.thresholds import min_calibration
+from fl_sim.report import words
+from fl_sim.report.words import count, number, percent
+from fl_sim.results import Result
+
+Metrics = dict[str, Any]
+Column = tuple[str, Callable[[Metrics, Metrics], Text]]  # header, cell from a group's calibrate and learn metrics
+
+ROOMY = 100  # columns of the terminal from which the table is spaced out
+
+
+def summary(result: Result) -> RenderableType:
+    """Scenario, table and notes, for rich to print; readable without colour and from 80 columns."""
+    return _Summary(result)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    result: Result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(words.world(self.result), style="bold")
+        yield ""
+        yield _table(self.result, gap=1 if options.max_width >= ROOMY else 0)
+        yield _bullets(list(notes(self.result)))
+
+
+def _table(result: Result, gap: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap), header_style="")
+    table.add_column("", overflow="fold")
+    table.add_column("clients", justify="right", vertical="bottom", no_wrap=True)
+    columns = list(_columns(result))
+    for header, _ in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    calibrate, learn = result.calibrate, result.learn
+    table.add_row("all", f"{len(result.clients):,}", *[cell(calibrate, learn) for _, cell in columns], end_section=True)
+    for tier, rows in words.tiers(result).items():
+        of_tier = calibrate.get("tiers", {}).get(tier, {}), learn["tiers"].get(tier, {})
+        table.add_row(tier, f"{len(rows):,}", *[cell(*of_tier) for _, cell in columns])
+    return table
+
+
+def _bullets(lines: list[str]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for line in lines:
+        grid.add_row("-", Text(line))
+    return grid
+
+
+# ------------------------------------------------------------------------------------------------------------ columns
+
+
+def _columns(result: Result) -> Iterator[Column]:
+    if words.is_calibrated(result):
+        yield "coverage", _coverage(result, "coverage")
+        yield "client\nmean", _coverage(result, "coverage_client_mean")
+        yield "5 %\nquantile", _coverage(result, "coverage_client_p05")
+        yield "worst\nclient", _coverage(result, "coverage_client_min")
+        header = "interval\nlength" if words.is_regression(result) else "mean set\nsize"
+        yield header, lambda calibrate, _: Text(number(words.mean_size(result, calibrate)))
+        yield "empty" if words.is_regression(result) else "empty\nsets", lambda calibrate, _: _share(calibrate, "empty_set_rate")
+    yield from _learn_columns(result)
+
+
+def _learn_columns(result: Result) -> Iterator[Column]:
+    alone = not words.is_calibrated(result)
+    if words.is_regression(result):
+        yield "RMSE", lambda _, learn: Text(number(learn.get("rmse")))
+        if alone:
+            yield "worst\nclient", lambda _, learn: Text(number(learn.get("rmse_client_max")))
+        return
+    yield "accuracy", lambda _, learn: _share(learn, "accuracy")
+    if alone:
+        yield "client\nmean", lambda _, learn: _share(learn, "accuracy_client_mean")
+        yield "worst\nclient", lambda _, learn: _share(learn, "accuracy_client_min")
+
+
+def _share(metrics: Metrics, name: str) -> Text:
+    return Text(percent(metrics.get(name)))
+
+
+def _coverage(result: Result, name: str) -> Callable[[Metrics, Metrics], Text]:
+    least = 1 - result.scenario.calibrate.alpha - 1e-9  # 0.9 covers as much as 1 - 0.1, whatever their last bits
+
+    def cell(calibrate: Metrics, _: Metrics) -> Text:
+        share = calibrate.get(name)
+        if share is None:
+            return Text("-")
+        return Text(percent(share), style="green") if share >= least else Text(f"! {percent(share)}", style="bold red")
+
+    return cell
+
+
+# -------------------------------------------------------------------------------------------------------------- notes
+
+
+def notes(result: Result) -> Iterator[str]:
+    """What a reader has to know beside the numbers, each line only where it applies."""
+    if words.is_calibrated(result):
+        yield f"!  less than the promised {words.promised(result.scenario)}."
+    yield _over_how_many(result)
+    if words.is_calibrated(result):
+        yield from _few_points(result)
+        yield from _infinite(result)
+    yield from _failures(result)
+    yield from _cost(result)
+    if words.is_calibrated(result):
+        yield from _worst(result)
+
+
+def _over_how_many(result: Result) -> str:
+    sent, failed = len(result.clients), len(words.missing(result))
+    untested = sum(row["status"] == "ok" and row["num_test"] == 0 for row in result.clients)
+    numbers = "Client mean, 5 % quantile and worst client" if words.is_calibrated(result) else "Figures of single clients"
+    if not failed and not untested:
+        return f"{numbers} are over all {count(sent, 'client')}."
+    why = [f"{untested:,} without test points"] * bool(untested) + [f"{failed:,} missing"] * bool(failed)
+    return f"{numbers} are over {sent - failed - untested:,} of {count(sent, 'client')} ({', '.join(why)})."
+
+
+def _few_points(result: Result) -> Iterator[str]:
+    calibrate, found = result.scenario.calibrate, result.calibrate
+    few, none = found["clients_below_min_n"], found["clients_without_calibration"]
+    if few:
+        least = min_calibration(calibrate.alpha)
+        yield f"{_have(few)} fewer than {least} calibration points (1/alpha - 1){_small_n(calibrate)}."
+    if none:
+        then = "its own threshold is infinite" if calibrate.name == "local" else "it is tested with the others' threshold"
+        yield f"{_have(none)} no calibration points at all: {then}."
+
+
+def _have(clients: int) -> str:
+    return f"{count(clients, 'client')} {'has' if clients == 1 else 'have'}"
+
+
+def _small_n(calibrate: Any) -> str:
+    rule = getattr(calibrate, "small_n", None)
+    if rule is None:
+        return ", too few for a threshold of one's own"
+    kept = calibrate.name == "local"
+    what = {
+        "clip": "each takes its largest score" if kept else "each sends its largest score",
+        "inf": "each has an infinite threshold" if kept else "each sends an infinite threshold, which makes everybody's infinite",
+        "drop": "each has an infinite threshold" if kept else "their thresholds are left out",
+    }
+    return f": {what[rule]} (small_n = {rule})"
+
+
+def _infinite(result: Result) -> Iterator[str]:
+    found = result.calibrate
+    if found["threshold_is_infinite"]:
+        yield f"The threshold is infinite: {_everything(result)}."
+    elif found.get("infinite_interval_rate"):
+        yield f"{percent(found['infinite_interval_rate'])} of the intervals are infinite, and so is their mean length."
+
+
+def _everything(result: Result) -> str:
+    return "every interval is the whole line" if words.is_regression(result) else "every set holds every label"
+
+
+def _failures(result: Result) -> Iterator[str]:
+    lost = words.missing(result)
+    if lost:
+        named = "; ".join(f"client {one['client']}: {_first_line(one['reason'])}" for one in lost[:3])
+        more = f"; and {len(lost) - 3:,} more" if len(lost) > 3 else ""
+        yield f"{count(len(lost), 'client')} {'is' if len(lost) == 1 else 'are'} missing ({named}{more})."
+    again = result.summary["clients"]["retried"]
+    if again:
+        yield f"{count(again, 'client')} {'was' if again == 1 else 'were'} run again after a failure."
+
+
+def _first_line(reason: str, most: int = 120) -> str:
+    line = (reason.strip().splitlines() or ["no reason given"])[0]
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def _cost(result: Result) -> Iterator[str]:
+    found = result.calibrate
+    up, down = found.get("bytes_up_per_client") or 0.0, found.get("bytes_down_per_client") or 0.0
+    if words.is_calibrated(result):
+        yield f"Calibration cost {_traffic(up, down)} per client in {count(found['rounds'], 'round')}."
+    all_up, all_down = _mean(result, "bytes_up"), _mean(result, "bytes_down")
+    if all_up > up + 0.5 or all_down > down + 0.5:
+        yield f"Learning cost {_traffic(max(all_up - up, 0), max(all_down - down, 0))} per client."
+
+
+def _traffic(up: float, down: float) -> str:
+    return f"{words.size_of(up)} up and {words.size_of(down)} down"
+
+
+def _mean(result: Result, column: str) -> float:
+    answered = [row[column] for row in result.clients if row["status"] == "ok"]
+    return sum(answered) / len(answered) if answered else 0.0
+
+
+def _worst(result: Result) -> Iterator[str]:
+    row = words.worst_client(result)
+    if row is None:
+        return
+    worst = f"Worst is {words.who(row)} with {percent(row['coverage'])}"
+    if result.scenario.clients.test != "local":
+        yield f"{worst}. Clients are tested on data that is not their own, so there is no band to hold it against."
+        return
+    yield f"{worst}; {words.luck(result, row)}."
+    low, all_ = words.below_band(result)
+    if all_:
+        share = f"{low:,} of {count(all_, 'client')} ({percent(low / all_)})"
+        yield f"{share} cover less than their own 95 % band; of exchangeable clients at most 2.5 % would."

@@ -1,0 +1,183 @@
+"""What a result says, in numbers and words that the table and the figures share.
+
+All of it is plain ASCII, so that it can be printed anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fl_sim.conformal.coverage import exchangeable_band
+from fl_sim.conformal.thresholds import local_rank
+from fl_sim.results import Result, Row, by_tier
+from fl_sim.scenario import Scenario
+
+LEVEL = 0.95  # of the band that an exchangeable client's coverage fills
+
+_METHODS = {
+    "fedwq-cp": "FedWQ-CP",
+    "unweighted": "The unweighted mean",
+    "local": "Local calibration",
+    "pooled": "Pooled calibration",
+}
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def percent(share: float | None) -> str:
+    """`93.4 %`, or a dash where there is nothing to tell."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def promised(scenario: Scenario) -> str:
+    """1 - alpha: `90 %`."""
+    return f"{100 * (1 - scenario.calibrate.alpha):.4g} %"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits without an exponent where that is readable."""
+    if value is None:
+        return "-"
+    if math.isinf(value):
+        return "infinite"
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0}f}"
+
+
+def count(many: int, one: str, plural: str = "") -> str:
+    """`1 client`, `1,000 clients`."""
+    return f"{many:,} {one if many == 1 else plural or one + 's'}"
+
+
+def size_of(bytes_: float) -> str:
+    """`16 bytes`, `1.23 MB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e4, "kB")):
+        if bytes_ >= unit:
+            return f"{number(bytes_ / (1e3 if name == 'kB' else unit))} {name}"
+    return f"{bytes_:,.0f} bytes" if bytes_ >= 10 or bytes_ == int(bytes_) else f"{bytes_:.1f} bytes"
+
+
+# ----------------------------------------------------------------------------------------------------------- scenario
+
+
+def is_calibrated(result: Result) -> bool:
+    """Whether there is a promise to be judged."""
+    return result.scenario.calibrate.alpha is not None
+
+
+def is_regression(result: Result) -> bool:
+    """Whether targets are numbers, not labels."""
+    return "rmse" in result.learn
+
+
+def size_name(result: Result) -> str:
+    """The column and metric of how large the predictions are."""
+    return "mean_interval_length" if is_regression(result) else "mean_set_size"
+
+
+def mean_size(result: Result, metrics: dict[str, Any]) -> float | None:
+    """Mean set size or interval length, infinite where the flag beside it says so."""
+    name = size_name(result)
+    return math.inf if metrics.get(f"{name}_is_infinite") else metrics.get(name)
+
+
+def tiers(result: Result) -> dict[str, list[Row]]:
+    """The clients of each tier, in the order of the scenario; a tier may be empty."""
+    groups = by_tier(result.clients)
+    return {tier.name: groups.get(tier.name, []) for tier in result.scenario.clients.tier}
+
+
+def world(result: Result) -> str:
+    """The scenario in a sentence."""
+    scenario = result.scenario
+    where = "the shared test set" if scenario.clients.test == "shared" else "their own data"
+    score = f", alpha {scenario.calibrate.alpha:g}, score {scenario.calibrate.score.name}" if is_calibrated(result) else ""
+    return (
+        f"{count(scenario.clients.count, 'client')} on {scenario.data.name}, {_partition(result)}, tested on {where}; "
+        f"learn {scenario.learn.name}, calibrate {scenario.calibrate.name}{score}, seed {scenario.seed}"
+    )
+
+
+def _partition(result: Result) -> str:
+    clients, unit = result.scenario.clients, "target decile" if is_regression(result) else "label"
+    return {
+        "iid": "split at random (iid)",
+        "dirichlet": f"Dirichlet by {unit} (concentration {clients.concentration or 0:g})",
+        "pathological": f"{count(clients.classes_per_client or 0, unit)} a client",
+        "quantity-skew": f"unequal sizes (concentration {clients.concentration or 0:g})",
+    }[clients.partition]
+
+
+def finding(result: Result) -> str:
+    """Coverage in one sentence: overall, at the worst client, and what was promised."""
+    found = result.calibrate
+    name = _METHODS.get(result.scenario.calibrate.name, result.scenario.calibrate.name)
+    if found["coverage"] is None:
+        return f"{name}: no client could be tested; {promised(result.scenario)} promised"
+    many = found["clients_with_test"]
+    worst = "" if many == 1 else f", {percent(found['coverage_client_min'])} at the worst of {count(many, 'client')}"
+    return f"{name} covers {percent(found['coverage'])} overall{worst}; {promised(result.scenario)} promised"
+
+
+# ------------------------------------------------------------------------------------------------------------ clients
+
+
+def tested(result: Result) -> list[Row]:
+    """The clients that have a coverage."""
+    return [row for row in result.clients if row["coverage"] is not None]
+
+
+def worst_client(result: Result) -> Row | None:
+    """The client of the smallest coverage; of several, the one with the most test points, which tells most."""
+    return min(tested(result), key=lambda row: (row["coverage"], -row["num_test"], row["client"]), default=None)
+
+
+def band(scenario: Scenario, row: Row, clients: int = 1) -> tuple[float, float] | None:
+    """Where the coverage of an exchangeable client of that size falls, 95 times in 100, by its own threshold.
+
+    With `clients` above 1, where those of that many clients all fall at once. None where no such band is true: clients tested on
+    data that is not their own, and clients whose own threshold would be infinite, to whom nothing can go wrong.
+    """
+    if scenario.clients.test != "local" or scenario.calibrate.alpha is None:
+        return None
+    alpha, small_n = scenario.calibrate.alpha, getattr(scenario.calibrate, "small_n", "clip")
+    if local_rank(row["num_calibration"], alpha, small_n) is None:
+        return None
+    level = 1 - (1 - LEVEL) / clients
+    return exchangeable_band(row["num_calibration"], row["num_test"], alpha, level, small_n=small_n)
+
+
+def below_band(result: Result) -> tuple[int, int]:
+    """How many clients fall below their own band, of how many that have one."""
+    rows = [(row, band(result.scenario, row)) for row in tested(result)]
+    low = [row["coverage"] < found[0] for row, found in rows if found is not None]
+    return sum(low), len(low)
+
+
+def luck(result: Result, row: Row) -> str:
+    """Whether an exchangeable client of that size could cover so little by bad luck."""
+    alone = band(result.scenario, row)
+    if alone is None:
+        return "it has no finite threshold of its own to be held against"
+    together = band(result.scenario, row, clients=below_band(result)[1])
+    assert together is not None
+    reach = f"an exchangeable client of its size reaches {percent(alone[0])} in 39 of 40 draws"
+    if row["coverage"] >= alone[0]:
+        return f"{reach}: bad luck is enough to explain it"
+    if row["coverage"] >= together[0]:
+        return f"{reach}, but the unluckiest of them all may have {percent(together[0])}: bad luck is enough to explain it"
+    return f"{reach}, the unluckiest of them all {percent(together[0])}: more than bad luck"
+
+
+def who(row: Row) -> str:
+    """`client 17 (weak, 12 calibration and 8 test points)`."""
+    return f"client {row['client']} ({row['tier']}, {row['num_calibration']:,} calibration and {row['num_test']:,} test points)"
+
+
+def missing(result: Result) -> Sequence[dict[str, Any]]:
+    """The clients that failed, with their reasons."""
+    found: Sequence[dict[str, Any]] = result.summary["clients"]["missing"]
+    return found

@@ -1,0 +1,50 @@
+"""One Ray for the whole suite, and a store of its own for every test."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fl_sim.artifacts import Store
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's artifact store."""
+    monkeypatch.setenv("FL_SIM_STORE", str(tmp_path_factory.mktemp("guard") / "store"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store, which clients of this process find too."""
+    monkeypatch.setenv("FL_SIM_STORE", str(tmp_path / "store"))
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Ray, once. Flower's runtime shuts Ray down at its end, so a test of it belongs in a process of its own."""
+    from fl_sim.runtime.ray import cluster
+
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # workers import tests/grid_app.py
+        with _files_left_open():
+            stack.enter_context(cluster(None, verbose=False))
+        yield
+        with _files_left_open():
+            stack.close()
+
+
+@contextlib.contextmanager
+def _files_left_open() -> Iterator[None]:
+    """Ray leaves its children's log files, and the children, to the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()

@@ -1,0 +1,234 @@
+"""Our own Grid on Ray actors: everybody is answered once, whatever happens to the processes."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fl_sim.errors import FlSimError
+from fl_sim.runtime import ray as runtime
+from fl_sim.runtime.grids import DIED, FIRST_NODE, LATE, RAISED, SimulatedGrid, Subset, partition_of
+from fl_sim.runtime.inline import InlineGrid
+from fl_sim.runtime.ray import RayGrid, actors_for, cluster
+
+APP, KIND = "grid_app:app", "query.behave"
+NUM_CLIENTS = 200
+
+
+def ray_grid(num_clients: int = NUM_CLIENTS, *, app: str = APP, client_timeout: float = 60.0, **more) -> RayGrid:
+    resources = {"num_cpus": 0.5, "num_gpus": 0}
+    return RayGrid(app, num_clients, num_actors=2, client_timeout=client_timeout, resources=resources, environment={}, **more)
+
+
+@pytest.fixture(scope="module")
+def grid(ray_session) -> Iterator[RayGrid]:
+    made = ray_grid()
+    yield made
+    made.close()
+
+
+def content(folder: Path, word: str = "", **who: list[int]) -> RecordDict:
+    return RecordDict({"told": ConfigRecord({"folder": str(folder), "word": word, **who})})
+
+
+def messages(given: RecordDict | Sequence[RecordDict], partitions: Iterable[int]) -> list[Message]:
+    each = list(partitions)
+    contents = [given] * len(each) if isinstance(given, RecordDict) else given
+    return [
+        Message(c, dst_node_id=FIRST_NODE + k, message_type=KIND) for k, c in zip(each, contents, strict=True)
+    ]
+
+
+def ask(
+    grid: SimulatedGrid, given: RecordDict | Sequence[RecordDict], partitions: Iterable[int]
+) -> dict[int, Message]:
+    """Partition -> reply; fails if anybody is answered twice."""
+    found: dict[int, Message] = {}
+    for reply in grid.send_and_receive(messages(given, partitions)):
+        k = partition_of(reply.metadata.src_node_id)
+        assert k not in found
+        found[k] = reply
+    return found
+
+
+def said(replies: dict[int, Message]) -> dict[int, tuple]:
+    """What each client that answered well said."""
+    return {
+        k: (dict(r.content["said"]), r.content["heard"]["word"]) for k, r in replies.items() if not r.has_error()
+    }
+
+
+def errors(replies: dict[int, Message]) -> dict[int, int]:
+    return {k: r.error.code for k, r in replies.items() if r.has_error()}
+
+
+def runs(folder: Path) -> collections.Counter[int]:
+    return collections.Counter(int(line) for line in (folder / "runs").read_text().split())
+
+
+def test_everybody_is_asked_once_and_answers_once(grid, tmp_path):
+    replies = ask(grid, content(tmp_path, "hello"), range(NUM_CLIENTS))
+    assert {k: (s["partition"], s["of"], word) for k, (s, word) in said(replies).items()} == {
+        k: (k, NUM_CLIENTS, "hello") for k in range(NUM_CLIENTS)
+    }
+    assert runs(tmp_path) == dict.fromkeys(range(NUM_CLIENTS), 1)
+    assert grid.retries == {}
+
+
+def test_state_stays_with_the_client_and_the_progress_is_told(ray_session, tmp_path):
+    told: list[int] = []
+    grid = ray_grid(20, done=told.append)
+    assert list(grid.get_node_ids()) == list(range(FIRST_NODE, FIRST_NODE + 20))
+    assert [node.node_id for node in grid.get_nodes()] == list(range(FIRST_NODE, FIRST_NODE + 20))
+    for number in (1, 2, 3):
+        replies = said(ask(grid, content(tmp_path), range(20)))
+        assert [replies[k][0]["count"] for k in range(20)] == [number] * 20
+    # Only some are asked: the others' counts stand still.
+    assert [s["count"] for s, _ in said(ask(grid, content(tmp_path), [3, 7])).values()] == [4, 4]
+    assert said(ask(grid, content(tmp_path), [4]))[4][0]["count"] == 4
+    assert sum(told) == 63
+    grid.close()
+
+
+def test_shared_content_and_content_of_ones_own_can_be_mixed(grid, tmp_path):
+    ours, theirs = content(tmp_path, "ours"), content(tmp_path, "theirs")
+    words = [("ours", "theirs", f"own {k}")[k % 3] for k in range(90)]
+    contents = [(ours, theirs, content(tmp_path, f"own {k}"))[k % 3] for k in range(90)]
+    assert [said(ask(grid, contents, range(90)))[k][1] for k in range(90)] == words
+
+
+def test_push_and_pull(grid, tmp_path):
+    ids = list(grid.push_messages(messages([content(tmp_path, f"{k}") for k in range(6)], range(6))))
+    assert len(set(ids)) == 6
+    some, others = list(grid.pull_messages(ids[:2])), list(grid.pull_messages(ids))
+    assert [m.content["heard"]["word"] for m in some] == ["0", "1"]
+    assert [m.content["heard"]["word"] for m in others] == ["2", "3", "4", "5"]
+    assert list(grid.pull_messages(ids)) == []
+
+
+def test_no_messages_no_replies(grid):
+    assert list(grid.send_and_receive([])) == []
+
+
+def test_a_view_of_some_nodes_hands_the_work_down(grid, tmp_path):
+    view = Subset(grid, [FIRST_NODE + 5, FIRST_NODE + 9])
+    assert list(view.get_node_ids()) == [FIRST_NODE + 5, FIRST_NODE + 9]
+    assert sorted(ask(view, content(tmp_path), [5, 9])) == [5, 9]
+
+
+def test_a_client_that_raises_sends_its_traceback(grid, tmp_path):
+    replies = ask(grid, content(tmp_path, **{"raise": [4]}), range(10))
+    assert errors(replies) == {4: RAISED}
+    reason = replies[4].error.reason
+    assert reason.startswith("Traceback")
+    assert "grid_app.py" in reason
+    assert reason.strip().endswith("RuntimeError: partition 4 will not")
+    assert sorted(said(replies)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("what", ["none", "echo"])
+def test_a_client_that_does_not_answer_its_message_is_an_error(grid, tmp_path, what):
+    replies = ask(grid, content(tmp_path, **{what: [0, 2]}), range(4))
+    assert errors(replies) == {0: RAISED, 2: RAISED}
+    assert "the ClientApp answered 'query.behave' with" in replies[2].error.reason
+
+
+@pytest.mark.parametrize("what", ["none", "echo"])
+def test_inline_says_the_same_of_it(tmp_path, what):
+    replies = ask(InlineGrid(APP, 4, 60.0), content(tmp_path, **{what: [0, 2]}), range(4))
+    assert errors(replies) == {0: RAISED, 2: RAISED}
+
+
+def test_who_loses_an_actor_is_run_again_and_nobody_else(ray_session, tmp_path, capfd):
+    count, killer = 40, 8
+    (tmp_path / "undisturbed").mkdir()
+    inline = InlineGrid(APP, count, 60.0)
+    grid = ray_grid(count)
+    for _ in range(2):
+        calm = said(ask(inline, content(tmp_path / "undisturbed"), range(count)))
+        ask(grid, content(tmp_path), range(count)) if not grid.cost else None
+        if grid.retries:
+            break
+        (tmp_path / "runs").unlink()
+        grid.cost[KIND] = 1e-4  # batches of many, whatever this machine's speed
+        replies = ask(grid, content(tmp_path, exit_once=[killer]), range(count))
+    assert said(replies) == calm
+    again = {partition_of(node) for node in grid.retries}
+    assert killer in again
+    assert len(again) > 1  # its batch-mates
+    assert set(grid.retries.values()) == {1}
+    times = runs(tmp_path)
+    assert times[killer] == 2
+    assert {k for k, n in times.items() if n > 1} <= again
+    assert set(times) == set(range(count))
+    assert max(times.values()) == 2
+    # What the dead attempt had written into the state is gone with it, and nothing else is.
+    assert {s["count"] for s, _ in said(ask(grid, content(tmp_path), range(count))).values()} == {3}
+    grid.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_who_kills_every_actor_is_given_up_and_everybody_else_is_answered(ray_session, tmp_path, capfd):
+    count, killer = 30, 3
+    grid = ray_grid(count)
+    grid.cost[KIND] = 1e-4
+    replies = ask(grid, content(tmp_path, exit=[killer]), range(count))
+    assert errors(replies) == {killer: DIED}
+    assert "3 worker processes died under it" in replies[killer].error.reason
+    assert sorted(said(replies)) == [k for k in range(count) if k != killer]
+    assert runs(tmp_path)[killer] == 1 + runtime.RETRIES
+    assert grid.retries[FIRST_NODE + killer] == runtime.RETRIES
+    assert sorted(said(ask(grid, content(tmp_path), range(count)))) == list(range(count))
+    grid.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_who_is_late_is_told_and_the_others_answer(ray_session, tmp_path):
+    count, late = 30, 4
+    grid = ray_grid(count, client_timeout=2.0)
+    grid.cost[KIND] = 1e-4  # it sits in a batch with others
+    replies = ask(grid, content(tmp_path, sleep=[late]), range(count))
+    assert errors(replies) == {late: LATE}
+    assert replies[late].error.reason == "it did not answer within 2 s"
+    assert sorted(said(replies)) == [k for k in range(count) if k != late]
+    assert sorted(said(ask(grid, content(tmp_path), range(count)))) == list(range(count))
+    grid.close()
+
+
+def test_a_timeout_for_all_leaves_out_who_is_late(ray_session, tmp_path):
+    grid = ray_grid(6)
+    assert sorted(ask(grid, content(tmp_path), range(6))) == list(range(6))
+    sent = messages(content(tmp_path, sleep=[0]), range(6))
+    assert FIRST_NODE not in {r.metadata.src_node_id for r in grid.send_and_receive(sent, timeout=2.0)}
+    assert sorted(ask(grid, content(tmp_path), range(6))) == list(range(6))
+    grid.close()
+
+
+def test_an_app_that_cannot_be_imported_is_an_error_and_no_hang(ray_session, tmp_path):
+    grid = ray_grid(4, app="no_such_module:app")
+    with pytest.raises(FlSimError, match="a Ray worker could not start(?s:.*)no_such_module"):
+        ask(grid, content(tmp_path), range(4))
+    grid.close()
+
+
+def test_actors_are_as_many_as_there_is_room_for(ray_session):
+    import ray
+
+    cpus = int(ray.cluster_resources()["CPU"])
+    assert actors_for(1_000, 1.0, 0.0) == cpus
+    assert actors_for(1_000, 0.25, 0.0) == 4 * cpus
+    assert actors_for(1, 0.25, 0.0) == 1
+    with pytest.raises(FlSimError, match=rf"cpus_per_client = {cpus + 1}.*but Ray has {cpus} CPUs"):
+        actors_for(1_000, cpus + 1, 0.0)
+
+
+def test_a_cluster_inside_a_cluster_is_the_same_one(ray_session):
+    import ray
+
+    with cluster(None, verbose=False):
+        pass
+    assert ray.is_initialized()
