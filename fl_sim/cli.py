@@ -39,6 +39,7 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Flower and R
 
 def main() -> None:
     """Run the command; an error of the user's is one message and an exit code, not a traceback."""
+    sys.path.append(str(Path.cwd()))  # where `module:object` is looked for last, so that nothing there hides our own
     try:
         app()
     except ScenarioError as error:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl_sim import models
+from fl_sim.options import own_digest
 from fl_sim.randomness import stream, torch_seeded
 
 VERSION = 1  # raise it when a change here changes what training or prediction gives: it is part of every model's key
@@ -40,7 +41,8 @@ class Recipe:
 
     def parts(self) -> dict[str, Any]:
         """As JSON values for a key, with torch's version and this file's."""
-        return {**self.__dict__, "torch": torch.__version__, "learning": VERSION}
+        own = own_digest(self.architecture)
+        return {**self.__dict__, "torch": torch.__version__, "learning": VERSION, "own": own}
 
 
 def initial(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> nn.Module:

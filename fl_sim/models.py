@@ -6,10 +6,9 @@ Torch is imported inside the builders, so that checking a scenario's names costs
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fl_sim.options import OWN, nearest
+from fl_sim.options import OWN, nearest, own_object
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,8 +93,7 @@ def build(name: str, shape: Shape, outputs: int) -> nn.Module:
         ValueError: no such architecture, or one that does not take inputs of that shape.
     """
     if OWN.match(name):
-        module, _, attribute = name.partition(":")
-        made: nn.Module = getattr(import_module(module), attribute)(shape, outputs)
+        made: nn.Module = own_object(name)(shape, outputs)
         return made
     check_architecture(name)
     if name not in _ON_FEATURES and len(shape) != 3:

@@ -7,13 +7,41 @@ same names. A name of the form `module:object` is the user's own: its keys are h
 from __future__ import annotations
 
 import difflib
+import hashlib
+import importlib.util
 import re
 from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")  # module:object
+
+
+def own_object(name: str) -> Any:
+    """The user's object that `module:object` names.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or nothing of that name in it.
+    """
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def own_digest(name: str) -> str | None:
+    """A digest of the text of the module that `module:object` names, to be part of the key of what comes of it; of what
+    that module imports in turn nothing is known. None for a name of ours, and for a module without a file."""
+    if not OWN.match(name):
+        return None
+    try:
+        spec = importlib.util.find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        return None  # `own_object` says what is wrong with it
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 class Options(BaseModel):

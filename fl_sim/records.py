@@ -155,6 +155,13 @@ class EvaluateReport(Record):
             _count(name, getattr(self, name))
         if max(self.num_covered, self.num_empty, self.num_infinite, self.num_correct) > self.num_test:
             raise ValueError(f"counts above num_test = {self.num_test}")
+        for name in ("total_size", "total_squared_error"):
+            _number(name, getattr(self, name), least=0)
+        tested, covered = self.class_tested, self.class_covered
+        if not (tested.dtype.kind == covered.dtype.kind == "i" and tested.ndim == 1 and tested.shape == covered.shape):
+            raise ValueError("class_tested and class_covered must be whole numbers, one for each class")
+        if (covered < 0).any() or (covered > tested).any():
+            raise ValueError("class_covered must lie in 0..class_tested")
 
     @classmethod
     def of(cls, partition: int, tally: Tally) -> EvaluateReport:
@@ -227,6 +234,8 @@ def _count(name: str, value: Any) -> None:
         raise ValueError(f"{name} = {value!r}: must be a whole number, at least 0")
 
 
-def _number(name: str, value: Any) -> None:
+def _number(name: str, value: Any, least: float | None = None) -> None:
     if not isinstance(value, int | float) or math.isnan(value) or value == -math.inf:
         raise ValueError(f"{name} = {value!r}: must be a number or +inf")
+    if least is not None and value < least:
+        raise ValueError(f"{name} = {value!r}: must be at least {least:g}")

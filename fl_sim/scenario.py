@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fl_sim.models import check_architecture
-from fl_sim.options import CALIBRATE, LEARN, Calibrate, Learn, chosen
+from fl_sim.options import CALIBRATE, LEARN, Calibrate, Learn, chosen, own_digest
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -228,8 +228,15 @@ class Scenario(Section):
     def identity(self) -> str:
         """A digest of all that decides the results; where it is run is not part of it."""
         told = self.plain()
+        told["own"] = {name: text for name in self.names() if (text := own_digest(name)) is not None}
         told["runtime"] = {k: v for k, v in told["runtime"].items() if k not in self.WHERE}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+    def names(self) -> dict[str, str]:
+        """Name -> path of the key, for every name that may be a user's own `module:object`."""
+        found = {self.data.name: "data.name", self.learn.name: "learn", self.calibrate.name: "calibrate"}
+        found |= {tier.architecture: f"clients.tier.{tier.name}.architecture" for tier in self.clients.tier}
+        return found if self.calibrate.score is None else found | {self.calibrate.score.name: "calibrate.score"}
 
     @property
     def trains_locally(self) -> bool:

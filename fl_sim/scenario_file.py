@@ -11,7 +11,6 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from fl_sim import options
 from fl_sim.errors import ScenarioError
 from fl_sim.options import CALIBRATE, LEARN, SCORE, nearest
 from fl_sim.scenario import Clients, Data, Runtime, Scenario, Tier
@@ -83,7 +82,7 @@ def build(tables: dict[str, Any]) -> Scenario:
     try:
         return Scenario.model_validate(tables)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_refusals(error, (), tables)))
+        lines = list(dict.fromkeys(_refusals(error, tables)))
         raise ScenarioError("\n".join(lines)) from None
 
 
@@ -155,14 +154,9 @@ def _renamed(section: str, table: Any, name: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- refusals
 
 
-def _refusals(error: ValidationError, prefix: tuple[Any, ...], tables: Any) -> Iterable[str]:
+def _refusals(error: ValidationError, tables: Any) -> Iterable[str]:
     for one in error.errors():
-        where = (*prefix, *one["loc"])
-        inner = one.get("ctx", {}).get("error")
-        if isinstance(inner, ValidationError):
-            yield from _refusals(inner, where, tables)
-        else:
-            yield f"{_path(where, tables)}{_rule(one, where, error.title)}"
+        yield f"{_path(one['loc'], tables)}{_rule(one, tables)}"
 
 
 def _path(where: tuple[Any, ...], tables: Any) -> str:
@@ -181,9 +175,10 @@ def _child(node: Any, key: Any) -> Any:
         return None
 
 
-def _rule(one: Any, where: tuple[Any, ...], title: str) -> str:
+def _rule(one: Any, tables: Any) -> str:
+    where = one["loc"]
     if one["type"] == "extra_forbidden":
-        return f": there is no such key{nearest(str(where[-1]), _keys(where[:-1], title))}"
+        return f": there is no such key{nearest(str(where[-1]), _keys(where[:-1], tables))}"
     if one["type"] == "missing":
         return ": this key is needed and is missing"
     text = one["msg"].removeprefix("Value error, ")
@@ -192,10 +187,16 @@ def _rule(one: Any, where: tuple[Any, ...], title: str) -> str:
     return f" = {_shown(one['input'])}: {text[0].lower()}{text[1:]}"
 
 
-def _keys(where: tuple[Any, ...], title: str) -> list[str]:
-    named = {m.__name__: m for table in (LEARN, CALIBRATE, SCORE) for m in table.values()} | vars(options)
-    table = _TABLES.get(tuple(k for k in where if isinstance(k, str))) or named.get(title)
-    return list(table.model_fields) if table is not None else []
+def _keys(where: tuple[Any, ...], tables: Any) -> list[str]:
+    """The keys of the table at that path."""
+    words = tuple(key for key in where if isinstance(key, str))
+    chosen_by_name = {("learn",): LEARN, ("calibrate",): CALIBRATE, ("calibrate", "score"): SCORE}
+    if words not in chosen_by_name:
+        return list(_TABLES[words].model_fields)
+    found = tables
+    for key in where:
+        found = _child(found, key)
+    return list(chosen_by_name[words][found["name"]].model_fields)
 
 
 def _shown(value: Any) -> str:

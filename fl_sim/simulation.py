@@ -22,6 +22,7 @@ from fl_sim.artifacts import Store, default_root
 from fl_sim.data.datasets import describe
 from fl_sim.data.prepare import prepare
 from fl_sim.errors import ClientFailedError, DataNotAtHandError, FlSimError
+from fl_sim.options import OWN, own_object
 from fl_sim.results import FORMAT, Result
 from fl_sim.runtime.grids import SimulatedGrid
 from fl_sim.runtime.ledger import Ledger
@@ -104,6 +105,7 @@ def check(scenario: Scenario) -> None:
     """
     if scenario.runtime.name != "inline":
         refuse_lookalikes(Path.cwd())
+    _check_own(scenario)
     source = describe(scenario.data.name)
     if not source.at_hand():
         commands = "".join(f"\n    {command}" for command in source.to_get)
@@ -120,6 +122,18 @@ def check(scenario: Scenario) -> None:
             f"runtime.gpus_per_client = {wants_gpu:g}, but the clients run on the CPU here (torch sees no GPU, or "
             "runtime.device = 'cpu'); leave it out"
         )
+
+
+def _check_own(scenario: Scenario) -> None:
+    """Import what is the user's own, `module:object`, before anything is started."""
+    for name, key in scenario.names().items():
+        if OWN.match(name) and not name.startswith(("medmnist:", "image-folder:")):
+            try:
+                own_object(name)
+            except (ImportError, AttributeError) as error:
+                raise FlSimError(
+                    f"{key} = {name!r} cannot be imported: {error}; is it in the launch folder or on PYTHONPATH?"
+                ) from None
 
 
 class Clock:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
-from fl_sim.options import OWN, Options, Score
+from fl_sim.options import OWN, Options, Score, own_object
 from strategies.base import Calibration, Learning, Roster
 from strategies.fedavg import FedAvg
 from strategies.fedwq_cp import FedWQCP
@@ -49,7 +48,6 @@ def calibration(options: Options, population: str) -> Calibration:
 
 def _class(name: str) -> type[Any]:
     if OWN.match(name):
-        module, _, attribute = name.partition(":")
-        own: type[Any] = getattr(import_module(module), attribute)
+        own: type[Any] = own_object(name)
         return own
     return STRATEGIES[name]

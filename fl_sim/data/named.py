@@ -15,6 +15,7 @@ import numpy as np
 
 from fl_sim.data.source import Dataset, Source, data_root
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
+from fl_sim.options import own_digest
 
 PATTERNS = ("medmnist:NAME", "image-folder:PATH", "package.module:object")
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # torchvision's
@@ -29,7 +30,7 @@ def named_source(name: str) -> Source:
         return _medmnist(name, argument)
     if kind == "image-folder":
         return _image_folder(name, Path(argument).expanduser())
-    read, marks = partial(_call, kind, argument), partial(_module_marks, kind)
+    read, marks = partial(_call, kind, argument), partial(_module_marks, name)
     return Source(name, None, f"your own: {argument} of {kind}", "yours", read, marks=marks)
 
 
@@ -146,13 +147,8 @@ def _read_folder(folder: Path, _count: int, image_size: int | None, _seed: int) 
     )
 
 
-def _module_marks(module: str) -> tuple[str, ...]:
-    """The text of the module's own file; of what it imports in turn nothing is known."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return ()  # `_call` says what is wrong with it
-    return (Path(spec.origin).read_text(),) if spec and spec.origin and Path(spec.origin).is_file() else ()
+def _module_marks(name: str) -> tuple[str, ...]:
+    return tuple(filter(None, [own_digest(name)]))
 
 
 def _call(module: str, attribute: str, count: int, image_size: int | None, seed: int) -> Dataset:

@@ -35,6 +35,7 @@ class _Summary:
         yield Text(words.world(self.result), style="bold")
         yield ""
         yield _table(self.result, gap=1 if options.max_width >= ROOMY else 0)
+        yield ""
         yield _bullets(list(notes(self.result)))
 
 
@@ -69,7 +70,7 @@ def _columns(result: Result) -> Iterator[Column]:
     if words.is_calibrated(result):
         yield "coverage", _coverage(result, "coverage")
         yield "client\nmean", _coverage(result, "coverage_client_mean")
-        yield "5 %\nquantile", _coverage(result, "coverage_client_p05")
+        yield "5%\nquantile", _coverage(result, "coverage_client_p05")
         yield "worst\nclient", _coverage(result, "coverage_client_min")
         header = "interval\nlength" if words.is_regression(result) else "mean set\nsize"
         yield header, lambda calibrate, _: Text(number(words.mean_size(result, calibrate)))
@@ -112,7 +113,7 @@ def _coverage(result: Result, name: str) -> Callable[[Metrics, Metrics], Text]:
 def notes(result: Result) -> Iterator[str]:
     """What a reader has to know beside the numbers, each line only where it applies."""
     if words.is_calibrated(result):
-        yield f"!  less than the promised {words.promised(result.scenario)}."
+        yield f"! marks less than the promised {words.promised(result.scenario)}."
     yield _over_how_many(result)
     if words.is_calibrated(result):
         yield from _few_points(result)
@@ -126,7 +127,7 @@ def notes(result: Result) -> Iterator[str]:
 def _over_how_many(result: Result) -> str:
     sent, failed = len(result.clients), len(words.missing(result))
     untested = sum(row["status"] == "ok" and row["num_test"] == 0 for row in result.clients)
-    numbers = "Client mean, 5 % quantile and worst client" if words.is_calibrated(result) else "Figures of single clients"
+    numbers = "Client mean, 5% quantile and worst client" if words.is_calibrated(result) else "Figures of single clients"
     if not failed and not untested:
         return f"{numbers} are over all {count(sent, 'client')}."
     why = [f"{untested:,} without test points"] * bool(untested) + [f"{failed:,} missing"] * bool(failed)
@@ -217,7 +218,8 @@ def _worst(result: Result) -> Iterator[str]:
         yield f"{worst}. Clients are tested on data that is not their own, so there is no band to hold it against."
         return
     yield f"{worst}; {words.luck(result, row)}."
-    low, all_ = words.below_band(result)
+    low, beyond, all_ = words.below_band(result)
     if all_:
         share = f"{low:,} of {count(all_, 'client')} ({percent(low / all_)})"
-        yield f"{share} cover less than their own 95 % band; of exchangeable clients at most 2.5 % would."
+        more = f" {beyond:,} cover{'s' * (beyond == 1)} less than even the unluckiest would." if beyond else ""
+        yield f"{share} cover less than their own 95% band; of exchangeable clients at most 2.5% would.{more}"

@@ -27,13 +27,13 @@ _METHODS = {
 
 
 def percent(share: float | None) -> str:
-    """`93.4 %`, or a dash where there is nothing to tell."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+    """`93.4%`, or a dash where there is nothing to tell."""
+    return "-" if share is None else f"{100 * share:.1f}%"
 
 
 def promised(scenario: Scenario) -> str:
-    """1 - alpha: `90 %`."""
-    return f"{100 * (1 - scenario.calibrate.alpha):.4g} %"
+    """1 - alpha: `90%`."""
+    return f"{100 * (1 - scenario.calibrate.alpha):.4g}%"
 
 
 def number(value: float | None) -> str:
@@ -105,9 +105,9 @@ def _partition(result: Result) -> str:
     clients, unit = result.scenario.clients, "target decile" if is_regression(result) else "label"
     return {
         "iid": "split at random (iid)",
-        "dirichlet": f"Dirichlet by {unit} (concentration {clients.concentration or 0:g})",
+        "dirichlet": f"Dirichlet({clients.concentration or 0:g}) by {unit}",
         "pathological": f"{count(clients.classes_per_client or 0, unit)} a client",
-        "quantity-skew": f"unequal sizes (concentration {clients.concentration or 0:g})",
+        "quantity-skew": f"sizes from Dirichlet({clients.concentration or 0:g})",
     }[clients.partition]
 
 
@@ -150,11 +150,15 @@ def band(scenario: Scenario, row: Row, clients: int = 1) -> tuple[float, float] 
     return exchangeable_band(row["num_calibration"], row["num_test"], alpha, level, small_n=small_n)
 
 
-def below_band(result: Result) -> tuple[int, int]:
-    """How many clients fall below their own band, of how many that have one."""
-    rows = [(row, band(result.scenario, row)) for row in tested(result)]
-    low = [row["coverage"] < found[0] for row, found in rows if found is not None]
-    return sum(low), len(low)
+def below_band(result: Result) -> tuple[int, int, int]:
+    """How many clients fall below their own band, how many below what the unluckiest of all reaches, of how many."""
+    rows = [row for row in tested(result) if band(result.scenario, row) is not None]
+    return _below(result, rows, 1), _below(result, rows, len(rows)), len(rows)
+
+
+def _below(result: Result, rows: Sequence[Row], clients: int) -> int:
+    bands = [band(result.scenario, row, clients) for row in rows]
+    return sum(row["coverage"] < low[0] for row, low in zip(rows, bands, strict=True) if low is not None)
 
 
 def luck(result: Result, row: Row) -> str:
@@ -162,9 +166,9 @@ def luck(result: Result, row: Row) -> str:
     alone = band(result.scenario, row)
     if alone is None:
         return "it has no finite threshold of its own to be held against"
-    together = band(result.scenario, row, clients=below_band(result)[1])
+    together = band(result.scenario, row, clients=below_band(result)[2])
     assert together is not None
-    reach = f"an exchangeable client of its size reaches {percent(alone[0])} in 39 of 40 draws"
+    reach = f"an exchangeable client of its size reaches {percent(alone[0])} or more in 39 of 40 draws"
     if row["coverage"] >= alone[0]:
         return f"{reach}: bad luck is enough to explain it"
     if row["coverage"] >= together[0]:
@@ -181,3 +185,16 @@ def missing(result: Result) -> Sequence[dict[str, Any]]:
     """The clients that failed, with their reasons."""
     found: Sequence[dict[str, Any]] = result.summary["clients"]["missing"]
     return found
+
+
+def absent(result: Result) -> list[str]:
+    """A sentence for each kind of client that has no mark in a figure."""
+    untested = sum(row["status"] == "ok" and row["num_test"] == 0 for row in result.clients)
+    lost = len(missing(result))
+    said = [f"{count(untested, 'client')} without test points: not shown."] * bool(untested)
+    return said + [f"{count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)
+
+
+def answered(result: Result) -> list[Row]:
+    """The clients that did not fail."""
+    return [row for row in result.clients if row["status"] == "ok"]

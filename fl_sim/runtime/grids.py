@@ -109,9 +109,9 @@ class Host:
         try:
             reply = self.app(message, context)
             if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != message.metadata.message_id:
-                raise TypeError(
-                    f"the ClientApp answered {message.metadata.message_type!r} with {reply!r}, not with a Message in reply to it"
-                )
+                kind = message.metadata.message_type
+                given = "another Message" if isinstance(reply, Message) else repr(reply)
+                raise TypeError(f"the ClientApp answered {kind} with {given}, not with a Message in reply to it")
         except Exception:
             reply = Message(Error(RAISED, traceback.format_exc()), reply_to=message)
         _set_id(reply)

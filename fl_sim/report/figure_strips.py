@@ -1,0 +1,123 @@
+"""One strip a tier, one mark a client: how large the predictions are, or how good the models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from fl_sim.report import words
+from fl_sim.report.style import INK, LEFT, SOFT, WIDTH, look, sheet, text_width, ticks
+from fl_sim.report.words import count, number, percent
+from fl_sim.results import Result, Row
+
+STRIP, FLOOR = 1.15, 0.5  # inches a tier, and below them the ticks and the axis label
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples fill an interval evenly: a jitter without chance
+
+
+def sizes(result: Result) -> Figure:
+    """Mean set size or interval length of every client, by tier."""
+    regression = words.is_regression(result)
+    what = "mean interval length" if regression else "mean number of labels in a set"
+    return _strips(result, words.size_name(result), f"{what}, by client", _size_finding(result), _infinite(result))
+
+
+def accuracy(result: Result) -> Figure:
+    """Accuracy or root mean squared error of every client, by tier."""
+    if words.is_regression(result):
+        title = f"The models err by {number(result.learn['rmse'])} (RMSE), {number(result.learn['rmse_client_max'])} at the worst"
+        return _strips(result, "rmse", "root mean squared error, by client", f"{title} of {_many(result, 'rmse')}", [])
+    found = result.learn
+    title = f"The models are right on {percent(found['accuracy'])}, {percent(found['accuracy_client_min'])} at the worst"
+    return _strips(result, "accuracy", "accuracy, by client", f"{title} of {_many(result, 'accuracy')}", [])
+
+
+def _many(result: Result, column: str) -> str:
+    return count(sum(row[column] is not None for row in result.clients), "client")
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def _strips(result: Result, column: str, axis: str, title: str, said: Sequence[str]) -> Figure:
+    tiers = words.tiers(result)
+    caption = " ".join(["Box: median and quartiles of the clients; whiskers: their 5% and 95% quantiles; diamond: their mean.", *said, *words.absent(result)])
+    page = sheet(title, words.world(result), caption, STRIP * len(tiers) + FLOOR)
+    labels = [f"{tier}\n{count(_shown(rows, column).size, 'client')}" for tier, rows in tiers.items()]
+    left = max(LEFT, 0.3 + max(text_width(page.figure, line) for label in labels for line in label.split("\n")))
+    ax = page.axes(left, FLOOR, WIDTH - left - 0.25, STRIP * len(tiers))
+    for index, rows in enumerate(tiers.values()):
+        _strip(ax, index, _shown(rows, column))
+    _frame(ax, labels, axis, shares=column == "accuracy")
+    return page.figure
+
+
+def _shown(rows: Sequence[Row], column: str) -> NDArray[np.float64]:
+    values = [row[column] for row in rows if row[column] is not None and math.isfinite(row[column])]
+    return np.array(sorted(values), dtype=np.float64)
+
+
+def _strip(ax: Axes, index: int, values: NDArray[np.float64]) -> None:
+    if not values.size:
+        ax.text(0.5, index, "nothing to show", transform=ax.get_yaxis_transform(), ha="center", va="center", color=SOFT)
+        return
+    style: dict[str, Any] = look(index)
+    jitter = index + 0.04 + 0.36 * (np.arange(1, len(values) + 1) * _GOLDEN % 1)
+    area = float(np.clip(6000 / len(values), 8, 30))
+    ax.scatter(values, jitter, s=area, linewidth=0.4, edgecolor="white", zorder=3, **style)
+    ax.boxplot(
+        values, orientation="horizontal", positions=[index - 0.2], widths=0.18, whis=(5, 95), showfliers=False, showmeans=True,
+        medianprops={"color": INK, "linewidth": 1.4}, boxprops={"color": SOFT}, whiskerprops={"color": SOFT},
+        capprops={"color": SOFT}, meanprops={"marker": "D", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": INK},
+        manage_ticks=False,
+    )  # fmt: skip
+
+
+def _frame(ax: Axes, labels: Sequence[str], axis: str, *, shares: bool) -> None:
+    ax.set_ylim(len(labels) - 0.5, -0.5)  # the first tier on top
+    ax.set_yticks(range(len(labels)), labels)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(axis)
+    ax.margins(x=0.03)
+    ax.xaxis.set_major_locator(ticks(8))
+    if shares:
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+    ax.grid(axis="x", color="#eeeeee", linewidth=0.6, zorder=0)
+    ax.set_axisbelow(True)
+
+
+# -------------------------------------------------------------------------------------------------------------- words
+
+
+def _size_finding(result: Result) -> str:
+    regression = words.is_regression(result)
+    overall = words.mean_size(result, result.calibrate)
+    if overall is None:
+        return "No client could be tested"
+    thing = "An interval is" if regression else "A set holds"
+    unit = "long" if regression else "labels"
+    empty = result.calibrate["empty_set_rate"]
+    said = f"{thing} {number(overall)} {unit} on average{_from_to(result)}"
+    return said if regression and not empty else f"{said}; {percent(empty)} are empty"
+
+
+def _from_to(result: Result) -> str:
+    found = {tier: words.mean_size(result, metrics) for tier, metrics in result.calibrate["tiers"].items()}
+    known = sorted((size, tier) for tier, size in found.items() if size is not None)
+    if len(known) < 2 or known[0][0] == known[-1][0]:
+        return ""
+    (low, small), (high, large) = known[0], known[-1]
+    return f", from {number(low)} at {small} clients to {number(high)} at {large} ones"
+
+
+def _infinite(result: Result) -> list[str]:
+    column = words.size_name(result)
+    many = sum(row[column] == math.inf for row in result.clients)
+    return [f"{count(many, 'client')} with infinite intervals: not shown."] * bool(many)
