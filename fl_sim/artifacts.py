@@ -175,9 +175,10 @@ def store_at(root: str) -> Store:
 
 
 def _write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    # Not save_file, which reports a full disk by an error of its own kind.
+    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:

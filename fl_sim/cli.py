@@ -135,7 +135,7 @@ class Bars:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        self.bars = Progress(*columns, console=err, transient=True)
+        self.bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
         self.task: TaskID | None = None
 
     def __enter__(self) -> Bars:
@@ -273,10 +273,8 @@ def data_get(name: Annotated[str, typer.Argument(help="As in fl-sim list dataset
     """Download a data set: the only command that does."""
     from fl_sim.data.datasets import get
 
-    with Progress(
-        SpinnerColumn(), TextColumn(f"getting {escape(name)}"), TimeElapsedColumn(), console=err, transient=True
-    ) as bar:
-        bar.add_task("")
+    with Bars() as bars:
+        bars.phase(f"getting {escape(name)}", None)
         said = get(name)
     out.print(escape(said), soft_wrap=True)
 

@@ -84,13 +84,15 @@ def fit(model: nn.Module, inputs: NDArray[Any], targets: NDArray[Any], recipe: R
 
 def predict(model: nn.Module, inputs: NDArray[Any], recipe: Recipe) -> NDArray[np.float32]:
     """The model's outputs, (n, outputs) float32: logits, means or quantiles."""
+    if len(inputs) == 0:  # one row tells the shape; a model of the user's may not take none
+        return predict(model, np.zeros((1, *inputs.shape[1:]), np.float32), recipe)[:0]
     model.to(recipe.device).eval()
     parts = []
     with _one_thread(), _autocast(recipe), torch.inference_mode():
         for start in range(0, len(inputs), PREDICT_BATCH):
             batch = torch.from_numpy(inputs[start : start + PREDICT_BATCH]).to(recipe.device)
             parts.append(model(batch).float().cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+    return np.concatenate(parts)
 
 
 def resolve_device(wanted: str) -> str:

@@ -112,6 +112,8 @@ def override(tables: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
 
 
 def _value(text: str) -> Any:
+    if text in ("inf", "nan"):
+        return text  # TOML's floats, but in a scenario "inf" is a word (small_n) and no number may be infinite
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,1 +1,1 @@
-"""What a finished run is shown as: a table, figures, a page. matplotlib is imported by the modules that draw, not here."""
+"""What a finished run is shown as: a table, figures, a page. Only the modules that draw import matplotlib."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -44,7 +45,9 @@ def coverage(result: Result) -> Figure:
 def _sorted(result: Result) -> list[Row]:
     """By coverage; of equal ones by tier, so that no tier hides another."""
     order = {tier: index for index, tier in enumerate(words.tiers(result))}
-    return sorted(words.tested(result), key=lambda row: (row["coverage"], order[row["tier"]], -row["num_test"], row["client"]))
+    return sorted(
+        words.tested(result), key=lambda row: (row["coverage"], order[row["tier"]], -row["num_test"], row["client"])
+    )
 
 
 def _frame(ax: Axes, clients: int, low: float) -> None:
@@ -58,17 +61,24 @@ def _frame(ax: Axes, clients: int, low: float) -> None:
 
 
 def _marks(ax: Axes, result: Result, rows: Sequence[Row]) -> None:
-    """One collection in the order of the ranks: with one for each tier, the last tier would lie on top of all others."""
+    # One collection in the order of the ranks: with one for each tier, the last tier would lie on top of the others.
     looks = {tier: look(index) for index, tier in enumerate(words.tiers(result))}
     shapes = {tier: MarkerStyle(style["marker"]) for tier, style in looks.items()}
     paths = {tier: shape.get_path().transformed(shape.get_transform()) for tier, shape in shapes.items()}
     colours = [looks[row["tier"]]["color"] for row in rows]
     area = float(np.clip(5000 / max(len(rows), 1), 7, 40))
     marks = PathCollection(
-        [paths[row["tier"]] for row in rows], sizes=[area], offset_transform=ax.transData, zorder=3, linewidth=0.8,
-        offsets=[(rank, row["coverage"]) for rank, row in enumerate(rows, start=1)] or np.zeros((0, 2)), edgecolor=colours,
-        facecolor=["white" if row["num_calibration"] == 0 else colour for row, colour in zip(rows, colours, strict=True)],
-    )  # fmt: skip
+        [paths[row["tier"]] for row in rows],
+        sizes=[area],
+        offset_transform=ax.transData,
+        zorder=3,
+        linewidth=0.8,
+        offsets=[(rank, row["coverage"]) for rank, row in enumerate(rows, start=1)] or np.zeros((0, 2)),
+        edgecolor=colours,
+        facecolor=[
+            "white" if row["num_calibration"] == 0 else colour for row, colour in zip(rows, colours, strict=True)
+        ],
+    )
     marks.set_transform(IdentityTransform())
     ax.add_collection(marks, autolim=False)
 
@@ -83,9 +93,16 @@ def _lines(ax: Axes, result: Result) -> None:
         named.append((overall, f"{words.percent(overall)} overall", WARN if overall < nominal else SOFT))
     for height, text, colour in _apart(named, _BETWEEN / HEIGHT * (ax.get_ylim()[1] - ax.get_ylim()[0])):
         ax.annotate(
-            text, (1, height), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-            va="center", color=colour, fontsize=8, annotation_clip=False,
-        )  # fmt: skip
+            text,
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
+            annotation_clip=False,
+        )
 
 
 def _apart(named: list[tuple[float, str, str]], least: float) -> Iterator[tuple[float, str, str]]:
@@ -97,12 +114,20 @@ def _apart(named: list[tuple[float, str, str]], least: float) -> Iterator[tuple[
 
 
 def _point_out(ax: Axes, row: Row, rank: int) -> None:
-    text = f"client {row['client']} ({row['tier']}): {words.percent(row['coverage'])} of {row['num_test']:,}, n_k = {row['num_calibration']:,}"
+    share = f"{words.percent(row['coverage'])} of {words.count(row['num_test'], 'test point')}"
+    text = f"client {row['client']} ({row['tier']}): {share}, n_k = {row['num_calibration']:,}"
     ax.annotate(
-        text, (rank, row["coverage"]), xytext=(16, -15), textcoords="offset points", fontsize=8, color=INK, va="center", zorder=5,
+        text,
+        (rank, row["coverage"]),
+        xytext=(16, -15),
+        textcoords="offset points",
+        fontsize=8,
+        color=INK,
+        va="center",
+        zorder=5,
         arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)},
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
-    )  # fmt: skip
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- words
@@ -112,23 +137,24 @@ def _key(result: Result, rows: Sequence[Row]) -> Iterator[Artist]:
     for index, (tier, members) in enumerate(words.tiers(result).items()):
         found = result.calibrate["tiers"].get(tier, {}).get("coverage")
         label = f"{tier}: {words.count(len(members), 'client')}, {words.percent(found)} covered"
-        yield Line2D([], [], linestyle="none", markersize=6, label=label, **look(index))  # type: ignore[arg-type]
+        yield Line2D([], [], linestyle="none", markersize=6, label=label, **look(index))
     if any(row["num_calibration"] == 0 for row in rows):
-        yield Line2D([], [], linestyle="none", marker="o", markersize=6, color=SOFT, markerfacecolor="white", label="hollow: n_k = 0")
+        hollow: dict[str, Any] = {"marker": "o", "markersize": 6, "color": SOFT, "markerfacecolor": "white"}
+        yield Line2D([], [], linestyle="none", label="hollow: n_k = 0", **hollow)
     if any(words.band(result.scenario, row) for row in rows):
         yield Patch(facecolor=BAND, label="band of an exchangeable client")
 
 
 def _caption(result: Result) -> str:
-    low, beyond, banded = words.below_band(result)
     said = []
-    if banded:
-        more = f"; {beyond:,} of them below what the unluckiest of all would reach" if beyond else ""
+    counted = words.below_band_said(result)
+    if counted:
         said.append(
-            "Grey: where the coverage of a client would fall 95 times in 100 if its test points were exchangeable with its n_k "
-            f"calibration points and it used its own threshold. {low:,} of {words.count(banded, 'client')} "
-            f"({words.percent(low / banded)}) lie below theirs, where at most 2.5% would{more}."
+            "Grey: the 95% band, where the coverage of a client would fall 95 times in 100 if its test points were "
+            f"exchangeable with its n_k calibration points and it used its own threshold. {counted}"
         )
+        if words.below_band(result)[2] < len(words.tested(result)):
+            said.append("No band where a client's own threshold would be infinite.")
     elif result.scenario.clients.test == "shared":
         said.append("No band: clients are tested on the shared test set, which is not what they calibrated on.")
     return " ".join([*said, *words.absent(result)])

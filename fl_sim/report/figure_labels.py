@@ -33,7 +33,7 @@ def labels(result: Result) -> Figure:
     width = WIDTH - left - 0.85
     ax = page.axes(left, FLOOR, width, height)
     norm = _norm(counts)
-    _heat(ax, counts, names, size, norm)
+    _heat(ax, counts, names, size, norm, "decile" if words.is_regression(result) else "label")
     _sizes(page.axes(left, FLOOR + height + GAP, width, SIZES), counts.sum(axis=1))
     _scale(page, left + width + 0.15, height, norm)
     ax.set_ylabel("decile of the target" if words.is_regression(result) else "label")
@@ -73,19 +73,23 @@ def _norm(counts: Counts) -> Normalize:
     return PowerNorm(0.6, vmin=0, vmax=max(most, 0.05))
 
 
-def _heat(ax: Axes, counts: Counts, names: Sequence[str], size: float, norm: Normalize) -> None:
+def _heat(ax: Axes, counts: Counts, names: Sequence[str], size: float, norm: Normalize, unit: str) -> None:
     clients = len(counts)
     ax.imshow(
-        _shares(counts).T, cmap=COLOURS, norm=norm, aspect="auto", extent=(0.5, clients + 0.5, len(names) - 0.5, -0.5),
+        _shares(counts).T,
+        cmap=COLOURS,
+        norm=norm,
+        aspect="auto",
+        extent=(0.5, clients + 0.5, len(names) - 0.5, -0.5),
         interpolation="nearest" if clients <= MOST_COLUMNS else "antialiased",
-    )  # fmt: skip
+    )
     ax.set_facecolor(BAND)  # of clients without points
     step = -(-len(names) // MOST_NAMES)
     ax.set_yticks(range(0, len(names), step), list(names)[::step], fontsize=size)
     ax.tick_params(axis="y", length=0)
     ranks(ax, clients)
     ax.set_xlim(0.5, clients + 0.5)
-    ax.set_xlabel("clients, by their commonest label")
+    ax.set_xlabel(f"clients, by their commonest {unit}")
     for side in ("top", "right"):
         ax.spines[side].set_visible(True)
 
@@ -108,7 +112,9 @@ def _scale(page: Sheet, left: float, height: float, norm: Normalize) -> None:
     place.yaxis.set_major_locator(ticks(4))
     place.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
     place.yaxis.tick_right()
-    place.annotate("of n_k", (0, 0), xycoords="axes fraction", xytext=(0, -12), textcoords="offset points", fontsize=8, color=SOFT)
+    place.annotate(
+        "of n_k", (0, 0), xycoords="axes fraction", xytext=(0, -12), textcoords="offset points", fontsize=8, color=SOFT
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- words

@@ -31,11 +31,12 @@ def sizes(result: Result) -> Figure:
 def accuracy(result: Result) -> Figure:
     """Accuracy or root mean squared error of every client, by tier."""
     if words.is_regression(result):
-        title = f"The models err by {number(result.learn['rmse'])} (RMSE), {number(result.learn['rmse_client_max'])} at the worst"
-        return _strips(result, "rmse", "root mean squared error, by client", f"{title} of {_many(result, 'rmse')}", [])
-    found = result.learn
-    title = f"The models are right on {percent(found['accuracy'])}, {percent(found['accuracy_client_min'])} at the worst"
-    return _strips(result, "accuracy", "accuracy, by client", f"{title} of {_many(result, 'accuracy')}", [])
+        overall, worst = number(result.learn["rmse"]), number(result.learn["rmse_client_max"])
+        title = f"The models err by {overall} (RMSE) overall, {worst} at the worst of {_many(result, 'rmse')}"
+        return _strips(result, "rmse", "root mean squared error, by client", title, [])
+    overall, worst = percent(result.learn["accuracy"]), percent(result.learn["accuracy_client_min"])
+    title = f"The models are {overall} accurate overall, {worst} at the worst of {_many(result, 'accuracy')}"
+    return _strips(result, "accuracy", "accuracy, by client", title, [])
 
 
 def _many(result: Result, column: str) -> str:
@@ -47,7 +48,8 @@ def _many(result: Result, column: str) -> str:
 
 def _strips(result: Result, column: str, axis: str, title: str, said: Sequence[str]) -> Figure:
     tiers = words.tiers(result)
-    caption = " ".join(["Box: median and quartiles of the clients; whiskers: their 5% and 95% quantiles; diamond: their mean.", *said, *words.absent(result)])
+    box = "Box: median and quartiles of the clients; whiskers: their 5% and 95% quantiles; diamond: their mean."
+    caption = " ".join([box, *said, *words.absent(result)])
     page = sheet(title, words.world(result), caption, STRIP * len(tiers) + FLOOR)
     labels = [f"{tier}\n{count(_shown(rows, column).size, 'client')}" for tier, rows in tiers.items()]
     left = max(LEFT, 0.3 + max(text_width(page.figure, line) for label in labels for line in label.split("\n")))
@@ -72,11 +74,20 @@ def _strip(ax: Axes, index: int, values: NDArray[np.float64]) -> None:
     area = float(np.clip(6000 / len(values), 8, 30))
     ax.scatter(values, jitter, s=area, linewidth=0.4, edgecolor="white", zorder=3, **style)
     ax.boxplot(
-        values, orientation="horizontal", positions=[index - 0.2], widths=0.18, whis=(5, 95), showfliers=False, showmeans=True,
-        medianprops={"color": INK, "linewidth": 1.4}, boxprops={"color": SOFT}, whiskerprops={"color": SOFT},
-        capprops={"color": SOFT}, meanprops={"marker": "D", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": INK},
+        values,
+        orientation="horizontal",
+        positions=[index - 0.2],
+        widths=0.18,
+        whis=(5, 95),
+        showfliers=False,
+        showmeans=True,
+        medianprops={"color": INK, "linewidth": 1.4},
+        boxprops={"color": SOFT},
+        whiskerprops={"color": SOFT},
+        capprops={"color": SOFT},
+        meanprops={"marker": "D", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": INK},
         manage_ticks=False,
-    )  # fmt: skip
+    )
 
 
 def _frame(ax: Axes, labels: Sequence[str], axis: str, *, shares: bool) -> None:
@@ -85,12 +96,20 @@ def _frame(ax: Axes, labels: Sequence[str], axis: str, *, shares: bool) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(axis)
-    ax.margins(x=0.03)
+    _room(ax)
     ax.xaxis.set_major_locator(ticks(8))
     if shares:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
     ax.grid(axis="x", color="#eeeeee", linewidth=0.6, zorder=0)
     ax.set_axisbelow(True)
+
+
+def _room(ax: Axes) -> None:
+    """Margins, and a sensible width where all values are the same but for rounding."""
+    ax.margins(x=0.03)
+    low, high = ax.dataLim.intervalx
+    if np.isfinite([low, high]).all() and high - low < 1e-6 * max(abs(low), abs(high), 1e-9):
+        ax.set_xlim(low - 0.1 * abs(low) - 0.1, high + 0.1 * abs(high) + 0.1)
 
 
 # -------------------------------------------------------------------------------------------------------------- words
@@ -103,18 +122,20 @@ def _size_finding(result: Result) -> str:
         return "No client could be tested"
     thing = "An interval is" if regression else "A set holds"
     unit = "long" if regression else "labels"
+    if math.isinf(overall):
+        return f"{percent(result.calibrate['infinite_interval_rate'])} of the intervals are infinite"
     empty = result.calibrate["empty_set_rate"]
     said = f"{thing} {number(overall)} {unit} on average{_from_to(result)}"
-    return said if regression and not empty else f"{said}; {percent(empty)} are empty"
+    return f"{said}; {percent(empty)} are empty" if empty else said
 
 
 def _from_to(result: Result) -> str:
     found = {tier: words.mean_size(result, metrics) for tier, metrics in result.calibrate["tiers"].items()}
     known = sorted((size, tier) for tier, size in found.items() if size is not None)
-    if len(known) < 2 or known[0][0] == known[-1][0]:
+    if len(known) < 2 or number(known[0][0]) == number(known[-1][0]):
         return ""
     (low, small), (high, large) = known[0], known[-1]
-    return f", from {number(low)} at {small} clients to {number(high)} at {large} ones"
+    return f", {number(low)} at {small} and {number(high)} at {large} clients"
 
 
 def _infinite(result: Result) -> list[str]:

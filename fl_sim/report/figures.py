@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib import rc_context
-
 from fl_sim.report import words
 from fl_sim.report.figure_coverage import coverage
 from fl_sim.report.figure_labels import labels
 from fl_sim.report.figure_strips import accuracy, sizes
-from fl_sim.report.style import STYLE, save
+from fl_sim.report.style import save, styled
 from fl_sim.results import Result
 
 
@@ -18,13 +16,13 @@ def draw(result: Result, folder: Path) -> list[Path]:
     """Draw a run's figures into `folder`, as PNG and SVG; two drawings of one result have the same bytes.
 
     Returns:
-        The files: `coverage`, `set_sizes` (or `interval_lengths`) and `labels`; without calibration `accuracy` (or `rmse`)
-        and `labels`.
+        The files: `coverage`, `set_sizes` (or `interval_lengths`) and `labels`; without calibration `accuracy`
+        (or `rmse`) and `labels`.
     """
     regression = words.is_regression(result)
     if words.is_calibrated(result):
         plots = {"coverage": coverage, "interval_lengths" if regression else "set_sizes": sizes, "labels": labels}
     else:
         plots = {"rmse" if regression else "accuracy": accuracy, "labels": labels}
-    with rc_context(STYLE):
+    with styled():
         return [path for name, plot in plots.items() for path in save(plot(result), folder, name)]

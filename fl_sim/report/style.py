@@ -1,13 +1,14 @@
 """How figures look: one dict of settings, one palette, and the sheet on which every figure stands.
 
-A sheet is laid out in inches: title and subtitle above, then a key, the plot, and a caption below, each as high as its text needs.
-Nothing here touches matplotlib's global state.
+A sheet is laid out in inches: title and subtitle above, then a key, the plot, and a caption below, each as high as its
+text needs. Nothing here touches matplotlib's global state.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 INK, SOFT, BAND, WARN = "#222222", "#666666", "#dcdcdc", "#b3261e"
@@ -55,8 +56,14 @@ STYLE: dict[str, Any] = {
 
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness too; with a shape each, they read in grey.
 _LOOKS = (
-    ("#0072b2", "o"), ("#e69f00", "^"), ("#009e73", "s"), ("#d55e00", "v"), ("#56b4e9", "D"), ("#cc79a7", "P"), ("#222222", "X"),
-)  # fmt: skip
+    ("#0072b2", "o"),
+    ("#e69f00", "^"),
+    ("#009e73", "s"),
+    ("#d55e00", "v"),
+    ("#56b4e9", "D"),
+    ("#cc79a7", "P"),
+    ("#222222", "X"),
+)
 
 WIDTH, LEFT, RIGHT, DPI = 9.0, 0.72, 0.95, 150  # inches, and PNG's dots an inch
 _TITLE, _TEXT = 11.5, 8.2  # points
@@ -77,6 +84,7 @@ def ticks(most: int, *, integer: bool = False) -> MaxNLocator:
 def ranks(axes: Axes, clients: int) -> None:
     """An x axis of clients 1..K."""
     axes.set_xlim(0.4 - 0.01 * clients, clients + 0.6 + 0.01 * clients)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:,.0f}"))
     axes.set_xticks([tick for tick in ticks(8, integer=True).tick_values(1, max(clients, 2)) if 1 <= tick <= clients])
 
 
@@ -107,10 +115,14 @@ def sheet(title: str, subtitle: str, caption: str, height: float, key: Sequence[
     """An empty sheet with a plot that is `height` inches high, its words wrapped and its key in rows above the plot."""
     figure = Figure(figsize=(WIDTH, 4))
     FigureCanvasAgg(figure)
-    heads, subs, foots = _wrap(figure, title, _TITLE, "bold"), _wrap(figure, subtitle, _TEXT), _wrap(figure, caption, _TEXT)
+    heads, subs, foots = (
+        _wrap(figure, title, _TITLE, "bold"),
+        _wrap(figure, subtitle, _TEXT),
+        _wrap(figure, caption, _TEXT),
+    )
     columns = _key_columns(figure, key)
     rows = -(-len(key) // columns)
-    head = 0.14 + _LEADING * (_TITLE * len(heads) + _TEXT * len(subs)) + 0.1
+    head = 0.14 + _LEADING * (_TITLE * len(heads) + _TEXT * len(subs)) + 0.15
     foot = 0.14 + _LEADING * _TEXT * len(foots)
     total = head + 0.2 * rows + height + foot
     figure.set_size_inches(WIDTH, total)
@@ -119,9 +131,16 @@ def sheet(title: str, subtitle: str, caption: str, height: float, key: Sequence[
     _words(figure, foots, _TEXT, SOFT, foot - 0.08)
     if key:
         figure.legend(
-            handles=list(key), loc="upper left", bbox_to_anchor=(0.1 / WIDTH, (total - head + 0.04) / total), ncols=columns,
-            handletextpad=0.4, columnspacing=1.6, borderaxespad=0, borderpad=0.2, labelspacing=0.35,
-        )  # fmt: skip
+            handles=list(key),
+            loc="upper left",
+            bbox_to_anchor=(0.1 / WIDTH, (total - head + 0.02) / total),
+            ncols=columns,
+            handletextpad=0.4,
+            columnspacing=1.6,
+            borderaxespad=0,
+            borderpad=0.2,
+            labelspacing=0.35,
+        )
     return Sheet(figure, foot, height)
 
 
@@ -168,11 +187,17 @@ def _key_columns(figure: Figure, key: Sequence[Artist]) -> int:
     return max(1, min(len(key), int((WIDTH - 0.2) / widest)))
 
 
+def styled() -> AbstractContextManager[None]:
+    """The settings, for the block."""
+    settings: Any = STYLE  # matplotlib's stubs ask for literal keys
+    return rc_context(settings)
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write PNG and SVG; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    with warnings.catch_warnings(), rc_context(STYLE):
+    with warnings.catch_warnings(), styled():
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(png, dpi=DPI, metadata={"Software": None})
         figure.savefig(svg, dpi=DPI, metadata={"Date": None, "Creator": None})

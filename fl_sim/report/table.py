@@ -1,4 +1,4 @@
-"""The table that a run prints: whether the promise was kept, for all clients and by tier, and notes on what the numbers hide."""
+"""The table that a run prints: whether the promise was kept, for all and by tier, with notes on what numbers hide."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def _columns(result: Result) -> Iterator[Column]:
         yield "worst\nclient", _coverage(result, "coverage_client_min")
         header = "interval\nlength" if words.is_regression(result) else "mean set\nsize"
         yield header, lambda calibrate, _: Text(number(words.mean_size(result, calibrate)))
-        yield "empty" if words.is_regression(result) else "empty\nsets", lambda calibrate, _: _share(calibrate, "empty_set_rate")
+        yield (
+            "empty" if words.is_regression(result) else "empty\nsets",
+            lambda calibrate, _: _share(calibrate, "empty_set_rate"),
+        )
     yield from _learn_columns(result)
 
 
@@ -127,11 +130,14 @@ def notes(result: Result) -> Iterator[str]:
 def _over_how_many(result: Result) -> str:
     sent, failed = len(result.clients), len(words.missing(result))
     untested = sum(row["status"] == "ok" and row["num_test"] == 0 for row in result.clients)
-    numbers = "Client mean, 5% quantile and worst client" if words.is_calibrated(result) else "Figures of single clients"
+    between = ", 5% quantile" if words.is_calibrated(result) else ""
+    numbers = f"Client mean{between} and worst client are"
+    if words.is_regression(result) and not words.is_calibrated(result):
+        numbers = "The worst client is"
     if not failed and not untested:
-        return f"{numbers} are over all {count(sent, 'client')}."
+        return f"{numbers} over all {count(sent, 'client')}."
     why = [f"{untested:,} without test points"] * bool(untested) + [f"{failed:,} missing"] * bool(failed)
-    return f"{numbers} are over {sent - failed - untested:,} of {count(sent, 'client')} ({', '.join(why)})."
+    return f"{numbers} over {sent - failed - untested:,} of {count(sent, 'client')} ({', '.join(why)})."
 
 
 def _few_points(result: Result) -> Iterator[str]:
@@ -141,7 +147,9 @@ def _few_points(result: Result) -> Iterator[str]:
         least = min_calibration(calibrate.alpha)
         yield f"{_have(few)} fewer than {least} calibration points (1/alpha - 1){_small_n(calibrate)}."
     if none:
-        then = "its own threshold is infinite" if calibrate.name == "local" else "it is tested with the others' threshold"
+        then = (
+            "its own threshold is infinite" if calibrate.name == "local" else "it is tested with the others' threshold"
+        )
         yield f"{_have(none)} no calibration points at all: {then}."
 
 
@@ -150,13 +158,16 @@ def _have(clients: int) -> str:
 
 
 def _small_n(calibrate: Any) -> str:
+    """What the rule for too few points did."""
     rule = getattr(calibrate, "small_n", None)
     if rule is None:
         return ", too few for a threshold of one's own"
     kept = calibrate.name == "local"
     what = {
         "clip": "each takes its largest score" if kept else "each sends its largest score",
-        "inf": "each has an infinite threshold" if kept else "each sends an infinite threshold, which makes everybody's infinite",
+        "inf": "each has an infinite threshold"
+        if kept
+        else "each sends an infinite threshold, which makes everybody's infinite",
         "drop": "each has an infinite threshold" if kept else "their thresholds are left out",
     }
     return f": {what[rule]} (small_n = {rule})"
@@ -218,8 +229,6 @@ def _worst(result: Result) -> Iterator[str]:
         yield f"{worst}. Clients are tested on data that is not their own, so there is no band to hold it against."
         return
     yield f"{worst}; {words.luck(result, row)}."
-    low, beyond, all_ = words.below_band(result)
-    if all_:
-        share = f"{low:,} of {count(all_, 'client')} ({percent(low / all_)})"
-        more = f" {beyond:,} cover{'s' * (beyond == 1)} less than even the unluckiest would." if beyond else ""
-        yield f"{share} cover less than their own 95% band; of exchangeable clients at most 2.5% would.{more}"
+    said = words.below_band_said(result)
+    if said:
+        yield said

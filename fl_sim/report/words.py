@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fl_sim.conformal.coverage import exchangeable_band
-from fl_sim.conformal.thresholds import local_rank
+from fl_sim.conformal.thresholds import SmallN, local_rank
 from fl_sim.results import Result, Row, by_tier
 from fl_sim.scenario import Scenario
 
@@ -94,7 +94,9 @@ def world(result: Result) -> str:
     """The scenario in a sentence."""
     scenario = result.scenario
     where = "the shared test set" if scenario.clients.test == "shared" else "their own data"
-    score = f", alpha {scenario.calibrate.alpha:g}, score {scenario.calibrate.score.name}" if is_calibrated(result) else ""
+    score = (
+        f", alpha {scenario.calibrate.alpha:g}, score {scenario.calibrate.score.name}" if is_calibrated(result) else ""
+    )
     return (
         f"{count(scenario.clients.count, 'client')} on {scenario.data.name}, {_partition(result)}, tested on {where}; "
         f"learn {scenario.learn.name}, calibrate {scenario.calibrate.name}{score}, seed {scenario.seed}"
@@ -138,12 +140,13 @@ def worst_client(result: Result) -> Row | None:
 def band(scenario: Scenario, row: Row, clients: int = 1) -> tuple[float, float] | None:
     """Where the coverage of an exchangeable client of that size falls, 95 times in 100, by its own threshold.
 
-    With `clients` above 1, where those of that many clients all fall at once. None where no such band is true: clients tested on
-    data that is not their own, and clients whose own threshold would be infinite, to whom nothing can go wrong.
+    With `clients` above 1, where those of that many clients all fall at once. None where no such band is true: clients
+    tested on data that is not their own, and clients whose own threshold would be infinite.
     """
     if scenario.clients.test != "local" or scenario.calibrate.alpha is None:
         return None
-    alpha, small_n = scenario.calibrate.alpha, getattr(scenario.calibrate, "small_n", "clip")
+    alpha: float = scenario.calibrate.alpha
+    small_n: SmallN = getattr(scenario.calibrate, "small_n", "clip")
     if local_rank(row["num_calibration"], alpha, small_n) is None:
         return None
     level = 1 - (1 - LEVEL) / clients
@@ -168,17 +171,34 @@ def luck(result: Result, row: Row) -> str:
         return "it has no finite threshold of its own to be held against"
     together = band(result.scenario, row, clients=below_band(result)[2])
     assert together is not None
+    if alone[0] == 0:
+        return (
+            "an exchangeable client of its size may cover nothing by chance: bad luck alone could explain this client"
+        )
     reach = f"an exchangeable client of its size reaches {percent(alone[0])} or more in 39 of 40 draws"
     if row["coverage"] >= alone[0]:
-        return f"{reach}: bad luck is enough to explain it"
+        return f"{reach}: bad luck alone could explain this client"
     if row["coverage"] >= together[0]:
-        return f"{reach}, but the unluckiest of them all may have {percent(together[0])}: bad luck is enough to explain it"
-    return f"{reach}, the unluckiest of them all {percent(together[0])}: more than bad luck"
+        return f"{reach}, but the unluckiest of them all may have {percent(together[0])}: bad luck alone could explain this client"
+    return f"{reach}, the unluckiest of them all {percent(together[0])}: this is more than bad luck"
+
+
+def below_band_said(result: Result) -> str:
+    """How many clients cover less than their own band, and how many would by chance; nothing where no band is true."""
+    low, beyond, banded = below_band(result)
+    if not banded:
+        return ""
+    more = f" {beyond:,} cover{'s' * (beyond == 1)} less than even the unluckiest would." if beyond else ""
+    share = f"{low:,} of {count(banded, 'client')} ({percent(low / banded)}) cover{'s' * (low == 1)}"
+    return f"{share} less than their own 95% band; of exchangeable clients at most 2.5% would.{more}".replace(
+        "covers less than their", "covers less than its"
+    )
 
 
 def who(row: Row) -> str:
     """`client 17 (weak, 12 calibration and 8 test points)`."""
-    return f"client {row['client']} ({row['tier']}, {row['num_calibration']:,} calibration and {row['num_test']:,} test points)"
+    points = f"{row['num_calibration']:,} calibration and {row['num_test']:,} test points"
+    return f"client {row['client']} ({row['tier']}, {points})"
 
 
 def missing(result: Result) -> Sequence[dict[str, Any]]:

@@ -1,0 +1,273 @@
+"""Who holds what: every row once, totals met, tiers apart from data, the same from the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clients.population import TARGET_BINS, Population, largest_remainder, populate
+from fl_sim.data.prepare import prepare
+from fl_sim.errors import ScenarioError
+from fl_sim.randomness import stream
+from fl_sim.scenario import Scenario
+
+PARTITIONS = {
+    "iid": {"partition": "iid"},
+    "dirichlet": {"partition": "dirichlet", "concentration": 0.3},
+    "pathological": {"partition": "pathological", "classes_per_client": 2},
+    "quantity-skew": {"partition": "quantity-skew", "concentration": 0.5},
+}
+TIERS = [
+    {"name": "weak", "architecture": "linear", "epochs": 1, "share": 0.3},
+    {"name": "middling", "architecture": "linear", "epochs": 1, "share": 0.2},
+    {"name": "strong", "architecture": "mlp", "epochs": 1},
+]
+
+
+def scenario(*, seed: int = 0, data: dict[str, Any] | None = None, learn: str = "shared", **clients: Any) -> Scenario:
+    rows = {"name": "digits", "train": 300, "server": 97, "calibration": 800, "test": 600} | (data or {})
+    score = "lac" if rows["name"] == "digits" else "residual"
+    return Scenario.model_validate({
+        "seed": seed, "data": rows, "learn": learn, "calibrate": {"name": "fedwq-cp", "alpha": 0.1, "score": score},
+        "clients": {"count": 20, "tier": TIERS, **clients}, "runtime": {"name": "inline", "device": "cpu"},
+    })  # fmt: skip
+
+
+@pytest.fixture
+def drawn(store):
+    def draw(**changes: Any) -> Population:
+        wanted = scenario(**changes)
+        return populate(wanted, prepare(wanted.data, wanted.seed, store), store)
+
+    return draw
+
+
+def rows(population: Population, split: str) -> list[np.ndarray]:
+    return [getattr(population.client(k), split) for k in range(len(population))]
+
+
+def composition(population: Population) -> list[tuple]:
+    """Everything a population says, to compare two."""
+    clients = [population.client(k) for k in range(len(population))]
+    return [(c.id, c.tier, *(getattr(c, split).tolist() for split in ("calibration", "test", "train"))) for c in clients]
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize("learn", ["shared", "own"])
+@pytest.mark.parametrize("test", ["local", "shared"])
+@pytest.mark.parametrize("kind", PARTITIONS)
+def test_every_row_is_held_once_and_totals_are_met(drawn, kind, test, learn):
+    population = drawn(test=test, learn=learn, **PARTITIONS[kind])
+    data = population.data
+    assert len(population) == 20
+    calibration = np.concatenate(rows(population, "calibration"))
+    assert len(calibration) == len(np.unique(calibration)) == 800
+    if test == "local":
+        # Calibration and test rows are dealt out together and then split, so either may lie where the other did.
+        together = np.concatenate([calibration, *rows(population, "test")])
+        assert sorted(together.tolist()) == list(range(*data.evaluated))
+        assert sum(map(len, rows(population, "test"))) == 600
+    else:
+        assert sorted(calibration.tolist()) == data.rows("calibration").tolist()
+        assert all(np.array_equal(mine, data.rows("test")) for mine in rows(population, "test"))
+    train = np.concatenate(rows(population, "train"))
+    assert sorted(train.tolist()) == (data.rows("train").tolist() if learn == "own" else [])
+
+
+def test_nobody_holds_the_servers_rows(drawn):
+    population = drawn(learn="own")
+    held = {row for split in ("calibration", "test", "train") for mine in rows(population, split) for row in mine.tolist()}
+    assert held.isdisjoint(population.data.rows("server").tolist())
+    assert held == set(range(1797)) - set(population.data.rows("server").tolist())
+
+
+def test_the_split_inside_a_client_looks_at_its_size_alone(drawn):
+    population = drawn(**PARTITIONS["dirichlet"])
+    for mine, theirs in zip(rows(population, "calibration"), rows(population, "test"), strict=True):
+        due = (len(mine) + len(theirs)) * 800 / 1400
+        assert abs(len(mine) - due) < 1
+
+
+def test_the_split_inside_a_client_is_random(drawn):
+    """Over many clients the rows of calibration are, on average, in the middle of all that the clients hold."""
+    population = drawn(count=200)
+    ranks = []
+    for mine, theirs in zip(rows(population, "calibration"), rows(population, "test"), strict=True):
+        everything = np.sort(np.concatenate([mine, theirs]))
+        ranks += (np.searchsorted(everything, mine) / (len(everything) - 1)).tolist()
+    # Ranks in 0..1 with mean 1/2 and variance near 1/12; 800 of them, taken without replacement.
+    assert np.mean(ranks) == pytest.approx(0.5, abs=4 * np.sqrt(1 / 12 / len(ranks)))
+
+
+def test_label_counts_are_of_calibration(drawn):
+    population = drawn(**PARTITIONS["pathological"])
+    for k in range(20):
+        counts = population.label_counts(k)
+        expected = np.bincount(population.data.targets[population.client(k).calibration], minlength=10)
+        assert counts == expected.tolist()
+        assert np.count_nonzero(counts) <= 2
+
+
+def test_regression_is_split_by_deciles_of_the_target(drawn):
+    population = drawn(data={"name": "diabetes", "train": 100, "server": 0, "calibration": 200, "test": 142},
+                       partition="pathological", classes_per_client=1, count=10)  # fmt: skip
+    assert population.num_bins == TARGET_BINS == 10
+    targets = np.array(population.data.targets)
+    assert (np.bincount(population.bins) >= 40).all()  # 442 / 10, and ties
+    assert sum(population.label_counts(k).count(0) for k in range(10)) == 10 * 9
+    # Each client holds one decile: their ranges of targets do not overlap.
+    spans = sorted(
+        (targets[held].min(), targets[held].max())
+        for k in range(10)
+        if len(held := np.concatenate([population.client(k).calibration, population.client(k).test]))
+    )
+    assert all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
+
+
+def test_who_learns_alone_sees_in_training_what_it_sees_in_calibration(drawn):
+    population = drawn(learn="own", data={"train": 900, "server": 0, "calibration": 600, "test": 297}, test="shared",
+                       partition="dirichlet", concentration=0.3, count=5)  # fmt: skip
+    totals = {s: np.bincount(population.bins[population.data.rows(s)], minlength=10) for s in ("train", "calibration")}
+    for k in range(5):
+        client = population.client(k)
+        held = {s: np.bincount(population.bins[getattr(client, s)], minlength=10) for s in totals}
+        # A client's count of a class is within 1 of its share of that class, which is the same in both splits.
+        difference = held["train"] / totals["train"] - held["calibration"] / totals["calibration"]
+        assert (np.abs(difference) < 1 / totals["train"] + 1 / totals["calibration"]).all()
+
+
+# -------------------------------------------------------------------------------------------------------------- tiers
+
+
+def test_tiers_are_as_many_as_their_shares_say(drawn):
+    assert np.bincount(drawn(count=20).tiers).tolist() == [6, 4, 10]
+    assert np.bincount(drawn(count=7).tiers).sum() == 7
+    counts = np.bincount(drawn(count=7).tiers)
+    assert (np.abs(counts - 7 * np.array([0.3, 0.2, 0.5])) < 1).all()
+
+
+def test_a_tier_may_be_empty(drawn):
+    tiers = [TIERS[0] | {"share": 0.0}, TIERS[2]]
+    assert drawn(tier=tiers).tiers.tolist() == [1] * 20
+    assert drawn(tier=[TIERS[0] | {"share": 1.0}, TIERS[2]]).tiers.tolist() == [0] * 20
+
+
+def test_tiers_do_not_look_at_the_data(drawn):
+    as_they_are = drawn(**PARTITIONS["dirichlet"]).tiers.tolist()
+    for other in (PARTITIONS["iid"], {"partition": "dirichlet", "concentration": 9.0}, {"test": "shared"}):
+        assert drawn(**other).tiers.tolist() == as_they_are
+    assert drawn(data={"train": 200}).tiers.tolist() == as_they_are
+    assert drawn(learn="own").tiers.tolist() == as_they_are
+    assert drawn(seed=1).tiers.tolist() != as_they_are
+
+
+def test_tiers_by_size_give_the_first_tier_the_smallest(drawn):
+    population = drawn(**PARTITIONS["quantity-skew"], tier_by="size")
+    sizes = np.array([len(mine) for mine in rows(population, "calibration")])
+    assert np.bincount(population.tiers).tolist() == [6, 4, 10]
+    for tier in (0, 1):
+        assert sizes[population.tiers == tier].max() <= sizes[population.tiers == tier + 1].min()
+
+
+def test_a_tier_says_how_its_models_are_made(drawn):
+    population = drawn()
+    strong = population.clients.tier[2]
+    recipe = population.recipe(strong, "client 3")
+    assert (recipe.architecture, recipe.epochs, recipe.seed, recipe.purpose) == ("mlp", 1, 0, "client 3")
+    assert (recipe.device, recipe.precision, recipe.cohort) == ("cpu", "float32", 1)
+
+
+# ----------------------------------------------------------------------------------------------------- empty clients
+
+
+def test_empty_clients_are_kept(drawn):
+    population = drawn(partition="dirichlet", concentration=0.01, count=40)
+    sizes = [len(mine) for mine in rows(population, "calibration")]
+    assert min(sizes) == 0
+    assert sum(sizes) == 800
+    empty = population.client(sizes.index(0))
+    assert empty.calibration.shape == (0,)
+    assert population.label_counts(empty.id) == [0] * 10
+
+
+def test_min_calibration_draws_again(drawn):
+    world = {"partition": "dirichlet", "concentration": 0.5, "count": 20}
+    assert min(len(mine) for mine in rows(drawn(**world), "calibration")) < 15
+    population = drawn(**world, min_calibration=15)
+    assert min(len(mine) for mine in rows(population, "calibration")) >= 15
+    assert sum(map(len, rows(population, "calibration"))) == 800
+
+
+def test_min_calibration_that_the_first_draw_meets_changes_nothing(drawn):
+    assert composition(drawn(min_calibration=5)) == composition(drawn())
+
+
+def test_min_calibration_that_no_draw_meets_is_refused_with_the_numbers(drawn):
+    with pytest.raises(
+        ScenarioError, match=r"clients\.min_calibration = 35: none of 100 partitions .* smallest client has \d+\)"
+    ):
+        drawn(partition="dirichlet", concentration=0.05, count=20, min_calibration=35)
+
+
+# --------------------------------------------------------------------------------------------------------------- seed
+
+
+def test_the_seed_decides(drawn, tmp_path):
+    first = drawn(**PARTITIONS["dirichlet"], learn="own")
+    again = drawn(**PARTITIONS["dirichlet"], learn="own")
+    other = drawn(**PARTITIONS["dirichlet"], learn="own", seed=1)
+    assert again.key == first.key != other.key
+    assert composition(other) != composition(first)
+
+
+def test_the_same_seed_gives_the_same_population_from_an_empty_store(drawn, tmp_path):
+    from fl_sim.artifacts import Store
+
+    world, fresh = scenario(**PARTITIONS["dirichlet"], learn="own"), Store(tmp_path / "another")
+    there = populate(world, prepare(world.data, world.seed, fresh), fresh)
+    here = drawn(**PARTITIONS["dirichlet"], learn="own")
+    assert there.key == here.key
+    assert composition(there) == composition(here)
+
+
+def test_what_is_stored_is_what_a_worker_opens(drawn):
+    from clients.population import open_population
+    from fl_sim.artifacts import default_root
+
+    population = drawn(**PARTITIONS["dirichlet"])
+    assert open_population(str(default_root()), population.key) is population
+
+
+def test_where_it_runs_and_how_it_is_calibrated_do_not_change_the_population(store):
+    world = scenario()
+    data = prepare(world.data, 0, store)
+    key = populate(world, data, store).key
+    for change in ("calibrate.alpha=0.2", "calibrate=pooled", "runtime.name=ray", "runtime.on_failure=skip"):
+        assert populate(world.with_(change), data, store).key == key
+    for change in ("runtime.precision=bfloat16", "clients.count=21", "learn=own", "clients.tier.weak.epochs=2"):
+        assert populate(world.with_(change), data, store).key != key
+
+
+# ----------------------------------------------------------------------------------------------------------- rounding
+
+
+def test_largest_remainder_by_hand():
+    rng = stream(0, "test")
+    assert largest_remainder(np.array([1.5, 2.25, 3.25]), 7, rng).tolist() == [2, 2, 3]
+    assert largest_remainder(np.array([0.2, 0.3, 0.5]) * 10, 10, rng).tolist() == [2, 3, 5]
+    assert sorted(largest_remainder(np.full(3, 1 / 3), 1, rng).tolist()) == [0, 0, 1]
+
+
+def test_equal_remainders_are_settled_at_random():
+    winners = [int(largest_remainder(np.full(3, 1 / 3), 1, stream(seed, "test")).argmax()) for seed in range(60)]
+    assert min(np.bincount(winners, minlength=3)) > 5
+
+
+def test_a_client_is_frozen(drawn):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        drawn().client(0).id = 3

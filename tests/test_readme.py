@@ -1,0 +1,46 @@
+"""What the README shows is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fl_sim import Scenario, simulate
+from fl_sim.scenario_file import shipped
+from strategies import STRATEGIES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_example_runs(capsys):
+    exec(PYTHON[0], {})  # noqa: S102
+    first = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"0\.\d\d overall, [01]\.\d\d at the worst client", first)
+
+
+def test_the_strategy_of_ones_own_runs(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(PYTHON[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = simulate(Scenario.load("digits", "runtime.name=inline", "calibrate=mine:Cautious"))
+    thresholds = simulate(Scenario.load("digits", "runtime.name=inline", "calibrate=local")).column("threshold")
+    assert result.calibrate["threshold"] == max(thresholds)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    \.venv/bin/fl-sim run (.*?)(?:  +#.*)?$", README, re.MULTILINE))
+def test_every_command_is_a_valid_scenario(line):
+    words = line.split("--runtime")[0].split()
+    Scenario.load(words[0], *words[1:])
+
+
+def test_every_path_and_strategy_it_names_is_there():
+    for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for script in re.findall(r"benchmarks/\w+\.py", README):
+        assert (ROOT / script).exists(), script
+    assert set(shipped()) >= {"digits", "fashion"}
+    for name in set(STRATEGIES) - {"none"}:
+        assert f"`{name}`" in README

@@ -1,0 +1,189 @@
+"""Scenarios: what is read, what is refused and in which words."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fl_sim import Scenario
+from fl_sim.errors import ScenarioError
+from fl_sim.options import CALIBRATE, LEARN, SCORE
+from fl_sim.scenario_file import build, dump, locate, override, read, shipped
+
+
+@pytest.fixture
+def tables() -> dict:
+    return read(locate("digits"))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_scenario_is_valid_and_says_what_it_is(name):
+    scenario = Scenario.load(name)
+    assert locate(name).read_text().startswith("# ")
+    assert build(tomllib.loads(dump(scenario))) == scenario
+
+
+def test_the_scenarios_of_the_readme_are_there():
+    assert {"digits", "crowd", "fashion", "regression"} <= set(shipped())
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("foo=1", "foo: there is no such key"),
+        ("clients.coun=3", "clients.coun: there is no such key; did you mean 'count'?"),
+        (
+            "clients.tier.weak.learning_rat=3",
+            "clients.tier.weak.learning_rat: there is no such key; did you mean 'learning_rate'?",
+        ),
+        ("calibrate.alpa=0.1", "calibrate.alpa: there is no such key; did you mean 'alpha'?"),
+        ("learn.perclient=true", "learn.perclient: there is no such key; did you mean 'per_client'?"),
+        (
+            'calibrate.score={name="raps", penalti=1}',
+            "calibrate.score.penalti: there is no such key; did you mean 'penalty'?",
+        ),
+        ("clients.tier.weak.share=1.2", "clients.tier.weak.share = 1.2: input should be less than or equal to 1"),
+        ("calibrate.alpha=0", "calibrate.alpha = 0: input should be greater than 0"),
+        ("calibrate.alpha=1", "calibrate.alpha = 1: input should be less than 1"),
+        ("calibrate.alpha=nan", "calibrate.alpha = 'nan'"),
+        ("calibrate.alpha=word", "calibrate.alpha = 'word': input should be a valid number"),
+        ("calibrate.small_n=none", "calibrate.small_n = 'none': input should be 'clip', 'inf' or 'drop'"),
+        ("seed=-1", "seed = -1"),
+        ("clients.count=0", "clients.count = 0"),
+        ("clients.concentration=0", "clients.concentration = 0"),
+        ("clients.partition=dirichlett", "clients.partition = 'dirichlett'"),
+        ("clients.partition=pathological", "needs clients.classes_per_client"),
+        ("clients.classes_per_client=2", "classes_per_client belongs to partition = 'pathological'"),
+        ("clients.tier.weak.architecture=cnnn", "no architecture is called 'cnnn'; did you mean 'cnn'?"),
+        ("clients.tier.weak.quantiles=[0.1, 0.9]", "quantiles belongs to regression"),
+        ("clients.tier.wek.share=0.1", "nothing there is called 'wek'; did you mean 'weak'?"),
+        ("clients.tier.strong.share=0.6", "the tiers' shares add up to 1.1"),
+        ("clients.tier.strong.name=weak", "tier names must differ"),
+        ("clients.min_calibration=100", "40 clients is 4000 calibration points, but data.calibration = 800"),
+        ("data.calibration=5000", "5997 rows, but digits has 1797"),
+        ("data.name=digit", "no dataset 'digit'; nearest: digits"),
+        ("data.name=glyphs-pool", "has no labels"),
+        ("learn=sharde", "no learn strategy is called 'sharde'; did you mean 'shared'?"),
+        ("learn=fedavg", "learn.rounds: this key is needed and is missing"),
+        ("calibrate=fedwqcp", "no calibrate strategy is called 'fedwqcp'; did you mean 'fedwq-cp'?"),
+        ("calibrate.score=residual", "'residual' is a regression score, and digits is classification"),
+        ("calibrate.score=lacc", "no score is called 'lacc'; did you mean 'lac'?"),
+        ("runtime.name=rey", "runtime.name = 'rey'"),
+        ("clients=3", "clients = 3"),
+        ("nonsense", "an override is written key=value"),
+        ("seed.x=3", "'x' is looked for inside 0, which is not a table"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_key_value_and_rule(assignment, words):
+    with pytest.raises(ScenarioError) as refusal:
+        Scenario.load("digits", assignment)
+    assert words in str(refusal.value)
+
+
+def test_everything_wrong_is_said_at_once():
+    with pytest.raises(ScenarioError) as refusal:
+        Scenario.load("digits", "calibrate.alpha=2", "clients.tier.weak.share=7", "foo=1")
+    assert len(str(refusal.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("x = [", "not TOML"), ("seed = 0", "data: this key is needed and is missing"), ("\xff", "not TOML")],
+)
+def test_a_file_that_is_no_scenario_is_refused(tmp_path, content, words):
+    (tmp_path / "bad.toml").write_text(content, encoding="utf-8")
+    with pytest.raises(ScenarioError, match=words):
+        Scenario.load(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("digitz", "did you mean 'digits'"), ("none/x.toml", "there is no such file")]
+)
+def test_a_file_that_is_not_there_is_refused(name, words):
+    with pytest.raises(ScenarioError, match=words):
+        Scenario.load(name)
+
+
+def test_a_test_set_larger_than_the_publishers_is_refused():
+    told = ["data.name=mnist", "data.train=100", "data.calibration=100", "data.test=10001"]
+    with pytest.raises(ScenarioError, match="test = 10001 rows, but the test set of mnist has 10000"):
+        Scenario.load("digits", *told)
+
+
+def test_regression_scores_want_the_heads_they_are_made_for():
+    with pytest.raises(ScenarioError, match="'cqr' needs clients"):
+        Scenario.load("regression", "calibrate.score=cqr")
+    heads = [f"clients.tier.{tier}.quantiles=[0.025, 0.975]" for tier in ("weak", "strong")]
+    assert Scenario.load("regression", "calibrate.score=cqr", *heads).calibrate.score.name == "cqr"
+    with pytest.raises(ScenarioError, match="'residual' needs the mean"):
+        Scenario.load("regression", *heads)
+
+
+def test_a_name_in_place_of_a_strategy_keeps_what_both_know(tables):
+    told = ["calibrate.small_n=inf", "calibrate.alpha=0.2"]
+    for switch in ("calibrate=pooled", "calibrate.name=pooled"):
+        assert override(tables, [*told, switch])["calibrate"] == {"name": "pooled", "alpha": 0.2, "score": "lac"}
+    assert override(tables, [*told, "calibrate=local"])["calibrate"]["small_n"] == "inf"
+    whole = override(tables, ['calibrate={name = "local", alpha = 0.3, score = "aps"}'])["calibrate"]
+    assert whole == {"name": "local", "alpha": 0.3, "score": "aps"}
+    assert override(tables, ["learn.per_client=true", "learn=own"])["learn"] == {"name": "own"}
+
+
+def test_overrides_do_not_change_the_tables_they_start_from(tables):
+    before = repr(tables)
+    override(tables, ["clients.tier.weak.share=0.1", "calibrate=local", "seed=3"])
+    assert repr(tables) == before
+
+
+def test_values_on_the_command_line_are_toml_and_a_bare_word_is_text(tables):
+    changed = override(
+        tables, ["seed=3", "clients.partition=iid", "clients.concentration=1e-1", "learn.per_client=true"]
+    )
+    assert (changed["seed"], changed["clients"]["partition"], changed["clients"]["concentration"]) == (3, "iid", 0.1)
+    assert changed["learn"]["per_client"] is True
+
+
+def test_identity_is_about_what_decides_the_results():
+    base = Scenario.load("digits")
+    assert base.identity() == Scenario.load("digits", "runtime.name=inline", "runtime.timeout=5").identity()
+    changes = ["seed=1", "calibrate=local", "clients.count=41", "runtime.precision=bfloat16", "runtime.on_failure=skip"]
+    assert len({Scenario.load("digits", change).identity() for change in changes} | {base.identity()}) == 1 + len(
+        changes
+    )
+
+
+def test_identity_follows_the_text_of_a_users_own_module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    digests = set()
+    for text in ("class Mine: pass", "class Mine: x = 1"):
+        (tmp_path / "own_piece.py").write_text(text)
+        digests.add(Scenario.load("digits", "calibrate=own_piece:Mine").identity())
+    assert len(digests) == 2
+
+
+def test_a_scenario_is_immutable():
+    scenario = Scenario.load("digits")
+    with pytest.raises(ValueError, match="frozen"):
+        scenario.seed = 3
+
+
+def test_every_option_is_known_by_its_name():
+    for table in (LEARN, CALIBRATE, SCORE):
+        for name, model in table.items():
+            assert model.model_fields["name"].default == name
+            assert model.__doc__
+
+
+def test_a_file_with_a_sweep_is_not_run_as_if_it_had_none(tmp_path):
+    path = tmp_path / "many.toml"
+    path.write_text(locate("digits").read_text() + "\n[sweep]\nseed = [0, 1]\n")
+    with pytest.raises(ScenarioError, match="sweep"):
+        Scenario.load(path)
+
+
+def test_shipped_scenarios_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Scenario.load("digits").data.name == "digits"
+    assert Path(locate("digits")).is_file()
