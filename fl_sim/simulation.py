@@ -208,6 +208,7 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
         "format": FORMAT,
         "scenario": scenario.plain(),
         "seed": scenario.seed,
+        "classes": None if world.population.data.classes is None else list(world.population.data.classes),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "device": world.population.device},
         "seconds": clock.table(),
@@ -238,8 +239,9 @@ def _on_runtime(
         resources = {"num_cpus": cpus, "num_gpus": _gpus(scenario), "max_restarts": -1}
         slots = max(1, (os.cpu_count() or 1) // cpus)
         return flower.run(
-            server, APP, count, client_timeout=where.timeout, slots=slots, resources=resources, verbose=verbose
-        )
+            server, APP, count, client_timeout=where.timeout, slots=slots, resources=resources, address=where.address,
+            verbose=verbose,
+        )  # fmt: skip
     return _on_ray(scenario, server, watch, verbose=verbose)
 
 

@@ -1,7 +1,7 @@
 """A ClientApp that behaves as its messages tell it, for the tests of the Grids.
 
-Every node counts in its state how often it was asked, and notes in the file `runs` each time that it is run. The config record
-`told` says who does what: `raise`, `none`, `echo`, `exit_once`, `exit`, `sleep`, each a list of partitions.
+Every node counts in its state how often it was asked, and notes in the file `runs` each time that it is run. The config
+record `told` says who does what: `raise`, `none`, `echo`, `exit_once`, `exit`, `sleep`, each a list of partitions.
 """
 
 from __future__ import annotations
@@ -40,4 +40,5 @@ def behave(message: Message, context: Context) -> Message:
     if does("sleep"):
         time.sleep(600)
     said = {"partition": partition, "of": int(context.node_config["num-partitions"]), "count": count}
-    return Message(RecordDict({"said": MetricRecord(said), "heard": ConfigRecord({"word": told["word"]})}), reply_to=message)
+    heard = ConfigRecord({"word": told["word"]})
+    return Message(RecordDict({"said": MetricRecord(said), "heard": heard}), reply_to=message)

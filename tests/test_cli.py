@@ -134,8 +134,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(folder, fl_si
 
 
 def test_a_client_that_raises_ends_the_run_with_its_own_traceback_and_leaves_nothing(folder, fl_sim):
-    (folder / "broken_model.py").write_text("def broken(shape, outputs):\n    raise RuntimeError('my model does not build')\n")
-    code, out, err = fl_sim("run", "digits", *SMALL, "clients.tier.weak.architecture=broken_model:broken", "--out", "here")
+    (folder / "broken_model.py").write_text(
+        "def broken(shape, outputs):\n    raise RuntimeError('my model does not build')\n"
+    )
+    code, out, err = fl_sim(
+        "run", "digits", *SMALL, "clients.tier.weak.architecture=broken_model:broken", "--out", "here"
+    )
     assert (code, out) == (1, "")
     assert "RuntimeError: my model does not build" in err
     assert 'broken_model.py", line 2, in broken' in err

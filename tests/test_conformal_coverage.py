@@ -247,8 +247,7 @@ def test_bands_of_a_thousand_clients_do_not_keep_anybody_waiting():
         (lambda: exchangeable_band(9, 9, 0.1, small_n="none"), r"small_n = 'none'"),
         (
             lambda: (
-                tally_sets([[0.5]], [0], 0.5, [0])
-                + tally_intervals([], [], [], scores=[], threshold=1, centres=[])
+                tally_sets([[0.5]], [0], 0.5, [0]) + tally_intervals([], [], [], scores=[], threshold=1, centres=[])
             ),
             r"tallies of 1 and 0 classes",
         ),

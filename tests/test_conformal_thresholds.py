@@ -116,9 +116,7 @@ def test_theorem_mean_coverage_is_rank_over_n_plus_1(name, alpha):
 def test_the_theorem_test_tells_neighbouring_ranks_apart():
     for n in (20, 50, 200):
         rank = conformal_rank(n, 0.1)
-        got = mean_coverage(
-            LAWS["exponential"], n, lambda s, r=rank: np.quantile(s, r / len(s), method="higher")
-        )
+        got = mean_coverage(LAWS["exponential"], n, lambda s, r=rank: np.quantile(s, r / len(s), method="higher"))
         assert abs(got - rank / (n + 1)) > 4 * standard_error(n, rank)
         assert abs(got - (rank + 1) / (n + 1)) < 4 * standard_error(n, rank + 1)
 

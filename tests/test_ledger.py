@@ -76,15 +76,16 @@ def test_nodes_are_listed_in_the_order_of_the_partitions():
     assert [node.node_id for node in ledger.get_nodes()] == nodes
 
 
+NONSENSE = "it answered nonsense: "
 FAULTS = {
-    "a NaN threshold": (edited(3, threshold=math.nan), "it answered nonsense: threshold = nan: must be a number or +inf"),
-    "a negative count": (edited(3, num_calibration=-1), "it answered nonsense: num_calibration = -1: must be a whole number"),
+    "a NaN threshold": (edited(3, threshold=math.nan), NONSENSE + "threshold = nan: must be a number or +inf"),
+    "a negative count": (edited(3, num_calibration=-1), NONSENSE + "num_calibration = -1: must be a whole number"),
     "another's partition": (good(1), "it answered as client 1"),
-    "another record": (RecordDict({"words": ConfigRecord({"hello": "there"})}), "it answered nonsense: not a ThresholdReport"),
-    "an empty answer": (RecordDict(), "it answered nonsense: not a ThresholdReport"),
+    "another record": (RecordDict({"words": ConfigRecord({"hello": "there"})}), NONSENSE + "not a ThresholdReport"),
+    "an empty answer": (RecordDict(), NONSENSE + "not a ThresholdReport"),
     "no answer": (None, "it did not answer in time"),
     "a late answer": (Error(LATE, "it did not answer within 2 s"), "it did not answer within 2 s"),
-    "a dead worker": (Error(DIED, "3 worker processes died under it: why\nand how"), "3 worker processes died under it: why"),
+    "a dead worker": (Error(DIED, "3 worker processes died: why\nand how"), "3 worker processes died: why"),
     "an error without a reason": (Error(RAISED, None), "it raised no reason was given"),
 }  # fmt: skip
 

@@ -40,9 +40,7 @@ worlds = st.builds(
 @given(worlds)
 def test_every_index_is_dealt_exactly_once_and_every_due_is_rounded_down_or_up(world):
     kind, rng, num_classes, num_clients, n, concentration = world
-    shares = proportions(
-        kind, num_classes, num_clients, rng, concentration=concentration, classes_per_client=2
-    )
+    shares = proportions(kind, num_classes, num_clients, rng, concentration=concentration, classes_per_client=2)
     assert shares.shape == (num_classes, num_clients)
     assert (shares >= 0).all()
     np.testing.assert_allclose(shares.sum(axis=1), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ PARTITIONS = {
     "pathological": {"partition": "pathological", "classes_per_client": 2},
     "quantity-skew": {"partition": "quantity-skew", "concentration": 0.5},
 }
+SPLITS = ("calibration", "test", "train")
 TIERS = [
     {"name": "weak", "architecture": "linear", "epochs": 1, "share": 0.3},
     {"name": "middling", "architecture": "linear", "epochs": 1, "share": 0.2},
@@ -52,7 +54,7 @@ def rows(population: Population, split: str) -> list[np.ndarray]:
 def composition(population: Population) -> list[tuple]:
     """Everything a population says, to compare two."""
     clients = [population.client(k) for k in range(len(population))]
-    return [(c.id, c.tier, *(getattr(c, split).tolist() for split in ("calibration", "test", "train"))) for c in clients]
+    return [(c.id, c.tier, *(getattr(c, split).tolist() for split in SPLITS)) for c in clients]
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -81,7 +83,7 @@ def test_every_row_is_held_once_and_totals_are_met(drawn, kind, test, learn):
 
 def test_nobody_holds_the_servers_rows(drawn):
     population = drawn(learn="own")
-    held = {row for split in ("calibration", "test", "train") for mine in rows(population, split) for row in mine.tolist()}
+    held = {row for split in SPLITS for mine in rows(population, split) for row in mine.tolist()}
     assert held.isdisjoint(population.data.rows("server").tolist())
     assert held == set(range(1797)) - set(population.data.rows("server").tolist())
 
@@ -126,7 +128,7 @@ def test_regression_is_split_by_deciles_of_the_target(drawn):
         for k in range(10)
         if len(held := np.concatenate([population.client(k).calibration, population.client(k).test]))
     )
-    assert all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
 
 
 def test_who_learns_alone_sees_in_training_what_it_sees_in_calibration(drawn):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from fl_sim.errors import FlSimError
 from fl_sim.runtime import ray as runtime
@@ -20,8 +21,8 @@ NUM_CLIENTS = 200
 
 
 def ray_grid(num_clients: int = NUM_CLIENTS, *, app: str = APP, client_timeout: float = 60.0, **more) -> RayGrid:
-    resources = {"num_cpus": 0.5, "num_gpus": 0}
-    return RayGrid(app, num_clients, num_actors=2, client_timeout=client_timeout, resources=resources, environment={}, **more)
+    told = {"num_actors": 2, "resources": {"num_cpus": 0.5, "num_gpus": 0}, "environment": {}}
+    return RayGrid(app, num_clients, client_timeout=client_timeout, **told, **more)
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,10 @@ def content(folder: Path, word: str = "", **who: list[int]) -> RecordDict:
 def messages(given: RecordDict | Sequence[RecordDict], partitions: Iterable[int]) -> list[Message]:
     each = list(partitions)
     contents = [given] * len(each) if isinstance(given, RecordDict) else given
-    return [
-        Message(c, dst_node_id=FIRST_NODE + k, message_type=KIND) for k, c in zip(each, contents, strict=True)
-    ]
+    return [Message(c, dst_node_id=FIRST_NODE + k, message_type=KIND) for k, c in zip(each, contents, strict=True)]
 
 
-def ask(
-    grid: SimulatedGrid, given: RecordDict | Sequence[RecordDict], partitions: Iterable[int]
-) -> dict[int, Message]:
+def ask(grid: SimulatedGrid, given: RecordDict | Sequence[RecordDict], partitions: Iterable[int]) -> dict[int, Message]:
     """Partition -> reply; fails if anybody is answered twice."""
     found: dict[int, Message] = {}
     for reply in grid.send_and_receive(messages(given, partitions)):
@@ -57,9 +54,7 @@ def ask(
 
 def said(replies: dict[int, Message]) -> dict[int, tuple]:
     """What each client that answered well said."""
-    return {
-        k: (dict(r.content["said"]), r.content["heard"]["word"]) for k, r in replies.items() if not r.has_error()
-    }
+    return {k: (dict(r.content["said"]), r.content["heard"]["word"]) for k, r in replies.items() if not r.has_error()}
 
 
 def errors(replies: dict[int, Message]) -> dict[int, int]:
@@ -118,6 +113,13 @@ def test_a_view_of_some_nodes_hands_the_work_down(grid, tmp_path):
     view = Subset(grid, [FIRST_NODE + 5, FIRST_NODE + 9])
     assert list(view.get_node_ids()) == [FIRST_NODE + 5, FIRST_NODE + 9]
     assert sorted(ask(view, content(tmp_path), [5, 9])) == [5, 9]
+
+
+def test_a_view_leaves_the_identity_alone_that_messages_are_made_with(grid, monkeypatch):
+    """Flower's own runtime has one of its own, and does not deliver what was made with another."""
+    monkeypatch.setattr(TaskIdentity, "run_id", 77)
+    view = Subset(grid, [FIRST_NODE])
+    assert Message(RecordDict(), dst_node_id=view.nodes[0], message_type=KIND).metadata.run_id == 77
 
 
 def test_a_client_that_raises_sends_its_traceback(grid, tmp_path):
@@ -207,7 +209,7 @@ def test_a_timeout_for_all_leaves_out_who_is_late(ray_session, tmp_path):
 
 def test_an_app_that_cannot_be_imported_is_an_error_and_no_hang(ray_session, tmp_path):
     grid = ray_grid(4, app="no_such_module:app")
-    with pytest.raises(FlSimError, match="a Ray worker could not start(?s:.*)no_such_module"):
+    with pytest.raises(FlSimError, match=r"a Ray worker could not start(?s:.*)no_such_module"):
         ask(grid, content(tmp_path), range(4))
     grid.close()
 

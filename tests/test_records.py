@@ -63,7 +63,8 @@ SAMPLES = {
 
 
 def through_the_wire(content: RecordDict) -> RecordDict:
-    return recorddict_from_proto(type(recorddict_to_proto(content)).FromString(recorddict_to_proto(content).SerializeToString()))
+    proto = recorddict_to_proto(content)
+    return recorddict_from_proto(type(proto).FromString(proto.SerializeToString()))
 
 
 def same(one: Record, other: Record) -> bool:
@@ -102,8 +103,8 @@ def test_a_record_survives_flower(kind):
 
 @pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
 def test_a_field_is_a_number_a_word_a_switch_or_an_array(kind):
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if name in {f.name for f in dataclasses.fields(kind)}}
-    for hint in hints.values():
+    hints = get_type_hints(kind)
+    for hint in (hints[field.name] for field in dataclasses.fields(kind)):
         assert hint in (int, float, str, bool) or (get_origin(hint) is np.ndarray and get_args(hint))
 
 

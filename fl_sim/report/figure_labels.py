@@ -58,7 +58,7 @@ def _names(result: Result, number: int) -> list[str]:
     """Class names where the result has them, else their numbers; deciles count from 1."""
     if words.is_regression(result):
         return [str(k + 1) for k in range(number)]
-    known = list(result.calibrate.get("coverage_by_class") or {})
+    known = result.summary.get("classes") or []
     names = known if len(known) == number else [str(k) for k in range(number)]
     return [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for name in names]
 

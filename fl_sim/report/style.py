@@ -72,8 +72,8 @@ _LEADING = 1.35 / 72  # inches a line, for each point of its size
 
 def look(index: int) -> dict[str, Any]:
     """Colour and marker of the tier of that index."""
-    colour, marker = _LOOKS[index % len(_LOOKS)]
-    return {"color": colour, "marker": marker}
+    turn, place = divmod(index, len(_LOOKS))
+    return {"color": _LOOKS[place][0], "marker": _LOOKS[(place + turn) % len(_LOOKS)][1]}
 
 
 def ticks(most: int, *, integer: bool = False) -> MaxNLocator:

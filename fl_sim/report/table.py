@@ -42,7 +42,7 @@ class _Summary:
 def _table(result: Result, gap: int) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap), header_style="")
     table.add_column("", overflow="fold")
-    table.add_column("clients", justify="right", vertical="bottom", no_wrap=True)
+    table.add_column("clients", justify="right", no_wrap=True)
     columns = list(_columns(result))
     for header, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)

@@ -44,7 +44,8 @@ def number(value: float | None) -> str:
         return "infinite"
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0}f}"
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 2
+    return f"{value:,.{max(0, decimals)}f}"
 
 
 def count(many: int, one: str, plural: str = "") -> str:
@@ -169,17 +170,16 @@ def luck(result: Result, row: Row) -> str:
     alone = band(result.scenario, row)
     if alone is None:
         return "it has no finite threshold of its own to be held against"
-    together = band(result.scenario, row, clients=below_band(result)[2])
-    assert together is not None
+    could = "bad luck alone could explain this client"
     if alone[0] == 0:
-        return (
-            "an exchangeable client of its size may cover nothing by chance: bad luck alone could explain this client"
-        )
+        return f"an exchangeable client of its size may cover nothing: {could}"
     reach = f"an exchangeable client of its size reaches {percent(alone[0])} or more in 39 of 40 draws"
     if row["coverage"] >= alone[0]:
-        return f"{reach}: bad luck alone could explain this client"
+        return f"{reach}: {could}"
+    together = band(result.scenario, row, clients=below_band(result)[2])
+    assert together is not None
     if row["coverage"] >= together[0]:
-        return f"{reach}, but the unluckiest of them all may have {percent(together[0])}: bad luck alone could explain this client"
+        return f"{reach}, but the unluckiest of them all may have {percent(together[0])}: {could}"
     return f"{reach}, the unluckiest of them all {percent(together[0])}: this is more than bad luck"
 
 

@@ -78,7 +78,7 @@ class FlowerGrid(SimulatedGrid):
 
 def run(
     server: Callable[[SimulatedGrid], T], app: str, num_clients: int, *, client_timeout: float, slots: int,
-    resources: dict[str, Any], verbose: bool,
+    resources: dict[str, Any], address: str | None, verbose: bool,
 ) -> T:  # fmt: skip
     """Run `server` as a ServerApp over `num_clients` nodes of Flower's simulation, and return what it returns."""
     from flwr.simulation import run_simulation
@@ -98,7 +98,8 @@ def run(
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        config: Any = {"client_resources": resources, "init_args": quiet}
+        # Without an address Ray would join whatever cluster was last started here, and hang if that one is gone.
+        config: Any = {"client_resources": resources, "init_args": {"address": address or "local", **quiet}}
         run_simulation(
             server_app, getattr(import_module(module), attribute), num_clients,
             backend_config=config, verbose_logging=verbose,

@@ -80,16 +80,28 @@ class Subset(SimulatedGrid):
     """A Grid that shows only some nodes of another."""
 
     def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
-        super().__init__(len(nodes))
-        self.grid, self.nodes = grid, list(nodes)
+        # Without super(), whose identity is not that of Flower's own runtime: the Grid beneath has one.
+        self.grid, self.nodes, self.num_clients = grid, list(nodes), len(nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """By the Grid beneath."""
+        return self.grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """By the Grid beneath."""
+        return self.grid.pull_messages(message_ids)
 
     def get_node_ids(self) -> Iterable[int]:
         """Those shown."""
         return list(self.nodes)
 
-    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """By the Grid beneath."""
         return self.grid.send_and_receive(messages, timeout=timeout)
+
+    def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
+        """By the Grid beneath."""
+        return self.send_and_receive(messages, timeout=timeout)
 
 
 class Host:

@@ -18,6 +18,7 @@ import collections
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -274,6 +275,8 @@ def cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address is not None:
+        _refuse_where_nobody_answers(address)
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address or "local", include_dashboard=None if address else False, **quiet)
@@ -283,6 +286,17 @@ def cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_where_nobody_answers(address: str) -> None:
+    """Ray itself tries an address at which there is nothing for minutes, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # "auto", which Ray resolves, or refuses at once
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise FlSimError(f"runtime.address = {address!r}: no Ray cluster answers there: {error}") from None
 
 
 def actors_for(num_clients: int, cpus_per_client: float, gpus_per_client: float) -> int:

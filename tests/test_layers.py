@@ -1,0 +1,150 @@
+"""Who may import whom (the arrows of the design), and what a process loads that needs only a part."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("fl_sim", "strategies", "clients")
+FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(file: str, *, when_imported: bool = False) -> set[str]:
+    """Dotted names that a file imports anywhere, or as soon as it is imported itself."""
+    return set(_imports(ast.parse((ROOT / file).read_text()), when_imported))
+
+
+def _imports(node: ast.AST, when_imported: bool) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif not (when_imported and _waits(child)):
+            yield from _imports(child, when_imported)
+
+
+def _waits(node: ast.AST) -> bool:
+    """Whether what is inside is not run when the file is imported."""
+    only_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    return only_for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def roots(file: str, **how: bool) -> set[str]:
+    """The packages a file imports from."""
+    return {name.partition(".")[0] for name in imported(file, **how)}
+
+
+def who_imports(package: str) -> set[str]:
+    return {file for file in FILES if package in roots(file)}
+
+
+def test_the_files_are_found():
+    assert {"fl_sim/simulation.py", "strategies/fedwq_cp.py", "clients/app.py"} <= set(FILES)
+    assert "numpy" in roots("fl_sim/randomness.py", when_imported=True)
+    assert "torch" in roots("fl_sim/randomness.py") - roots("fl_sim/randomness.py", when_imported=True)
+    assert "torch" not in roots("fl_sim/artifacts.py", when_imported=True)
+
+
+def test_strategies_and_clients_do_not_know_each_other():
+    assert {file for file in who_imports("clients") if file.startswith("strategies/")} == set()
+    assert {file for file in who_imports("strategies") if file.startswith("clients/")} == set()
+
+
+def test_only_the_top_sees_both():
+    above = {"fl_sim/simulation.py", "fl_sim/summary.py", "fl_sim/cli.py"}
+    both = who_imports("strategies") | who_imports("clients")
+    assert {file for file in both if file.startswith("fl_sim/")} <= above
+
+
+def test_nothing_below_imports_what_is_above():
+    top = ("simulation", "summary", "results", "report", "cli", "doctor")
+    above = ("fl_sim/__init__.py", "fl_sim/report/", *(f"fl_sim/{name}.py" for name in top))
+    below = [file for file in FILES if not file.startswith(above)]
+    names = tuple(f"fl_sim.{name}" for name in top)
+    found = {(file, name) for file in below for name in imported(file) if name.startswith(names)}
+    assert found == set()
+
+
+def test_the_conformal_mathematics_stands_alone():
+    files = [file for file in FILES if file.startswith("fl_sim/conformal/")]
+    assert len(files) >= 4
+    for file in files:
+        names = {name for name in imported(file) if name.partition(".")[0] not in sys.stdlib_module_names}
+        assert {n for n in names if not n.startswith(("numpy", "scipy", "fl_sim.conformal"))} == set(), file
+
+
+@pytest.mark.parametrize(("package", "allowed"), [
+    ("ray", ("fl_sim/runtime/ray.py",)),
+    ("matplotlib", ("fl_sim/report/", "fl_sim/data/glyphs.py", "fl_sim/data/fonts.py")),
+    ("flwr", ("fl_sim/records.py", "fl_sim/simulation.py", "fl_sim/runtime/", "strategies/", "clients/")),
+    ("typer", ("fl_sim/cli.py",)),
+    ("sklearn", ("fl_sim/data/",)),
+    ("torchvision", ("fl_sim/data/", "fl_sim/models.py")),
+])  # fmt: skip
+def test_a_library_is_imported_in_its_place_only(package, allowed):
+    found = who_imports(package)
+    assert found
+    assert {file for file in found if not file.startswith(allowed)} == set()
+
+
+@pytest.mark.parametrize("package", ["random", "pickle", "pandas"])
+def test_nobody_imports(package):
+    assert who_imports(package) == set()
+
+
+def test_torch_is_not_loaded_with_what_does_not_compute():
+    names = "scenario scenario_file options models records artifacts randomness results errors"
+    files = [f"fl_sim/{name}.py" for name in names.split()]
+    files += [file for file in FILES if file.startswith(("strategies/", "fl_sim/conformal/", "fl_sim/data/"))]
+    loaded = {file for file in files if roots(file, when_imported=True) & {"torch", "torchvision", "safetensors"}}
+    assert loaded == set()
+
+
+def test_numpys_global_generator_is_not_used():
+    for file in FILES:
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random"):
+                assert node.attr[0].isupper(), f"{file}: np.random.{node.attr}"  # Generator, PCG64: types, not draws
+
+
+# --------------------------------------------------------------------------------------------------- what gets loaded
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level packages in a fresh process after `code`."""
+    told = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{told}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_worker_does_not_load_what_only_the_driver_needs():
+    found = loaded_by("import clients.app")
+    assert {"clients", "flwr", "torch"} <= found
+    assert found & {"strategies", "ray", "matplotlib", "pandas", "sklearn", "torchvision"} == set()
+
+
+def test_a_ray_actors_module_does_not_load_the_drivers_parts():
+    found = loaded_by("import fl_sim.runtime.ray")
+    assert {"ray", "flwr"} <= found
+    assert found & {"strategies", "clients", "matplotlib", "sklearn", "torch"} == set()
+
+
+@pytest.mark.parametrize("code", ["import fl_sim", "from fl_sim import Scenario; Scenario.load('digits')"])
+def test_reading_a_scenario_loads_nothing_heavy(code):
+    assert loaded_by(code) & {"torch", "flwr", "ray", "matplotlib", "sklearn", "pandas", "scipy"} == set()
+
+
+def test_the_package_gives_its_three_names_and_no_others():
+    import fl_sim
+
+    assert [getattr(fl_sim, name).__name__ for name in fl_sim.__all__] == ["Result", "Scenario", "simulate"]
+    with pytest.raises(AttributeError, match="module 'fl_sim' has no attribute 'simulator'"):
+        _ = fl_sim.simulator

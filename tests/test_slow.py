@@ -1,0 +1,108 @@
+"""What needs more than Python and the package index: Fashion-MNIST, a Ray cluster of its own, the installed command."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fl_sim import Result
+from fl_sim.artifacts import Store
+
+pytestmark = pytest.mark.slow
+
+COMMAND = Path(sys.executable).parent / "fl-sim"
+
+
+def fl_sim(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """The installed command, launched in `folder`, with the store that the folder holds."""
+    environment = {**os.environ, "FL_SIM_STORE": str(folder / "store")}
+    return subprocess.run([COMMAND, *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """clients.csv without what a clock decides."""
+    with (run / "clients.csv").open(newline="") as handle:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(handle)]
+
+
+def models(folder: Path) -> set[Path]:
+    return {entry.folder for entry in Store(folder / "store").listing() if entry.kind == "model"}
+
+
+def test_fashion_mnist_is_trained_once_for_every_partition_of_it(tmp_path):
+    first = fl_sim(tmp_path, "run", "fashion", "--out", "first")
+    assert first.returncode == 0, first.stderr
+    trained = models(tmp_path)
+    assert len(trained) == 2
+    second = fl_sim(tmp_path, "run", "fashion", "clients.concentration=0.1", "--out", "second")
+    assert second.returncode == 0, second.stderr
+    assert models(tmp_path) == trained
+    found = Result.load(tmp_path / "first")
+    assert sum(found.column("num_calibration")) == 20_000
+    assert sum(found.column("num_test")) == 10_000
+    assert found.calibrate["tiers"]["strong"]["coverage"] > found.calibrate["tiers"]["weak"]["coverage"]
+    assert rows(tmp_path / "first") != rows(tmp_path / "second")
+
+
+@pytest.fixture
+def second_ray() -> Iterator[str]:
+    """The address of a Ray cluster that somebody else has started."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray = Path(sys.executable).parent / "ray"
+    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
+    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as head:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        time.sleep(5)  # the port answers before the node has registered
+        yield f"127.0.0.1:{port}"
+        head.terminate()
+        head.wait(timeout=60)
+
+
+def test_a_running_ray_cluster_gives_the_same_digits(tmp_path, second_ray):
+    there = fl_sim(tmp_path, "run", "digits", f"runtime.address={second_ray}", "--out", "there")
+    assert there.returncode == 0, there.stderr
+    shutil.rmtree(tmp_path / "store")
+    here = fl_sim(tmp_path, "run", "digits", "--runtime", "inline", "--out", "here")
+    assert here.returncode == 0, here.stderr
+    assert rows(tmp_path / "there") == rows(tmp_path / "here")
+
+
+def test_no_cluster_at_the_address_is_one_clear_message(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    end = fl_sim(tmp_path, "run", "digits", f"runtime.address=127.0.0.1:{port}")
+    assert end.returncode == 1
+    assert f"runtime.address = '127.0.0.1:{port}'" in end.stderr
+    assert "Traceback" not in end.stderr
+
+
+def test_flower_and_ray_are_quiet_unless_asked(tmp_path):
+    for runtime in ("ray", "flower"):
+        end = fl_sim(tmp_path, "run", "digits", "clients.count=6", "--runtime", runtime, "--out", runtime)
+        assert (end.returncode, end.stderr) == (0, ""), end.stderr
+        assert "INFO" not in end.stdout
+    assert rows(tmp_path / "ray") == rows(tmp_path / "flower")
+
+
+def test_launching_beside_a_folder_called_clients_changes_nothing(tmp_path):
+    (tmp_path / "clients").mkdir()
+    (tmp_path / "clients" / "notes.txt").write_text("not a package")
+    end = fl_sim(tmp_path, "run", "digits", "clients.count=6", "--out", "run")
+    assert end.returncode == 0, end.stderr
