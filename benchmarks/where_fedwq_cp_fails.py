@@ -1,17 +1,17 @@
 """Where FedWQ-CP keeps its promise and where it does not: the table of the README, over five seeds.
 
-    .venv/bin/python benchmarks/where_fedwq_cp_fails.py            all worlds (about 5 minutes on 2 cores from an empty store)
+    .venv/bin/python benchmarks/where_fedwq_cp_fails.py            all worlds: 3 minutes on 2 cores
     .venv/bin/python benchmarks/where_fedwq_cp_fails.py scales     one of them
 
-Each cell is the mean over the seeds and, after ±, its standard error. `worst` is the smallest coverage of a client with at
-least 50 test points (a client with three test points can miss one and stand at .67 under any method).
+Each cell is the mean over the seeds and, after ±, its standard error. `worst` is the smallest coverage of a client with
+at least 50 test points (a client with three test points can miss one and stand at .67 under any method).
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 from fl_sim import Result, Scenario, simulate
 
@@ -49,16 +49,12 @@ def main(names: list[str]) -> None:
             sys.exit(f"{name}: choose from {', '.join(WORLDS)}")
         title, file, overrides = WORLDS[name]
         print(f"\n{title}\n")
-        print(
-            "| strategy | coverage | client mean | worst | weak tier | strong tier | size |\n|---|---|---|---|---|---|---|"
-        )
+        print("| strategy | coverage | client mean | worst | weak tier | strong tier | size |")
+        print("|---|---|---|---|---|---|---|")
         for strategy in STRATEGIES:
-            cells = [
-                figures(simulate(Scenario.load(file, *overrides, f"calibrate={strategy}", f"seed={s}"))) for s in SEEDS
-            ]
-            print(
-                f"| {strategy} | " + " | ".join(_cell([row[i] for row in cells]) for i in range(6)) + " |", flush=True
-            )
+            world = [Scenario.load(file, *overrides, f"calibrate={strategy}", f"seed={seed}") for seed in SEEDS]
+            columns = zip(*(figures(simulate(scenario)) for scenario in world), strict=True)
+            print(f"| {strategy} | {' | '.join(map(_cell, columns))} |", flush=True)
 
 
 def figures(result: Result) -> list[float | None]:
@@ -70,18 +66,15 @@ def figures(result: Result) -> list[float | None]:
     return [found["coverage"], found["coverage_client_mean"], min(tested), *tiers, size]
 
 
-def _cell(values: list[float | None]) -> str:
+def _cell(values: Sequence[float | None]) -> str:
     here = [v for v in values if v is not None]
     if not here:
-        return "–"
-    error = statistics.stdev(here) / len(here) ** 0.5
-    digits = 3 if max(here) <= 1 else 2
-    return (
-        f"{statistics.mean(here):.{digits}f} ± {error:.{digits}f}".replace("0.", ".")
-        if digits == 3
-        else f"{statistics.mean(here):.2f} ± {error:.2f}"
-    )
+        return "-"
+    mean, error = statistics.mean(here), statistics.stdev(here) / len(here) ** 0.5
+    if max(here) > 1:
+        return f"{mean:.2f} ± {error:.2f}"
+    return f"{mean:.3f} ± {error:.3f}".replace("0.", ".")
 
 
 if __name__ == "__main__":
-    main([Path(a).name for a in sys.argv[1:]])
+    main(sys.argv[1:])

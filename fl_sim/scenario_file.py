@@ -192,10 +192,14 @@ def _rule(one: Any, tables: Any) -> str:
 def _keys(where: tuple[Any, ...], tables: Any) -> list[str]:
     """The keys of the table at that path."""
     words = tuple(key for key in where if isinstance(key, str))
-    chosen_by_name = {("learn",): LEARN, ("calibrate",): CALIBRATE, ("calibrate", "score"): SCORE}
+    chosen_by_name: dict[tuple[str, ...], Any] = {
+        ("learn",): LEARN,
+        ("calibrate",): CALIBRATE,
+        ("calibrate", "score"): SCORE,
+    }
     if words not in chosen_by_name:
         return list(_TABLES[words].model_fields)
-    found = tables
+    found: Any = tables
     for key in where:
         found = _child(found, key)
     return list(chosen_by_name[words][found["name"]].model_fields)

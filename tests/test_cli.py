@@ -67,8 +67,8 @@ def test_the_columns_and_metrics_of_the_contract_are_there(folder, fl_sim):
     fl_sim("run", "digits", *SMALL, "--out", "here")
     result = Result.load(folder / "here")
     columns = (
-        "client tier behaviour num_calibration num_test label_counts threshold num_covered coverage mean_set_size num_correct "
-        "accuracy bytes_up bytes_down message_bytes_up message_bytes_down retries status seconds"
+        "client tier behaviour num_calibration num_test label_counts threshold num_covered coverage mean_set_size "
+        "num_correct accuracy bytes_up bytes_down message_bytes_up message_bytes_down retries status seconds"
     )
     assert set(columns.split()) <= set(result.clients[0])
     metrics = (

@@ -54,7 +54,7 @@ def write_outcome(runtime: str, learn: str, folder: str) -> None:
 
 
 class ByFlower:
-    """A run by Flower, in a process of its own because it shuts Ray down at its end; under way while others run here."""
+    """A run by Flower, in a process of its own because it shuts Ray down; under way while others run here."""
 
     def __init__(self, learn: str, folder: Path) -> None:
         self.folder = folder

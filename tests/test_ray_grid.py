@@ -115,11 +115,14 @@ def test_a_view_of_some_nodes_hands_the_work_down(grid, tmp_path):
     assert sorted(ask(view, content(tmp_path), [5, 9])) == [5, 9]
 
 
-def test_a_view_leaves_the_identity_alone_that_messages_are_made_with(grid, monkeypatch):
+def test_a_view_leaves_the_identity_alone_that_messages_are_made_with(grid):
     """Flower's own runtime has one of its own, and does not deliver what was made with another."""
-    monkeypatch.setattr(TaskIdentity, "run_id", 77)
-    view = Subset(grid, [FIRST_NODE])
-    assert Message(RecordDict(), dst_node_id=view.nodes[0], message_type=KIND).metadata.run_id == 77
+    before, TaskIdentity.run_id = TaskIdentity.run_id, 77
+    try:
+        view = Subset(grid, [FIRST_NODE])
+        assert Message(RecordDict(), dst_node_id=view.nodes[0], message_type=KIND).metadata.run_id == 77
+    finally:
+        TaskIdentity.run_id = before
 
 
 def test_a_client_that_raises_sends_its_traceback(grid, tmp_path):
