@@ -149,6 +149,18 @@ def test_all_that_decides_a_models_bits_is_in_its_key(seat, monkeypatch):
     assert fitted(seat, recipe, rows) == keys["as it is"]
 
 
+def test_the_text_of_a_users_own_architecture_is_in_its_key(seat, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    rows, recipe = seat.population.data.rows("train"), seat.population.recipe(seat.client.tier, "shared")
+    recipe = dataclasses.replace(recipe, architecture="my_architecture:narrow", epochs=0)
+    keys = []
+    text = "from fl_sim.models import linear\n\ndef narrow(shape, outputs):\n    return linear(shape, outputs)\n"
+    for added in ("", "", "# another text\n"):
+        (tmp_path / "my_architecture.py").write_text(text + added)
+        keys.append(fitted(seat, recipe, rows))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_stored_model_is_the_one_that_was_trained(seat):
     data, rows = seat.population.data, seat.population.data.rows("train")
     recipe = seat.population.recipe(seat.client.tier, "shared")
