@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fl_sim.errors import FlSimError
 from fl_sim.scenario import Scenario
 from fl_sim.scenario_file import build, dump, read
+
+if TYPE_CHECKING:
+    from fl_sim.frames import Frames
 
 FORMAT = 1  # of result.json and clients.csv
 
@@ -179,3 +182,10 @@ def by_tier(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         groups.setdefault(row["tier"], []).append(row)
     return groups
+
+
+def load(folder: str | Path) -> Frames:
+    """The results under a folder, a run's or a sweep's, as pandas data frames; see `fl_sim.frames.load`."""
+    from fl_sim import frames
+
+    return frames.load(folder)

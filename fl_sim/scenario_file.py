@@ -11,6 +11,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from fl_sim.behaviours import BEHAVIOUR
 from fl_sim.errors import ScenarioError
 from fl_sim.options import CALIBRATE, LEARN, SCORE, nearest
 from fl_sim.scenario import Clients, Data, Runtime, Scenario, Tier
@@ -78,7 +79,7 @@ def build(tables: dict[str, Any]) -> Scenario:
         ScenarioError: one line for each thing that is wrong.
     """
     if "sweep" in tables:
-        raise ScenarioError("sweep: this file describes many runs; delete its [sweep] table to run one of them")
+        raise ScenarioError("sweep: this file describes many runs; use fl-sim sweep")
     try:
         return Scenario.model_validate(tables)
     except ValidationError as error:
@@ -97,18 +98,55 @@ def dump(scenario: Scenario) -> str:
 def override(tables: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply `key.path=value` in order; values are TOML, and a bare word is a string.
 
-    A tier is addressed by its name. A name given where a strategy's table stands replaces the strategy and keeps the
+    A tier is addressed by its name, a behaviour by its kind. A name given where a strategy's table stands replaces the strategy and keeps the
     keys that both know.
 
     Raises:
         ScenarioError: an assignment without `=`, or a path through something that is not a table.
     """
     for assignment in assignments:
-        path, sign, text = assignment.partition("=")
-        if not sign or not path.strip():
-            raise ScenarioError(f"{assignment!r}: an override is written key=value, for instance clients.count=100")
-        tables = _set(tables, path.strip().split("."), _value(text.strip()), path.strip())
+        key, text = _key_and_text(assignment)
+        tables = assign(tables, key, _value(text))
     return tables
+
+
+def assign(tables: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The tables with the value at `key.path`; see `override`."""
+    changed: dict[str, Any] = _set(tables, key.split("."), value, key)
+    return changed
+
+
+def values_of(assignment: str) -> tuple[str, list[Any]]:
+    """The key of `key=a,b,c` and its values; commas inside brackets, braces and quotes belong to a value.
+
+    >>> values_of("calibrate=fedwq-cp,{name='pooled', alpha=0.2}")
+    ('calibrate', ['fedwq-cp', {'name': 'pooled', 'alpha': 0.2}])
+    """
+    key, text = _key_and_text(assignment)
+    return key, [_value(part.strip()) for part in _split(text)]
+
+
+def _key_and_text(assignment: str) -> tuple[str, str]:
+    key, sign, text = assignment.partition("=")
+    if not sign or not key.strip():
+        raise ScenarioError(f"{assignment!r}: an override is written key=value, for instance clients.count=100")
+    return key.strip(), text.strip()
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        else:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _value(text: str) -> Any:
@@ -139,11 +177,16 @@ def _set(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
 
 
 def _set_named(items: list[Any], keys: Sequence[str], value: Any, path: str) -> list[Any]:
-    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    names = [_name(item) for item in items]
     if keys[0] not in names:
         raise ScenarioError(f"{path}: nothing there is called {keys[0]!r}{nearest(keys[0], [n for n in names if n])}")
     at = names.index(keys[0])
     return [_set(item, keys[1:], value, path) if i == at else item for i, item in enumerate(items)]
+
+
+def _name(item: Any) -> Any:
+    """By what a table in a list is addressed."""
+    return item.get("name", item.get("kind")) if isinstance(item, dict) else None
 
 
 def _renamed(section: str, table: Any, name: str) -> dict[str, Any]:
@@ -165,8 +208,8 @@ def _path(where: tuple[Any, ...], tables: Any) -> str:
     words, node = [], tables
     for key in where:
         node = _child(node, key)
-        named = isinstance(key, int) and isinstance(node, dict) and "name" in node
-        words.append(str(node["name"]) if named else str(key))
+        name = _name(node) if isinstance(key, int) else None
+        words.append(str(key if name is None else name))
     return ".".join(words)
 
 
@@ -196,13 +239,14 @@ def _keys(where: tuple[Any, ...], tables: Any) -> list[str]:
         ("learn",): LEARN,
         ("calibrate",): CALIBRATE,
         ("calibrate", "score"): SCORE,
+        ("clients", "behaviour"): BEHAVIOUR,
     }
     if words not in chosen_by_name:
         return list(_TABLES[words].model_fields)
     found: Any = tables
     for key in where:
         found = _child(found, key)
-    return list(chosen_by_name[words][found["name"]].model_fields)
+    return list(chosen_by_name[words][_name(found)].model_fields)
 
 
 def _shown(value: Any) -> str:

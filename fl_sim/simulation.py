@@ -26,11 +26,11 @@ from fl_sim.options import OWN, own_object
 from fl_sim.results import FORMAT, Result
 from fl_sim.runtime.grids import SimulatedGrid
 from fl_sim.runtime.ledger import Ledger
-from fl_sim.scenario import Scenario
+from fl_sim.runtime.session import Session
+from fl_sim.scenario import Runtime, Scenario
 from fl_sim.summary import calibrate_metrics, client_rows, learn_metrics
 from strategies.base import Calibration, Learning, Roster
 
-APP = "clients.app:app"
 PACKAGES = ("fl-sim", "flwr", "ray", "torch", "numpy", "scikit-learn", "matplotlib")  # whose versions may move a digit
 
 
@@ -67,16 +67,34 @@ def simulate(
 
     Raises:
         FlSimError: the run cannot be made; among them `DataNotAtHandError` and, when a client fails and `on_failure`
-        is "stop",
-            `ClientFailedError`.
+            is "stop", `ClientFailedError`.
     """
     check(scenario)
-    clock = Clock()
-    place = Store(Path(store) if store else default_root())
     watch = progress or Silent()
-    with _environment(place, verbose=verbose):
-        watch.phase("starting", None)
-        return _on_runtime(scenario, lambda grid: _run(scenario, place, grid, watch, clock), watch, verbose=verbose)
+    watch.phase("starting", None)
+    with simulator(scenario.runtime, scenario.clients.count, store=store, verbose=verbose) as run:
+        return run(scenario, watch)
+
+
+Simulator = Callable[[Scenario, Progress], Result]
+
+
+@contextlib.contextmanager
+def simulator(
+    where: Runtime, max_clients: int, *, store: str | Path | None = None, verbose: bool = False
+) -> Iterator[Simulator]:
+    """A runtime that is up for the block, as a function that runs scenarios on it. They must have passed `check`."""
+    clocks = [Clock()]  # what starting takes is the first run's
+    place = Store(Path(store) if store else default_root())
+
+    def run(scenario: Scenario, watch: Progress) -> Result:
+        mine = clocks.pop() if clocks else Clock()
+        mine.lap("start")
+        count = scenario.clients.count
+        return session.serve(lambda grid: _run(scenario, place, grid, watch, mine), count, watch.done)
+
+    with _environment(place, verbose=verbose), Session(where, max_clients, verbose=verbose) as session:
+        yield run
 
 
 def refuse_lookalikes(folder: Path) -> None:
@@ -166,7 +184,6 @@ class World:
 
 
 def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress, clock: Clock) -> Result:
-    clock.lap("start")
     watch.phase("data", None)
     population = populate(scenario, prepare(scenario.data, scenario.seed, store), store)
     clock.lap("data")
@@ -219,55 +236,6 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
         "learn": {"name": scenario.learn.name, "metrics": learn_metrics(rows, world.population, calibrate)},
         "calibrate": {"name": scenario.calibrate.name, "metrics": calibrated},
     })  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------------------- runtimes
-
-
-def _on_runtime(
-    scenario: Scenario, server: Callable[[SimulatedGrid], Result], watch: Progress, *, verbose: bool
-) -> Result:
-    where, count = scenario.runtime, scenario.clients.count
-    if where.name == "inline":
-        from fl_sim.runtime.inline import InlineGrid
-
-        return server(InlineGrid(APP, count, where.timeout, watch.done))
-    if where.name == "flower":
-        from fl_sim.runtime import flower
-
-        cpus = max(1, round(where.cpus_per_client))
-        resources = {"num_cpus": cpus, "num_gpus": _gpus(scenario), "max_restarts": -1}
-        slots = max(1, (os.cpu_count() or 1) // cpus)
-        return flower.run(
-            server, APP, count, client_timeout=where.timeout, slots=slots, resources=resources, address=where.address,
-            verbose=verbose,
-        )  # fmt: skip
-    return _on_ray(scenario, server, watch, verbose=verbose)
-
-
-def _on_ray(scenario: Scenario, server: Callable[[SimulatedGrid], Result], watch: Progress, *, verbose: bool) -> Result:
-    from fl_sim.runtime import ray
-
-    where, count = scenario.runtime, scenario.clients.count
-    with ray.cluster(where.address, verbose=verbose):
-        gpus = _gpus(scenario)
-        num_actors = ray.actors_for(count, where.cpus_per_client, gpus)
-        grid = ray.RayGrid(
-            APP, count, num_actors=num_actors, client_timeout=where.timeout,
-            resources={"num_cpus": where.cpus_per_client, "num_gpus": gpus},
-            environment={"FL_SIM_STORE": os.environ["FL_SIM_STORE"]}, done=watch.done,
-        )  # fmt: skip
-        try:
-            return server(grid)
-        finally:
-            grid.close()
-
-
-def _gpus(scenario: Scenario) -> float:
-    """The share of a GPU a client gets: as asked, or a quarter where the clients run on one."""
-    if scenario.runtime.gpus_per_client is not None:
-        return scenario.runtime.gpus_per_client
-    return 0.25 if learning.resolve_device(scenario.runtime.device) == "cuda" else 0.0
 
 
 @contextlib.contextmanager

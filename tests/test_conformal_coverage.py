@@ -137,8 +137,16 @@ def test_coverage_summary_by_hand():
         "coverage_client_mean": pytest.approx((1 / 2 + 9 / 10 + 1) / 3),
         "coverage_client_min": 1 / 2,
         "coverage_client_p05": 1 / 2,
+        "coverage_client_min_tested": None,
         "clients_with_test": 3,
+        "clients_tested_enough": 0,
     }
+
+
+def test_the_smallest_coverage_that_says_something_is_of_clients_with_thirty_test_points():
+    summary = coverage_summary([0, 20, 27, 29], [29, 30, 30, 31])
+    assert (summary["coverage_client_min"], summary["coverage_client_min_tested"]) == (0, 20 / 30)
+    assert summary["clients_tested_enough"] == 3
 
 
 @pytest.mark.parametrize(("clients", "place"), [(1, 1), (20, 1), (21, 2), (40, 2), (41, 3), (1000, 50)])
@@ -152,12 +160,13 @@ def test_p05_is_an_order_statistic(clients, place):
 @pytest.mark.parametrize("counts", [([], []), ([0, 0], [0, 0])])
 def test_coverage_of_nobody_is_none(counts):
     summary = coverage_summary(*counts)
-    assert summary.pop("clients_with_test") == 0
+    assert summary.pop("clients_with_test") == summary.pop("clients_tested_enough") == 0
     assert set(summary) == {
         "coverage",
         "coverage_client_mean",
         "coverage_client_min",
         "coverage_client_p05",
+        "coverage_client_min_tested",
     }
     assert set(summary.values()) == {None}
 

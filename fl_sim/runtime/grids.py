@@ -107,15 +107,14 @@ class Subset(SimulatedGrid):
 class Host:
     """Runs the ClientApp for many nodes in one process: this one, or a Ray actor's."""
 
-    def __init__(self, app: str, num_clients: int) -> None:
+    def __init__(self, app: str) -> None:
         module, _, attribute = app.partition(":")
         self.app: ClientApp = getattr(import_module(module), attribute)
-        self.num_clients = num_clients
 
-    def run(self, message: Message, state: RecordDict) -> tuple[Message, float]:
+    def run(self, message: Message, state: RecordDict, num_clients: int) -> tuple[Message, float]:
         """The node's reply (never None) and the seconds it took; `state` is the node's own and is changed in place."""
         node = message.metadata.dst_node_id
-        config: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": self.num_clients}
+        config: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": num_clients}
         context = Context(RUN_ID, node, config, state, {})
         start = time.perf_counter()
         try:

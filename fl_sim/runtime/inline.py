@@ -15,14 +15,14 @@ class InlineGrid(SimulatedGrid):
     def __init__(self, app: str, num_clients: int, client_timeout: float, done: Done | None = None) -> None:
         super().__init__(num_clients, done)
         self.client_timeout = client_timeout
-        self.host = Host(app, num_clients)
+        self.host = Host(app)
         self.states: dict[int, RecordDict] = {}
 
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """One after another."""
         for message in messages:
             state = self.states.setdefault(message.metadata.dst_node_id, RecordDict())
-            reply, seconds = self.host.run(message, state)
+            reply, seconds = self.host.run(message, state, self.num_clients)
             if seconds > self.client_timeout:
                 reply = Message(Error(LATE, f"it took {seconds:.1f} s"), reply_to=message)
             self.done(1)

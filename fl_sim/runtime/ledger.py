@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, MessageType
 from flwr.proto.node_pb2 import NodeInfo
 
 from fl_sim.errors import ClientFailedError
-from fl_sim.records import REPLIES, TIMING, unpack, weight
+from fl_sim.records import REPLIES, TIMING, check_trained, unpack, weight
 from fl_sim.runtime.grids import RAISED, SimulatedGrid
 
 Began = Callable[[str, int], None]  # told a message's type and how many clients it goes to
@@ -124,11 +124,8 @@ class Ledger(SimulatedGrid):
         timing: Any = reply.content.pop(TIMING, {})
         account.seconds += float(timing.get("seconds", 0.0))
         account.message_bytes_up += weight(reply.content)
-        kind = REPLIES.get(message.metadata.message_type)
-        if kind is None:
-            return None
         try:
-            answered = getattr(unpack(kind, reply.content), "partition", k)
+            answered = _partition_in(reply, message, k)
         except (ValueError, TypeError, AttributeError) as error:
             return f"it answered nonsense: {error}", ""
         return None if answered == k else (f"it answered as client {answered}", "")
@@ -138,3 +135,15 @@ class Ledger(SimulatedGrid):
             text = f"{self.labels[k]} failed at {message_type}: {what}"
             raise ClientFailedError(f"{trace.strip()}\n\n{text}" if trace else text)
         self.accounts[k].missing = f"{message_type}: {what}"
+
+
+def _partition_in(reply: Message, message: Message, k: int) -> int:
+    """Whom a reply says it is from; `k`, whom it should be from, where it does not say.
+
+    Raises:
+        ValueError: it is not what was asked for, or impossible.
+    """
+    kind = message.metadata.message_type
+    if kind == MessageType.TRAIN:
+        return check_trained(message.content, reply.content)
+    return getattr(unpack(REPLIES[kind], reply.content), "partition", k) if kind in REPLIES else k

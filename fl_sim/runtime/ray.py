@@ -39,23 +39,23 @@ IN_FLIGHT = 2  # batches an actor has at once, so that it never waits for the dr
 class Actor:
     """A Ray actor: a `Host` whose nodes' states come with the messages."""
 
-    def __init__(self, app: str, num_clients: int, environment: dict[str, str]) -> None:
+    def __init__(self, app: str, environment: dict[str, str]) -> None:
         os.environ.update(environment)
-        self.host = Host(app, num_clients)
+        self.host = Host(app)
 
     def ready(self) -> bool:
         """Answered once the ClientApp is imported."""
         return True
 
     def run(
-        self, content: Any, metadata: Sequence[Metadata], states: Sequence[RecordDict]
+        self, num_clients: int, content: Any, metadata: Sequence[Metadata], states: Sequence[RecordDict]
     ) -> list[tuple[Message, RecordDict, float]]:
         """Reply, state and seconds of each message; `content` is one for all, or a list of one for each."""
         answers = []
         for i, (meta, state) in enumerate(zip(metadata, states, strict=True)):
             mine = content[i] if isinstance(content, list) else content
             message = Message(metadata=meta, content=mine)  # type: ignore[call-overload]
-            reply, seconds = self.host.run(message, state)
+            reply, seconds = self.host.run(message, state, num_clients)
             answers.append((reply, state, seconds))
         return answers
 
@@ -94,6 +94,13 @@ class RayGrid(SimulatedGrid):
         self.alone: collections.deque[Message] = collections.deque()  # to be run one by one
         self.attempts: collections.Counter[str] = collections.Counter()  # message id -> actors it has seen die
         self.slots = [self._slot() for _ in range(num_actors)]
+
+    def renew(self, num_clients: int, done: Done) -> None:
+        """Begin again with fresh clients on the same actors."""
+        self._abandon()
+        super().__init__(num_clients, done)
+        self.states.clear()
+        self.attempts.clear()
 
     # ------------------------------------------------------------------------------------------------------- sending
 
@@ -145,7 +152,7 @@ class RayGrid(SimulatedGrid):
         metadata = [m.metadata for m in batch.messages]
         states = [self.states.get(m.dst_node_id, RecordDict()) for m in metadata]
         batch.began = time.monotonic()
-        slot.in_flight[slot.actor.run.remote(content, metadata, states)] = batch
+        slot.in_flight[slot.actor.run.remote(self.num_clients, content, metadata, states)] = batch
 
     # ----------------------------------------------------------------------------------------------------- receiving
 
@@ -229,7 +236,7 @@ class RayGrid(SimulatedGrid):
     # -------------------------------------------------------------------------------------------------------- actors
 
     def _slot(self) -> Slot:
-        actor: Any = ray.remote(Actor).options(**self.resources).remote(self.app, self.num_clients, self.environment)
+        actor: Any = ray.remote(Actor).options(**self.resources).remote(self.app, self.environment)
         return Slot(actor, actor.ready.remote())
 
     def close(self) -> None:
@@ -299,19 +306,19 @@ def _refuse_where_nobody_answers(address: str) -> None:
         raise FlSimError(f"runtime.address = {address!r}: no Ray cluster answers there: {error}") from None
 
 
-def actors_for(num_clients: int, cpus_per_client: float, gpus_per_client: float) -> int:
+def actors_for(num_clients: int, *, num_cpus: float, num_gpus: float) -> int:
     """How many actors this Ray has room for, at most one a client.
 
     Raises:
         FlSimError: there is room for none.
     """
     have = ray.cluster_resources()
-    room = have.get("CPU", 0) / cpus_per_client
-    if gpus_per_client > 0:
-        room = min(room, have.get("GPU", 0) / gpus_per_client)
+    room = have.get("CPU", 0) / num_cpus
+    if num_gpus > 0:
+        room = min(room, have.get("GPU", 0) / num_gpus)
     if room < 1:
         raise FlSimError(
-            f"runtime.cpus_per_client = {cpus_per_client:g} and gpus_per_client = {gpus_per_client:g}, but Ray has "
+            f"runtime.cpus_per_client = {num_cpus:g} and gpus_per_client = {num_gpus:g}, but Ray has "
             f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs; ask for less"
         )
     return min(int(room), num_clients)

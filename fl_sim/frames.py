@@ -1,0 +1,113 @@
+"""Results as tables to compute with: a row a point, a row a client, as pandas data frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fl_sim.errors import FlSimError
+from fl_sim.results import RESULT, Result
+from fl_sim.sweep import FAILED, FORMAT, POINTS, SWEEP
+
+FORMATS = ("csv", "parquet", "json")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a run, a comparison or a sweep found.
+
+    Attributes:
+        points: one row a point: `point`, `run`, `status` ("ok", "failed" or "not run"), a column for each axis, `alpha`,
+            and every number of `result.json` under its path, such as "calibrate.tiers.weak.coverage".
+        clients: one row a client of each finished point: `point`, the axes, and the columns of `clients.csv`.
+        axes: the columns of `points` that are axes, in the order of the file.
+        name: the scenario file's.
+    """
+
+    points: pd.DataFrame
+    clients: pd.DataFrame
+    axes: list[str]
+    name: str
+
+
+def load(folder: str | Path) -> Frames:
+    """The results under a folder: a run's, or a sweep's, finished or not.
+
+    Raises:
+        FlSimError: neither is there, or it was written by another version.
+    """
+    folder = Path(folder)
+    if (folder / SWEEP).is_file():
+        return _load_sweep(folder)
+    if not (folder / RESULT).is_file():
+        raise FlSimError(f"{folder}: holds no results of fl-sim (neither {RESULT} nor {SWEEP})")
+    return _frames(folder.name, [], [({}, folder.name, folder)], {})
+
+
+def write(frame: pd.DataFrame, form: str, to: Any) -> None:
+    """Write a frame as csv, json (a list of rows) or parquet to an open file or a path.
+
+    Raises:
+        FlSimError: parquet is asked for and the package pyarrow is missing.
+    """
+    if form == "csv":
+        frame.to_csv(to, index=False)
+    elif form == "json":
+        frame.to_json(to, orient="records", indent=1)
+    else:
+        try:
+            frame.to_parquet(to, index=False)
+        except ImportError:
+            raise FlSimError("--format parquet needs a package that is not here: pip install pyarrow") from None
+
+
+def _load_sweep(folder: Path) -> Frames:
+    told = json.loads((folder / SWEEP).read_text())
+    if told.get("format") != FORMAT:
+        raise FlSimError(f"{folder}: its sweep has format {told.get('format')}, and this fl-sim reads format {FORMAT}")
+    failed = json.loads((folder / FAILED).read_text()) if (folder / FAILED).is_file() else {}
+    points = [(point["settings"], point["run"], folder / POINTS / point["run"]) for point in told["points"]]
+    return _frames(told["name"], told["axes"], points, failed)
+
+
+def _frames(
+    name: str, axes: list[str], points: list[tuple[dict[str, Any], str, Path]], failed: Mapping[str, str]
+) -> Frames:
+    rows, clients = [], []
+    loaded: dict[str, Result] = {}  # points may share a run
+    for number, (settings, run, place) in enumerate(points):
+        status = "failed" if run in failed else "not run"
+        row: dict[str, Any] = {"point": number, "run": run, "status": status, **settings}
+        if (place / RESULT).is_file():
+            result = loaded.get(run) or loaded.setdefault(run, Result.load(place))
+            row |= {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))
+            clients += [{"point": number, **settings, **_flat(client)} for client in result.clients]
+        rows.append(row)
+    return Frames(pd.DataFrame(rows), pd.DataFrame(clients), axes, name)
+
+
+def _flat(client: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in client.items()}
+
+
+def numbers(result: Result) -> Iterator[tuple[str, Any]]:
+    """Every number of a result by its path; what is not there is nan."""
+    summary = result.summary
+    parts = {
+        "clients": {k: v for k, v in summary["clients"].items() if k != "missing"},
+        "learn": summary["learn"]["metrics"], "calibrate": summary["calibrate"]["metrics"], "seconds": summary["seconds"],
+    }  # fmt: skip
+    return _paths("", parts)
+
+
+def _paths(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _paths(f"{prefix}{key}.", inner)
+        elif not isinstance(inner, list | str):
+            yield f"{prefix}{key}", float("nan") if inner is None else inner
