@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients import calibrate, learn
+from clients.answers import misbehave
 from fl_sim.records import TIMING
 
 RAISED = 2  # Flower's code for a ClientApp that raised
@@ -26,6 +27,8 @@ def report_failures(message: Message, context: Context, handler: ClientAppCallab
         reply = handler(message, context)
     except Exception:
         return Message(Error(RAISED, traceback.format_exc()), reply_to=message)
+    if reply.has_error():
+        return reply
     # A ConfigRecord, because Flower's own strategies take a reply to hold exactly one MetricRecord.
     reply.content[TIMING] = ConfigRecord({"seconds": time.perf_counter() - start})
     return reply
@@ -40,7 +43,7 @@ def answering(handler: Handler) -> ClientAppCallable:
     return answer
 
 
-app = ClientApp(mods=[report_failures])
+app = ClientApp(mods=[report_failures, misbehave])
 app.train()(answering(learn.train))
 app.train("fit")(answering(learn.fit))
 app.train("adopt")(answering(learn.adopt))

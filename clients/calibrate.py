@@ -52,11 +52,11 @@ def evaluate(message: Message, context: Context) -> RecordDict:
 
 
 def _calibration_scores(seat: Seat, score: str) -> Floats:
-    data, rows = seat.population.data, seat.client.calibration
+    data, targets = seat.population.data, seat.targets("calibration")
     if data.classes is None:
-        return np.asarray(from_json(score).of(data.in_unit(seat.outputs("calibration")), data.targets[rows]))
+        return np.asarray(from_json(score).of(data.in_unit(seat.outputs("calibration")), targets))
     probabilities = softmax(seat.outputs("calibration"))
-    return np.asarray(from_json(score).of(probabilities, data.targets[rows], _uniforms(seat, "calibration")))
+    return np.asarray(from_json(score).of(probabilities, targets, _uniforms(seat, "calibration")))
 
 
 def _tally_classification(seat: Seat, request: EvaluateRequest) -> Tally:

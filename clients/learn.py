@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
+from clients.behaviour import own_recipe, told_targets
 from clients.predictions import Seat, adopted, fitted
 from fl_sim import learning
 from fl_sim.records import AdoptRequest, FitReport, FitRequest, pack, unpack
@@ -18,8 +19,11 @@ def fit(message: Message, context: Context) -> RecordDict:
     seat = Seat.of(context, request.population)
     client, data = seat.client, seat.population.data
     rows = client.train if request.own_rows else data.rows("train")
-    purpose = f"client {client.id}" if request.per_client else "shared"
-    key = fitted(seat, seat.population.recipe(client.tier, purpose), rows)
+    if request.per_client:
+        recipe = own_recipe(client, seat.population, f"client {client.id}")
+        key = fitted(seat, recipe, rows, told_targets(client, seat.population, "train", rows))
+    else:
+        key = fitted(seat, seat.population.recipe(client.tier, "shared"), rows)
     seat.keep_model(key, shared=not request.per_client)
     for split in ("calibration", "test"):
         seat.outputs(split)  # now, while this client has the model warm and others have work of their own
@@ -31,11 +35,11 @@ def train(message: Message, context: Context) -> RecordDict:
     config: Any = message.content["config"]
     seat = Seat.of(context, config["population"])
     client, data = seat.client, seat.population.data
-    recipe = seat.population.recipe(client.tier, f"client {client.id}, round {config['server-round']}")
+    recipe = own_recipe(client, seat.population, f"client {client.id}, round {config['server-round']}")
     model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
     arrays = message.content["arrays"]
     model.load_state_dict(arrays.to_torch_state_dict())  # type: ignore[union-attr]
-    learning.fit(model, data.standardised(client.train), data.learnable(client.train), recipe)
+    learning.fit(model, data.standardised(client.train), data.scaled(seat.targets("train")), recipe)
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     metrics = MetricRecord({"num-examples": len(client.train), "partition": client.id})
     return RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics})

@@ -1,16 +1,17 @@
-"""Who client k is: its tier, and which rows of the data are its own. Drawn once from the scenario, then only read."""
+"""Who client k is: tier, behaviour, and which rows are its own. Drawn once from the scenario, then only read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.artifacts import Artifact, Store, digest, store_at
+from fl_sim.behaviours import Behaviour
 from fl_sim.data.partition import deal, proportions, quantile_bins
 from fl_sim.data.prepare import Prepared, open_prepared
 from fl_sim.errors import ScenarioError
@@ -18,7 +19,7 @@ from fl_sim.learning import Recipe, resolve_device
 from fl_sim.randomness import stream
 from fl_sim.scenario import Clients, Scenario, Tier
 
-VERSION = 1  # raise it when a change here changes who gets what
+VERSION = 2  # raise it when a change here changes who gets what
 TARGET_BINS = 10  # regression: a client's "labels" are the deciles of the target
 DRAWS = 100  # how often a partition is drawn before min_calibration is given up
 
@@ -34,6 +35,7 @@ class Client:
     calibration: Indices
     test: Indices
     train: Indices  # empty unless clients learn on rows of their own
+    behaviour: Behaviour | None = None  # None: it behaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class Population:
     clients: Clients  # the scenario's table
     data: Prepared
     tiers: NDArray[np.int64]  # (K,) index into clients.tier
+    behaviours: NDArray[np.int64]  # (K,) index into clients.behaviour; -1 for those that behave
     bins: NDArray[np.int64]  # (n,) label of every row; for regression its decile of the target
     rows: dict[str, tuple[Indices, Indices]]  # split -> (offsets (K + 1,), indices)
 
@@ -56,11 +59,22 @@ class Population:
     def client(self, k: int) -> Client:
         """Client k of 0..K-1."""
         test = self.data.rows("test") if self.clients.test == "shared" else self._rows("test", k)
-        return Client(k, self.tier(k), self._rows("calibration", k), test, self._rows("train", k))
+        calibration, train = self._rows("calibration", k), self._rows("train", k)
+        return Client(k, self.tier(k), calibration, test, train, self.behaviour(k))
 
     def tier(self, k: int) -> Tier:
         """What client k can compute."""
         return self.clients.tier[int(self.tiers[k])]
+
+    def behaviour(self, k: int) -> Behaviour | None:
+        """How client k misbehaves; None: it does not."""
+        which = int(self.behaviours[k])
+        return None if which < 0 else self.clients.behaviour[which]
+
+    def label(self, k: int) -> str:
+        """Client k in messages to the user: `client 3 (weak)`, `client 4 (strong, sign-flip)`."""
+        behaviour = self.behaviour(k)
+        return f"client {k} ({self.tier(k).name}{'' if behaviour is None else f', {behaviour.kind}'})"
 
     def label_counts(self, k: int) -> list[int]:
         """How many calibration points client k has of each class, or of each decile of the target."""
@@ -106,7 +120,7 @@ def populate(scenario: Scenario, data: Prepared, store: Store) -> Population:
     return open_population(str(store.root), key)
 
 
-@cache
+@lru_cache(maxsize=16)  # a sweep's workers meet hundreds
 def open_population(root: str, key: str) -> Population:
     """The population of that key in the store at `root`; kept open by the process."""
     store = store_at(root)
@@ -119,7 +133,8 @@ def open_population(root: str, key: str) -> Population:
     return Population(
         key=key, seed=found.meta["seed"], device=found.meta["device"], precision=found.meta["precision"],
         clients=Clients.model_validate(found.meta["clients"]), data=open_prepared(store, found.meta["data"]),
-        tiers=np.array(found.arrays["tiers"]), bins=found.arrays["bins"], rows=rows,
+        tiers=np.array(found.arrays["tiers"]), behaviours=np.array(found.arrays["behaviours"]),
+        bins=found.arrays["bins"], rows=rows,
     )  # fmt: skip
 
 
@@ -130,8 +145,8 @@ def _draw(scenario: Scenario, data: Prepared) -> dict[str, NDArray[Any]]:
         held = _partition(scenario, data, bins, attempt)
         sizes = np.array([len(rows) for rows in held["calibration"]])
         if sizes.min() >= clients.min_calibration:
-            arrays = {"tiers": _assign_tiers(clients, sizes, scenario.seed), "bins": bins}
-            return arrays | {
+            tiers, behaviours = _assign_tiers(clients, sizes, scenario.seed), _assign_behaviours(clients, scenario.seed)
+            return {"tiers": tiers, "behaviours": behaviours, "bins": bins} | {
                 name: part for split, parts in held.items() for name, part in _packed(split, parts).items()
             }
     raise ScenarioError(
@@ -199,6 +214,19 @@ def _assign_tiers(clients: Clients, sizes: Indices, seed: int) -> Indices:
         order = order[np.argsort(sizes[order], kind="stable")]  # equal sizes stay in random order
     assigned = np.empty(clients.count, np.int64)
     assigned[order] = tiers
+    return assigned
+
+
+def _assign_behaviours(clients: Clients, seed: int) -> Indices:
+    """(K,) behaviour of each client: as many of each as the shares say, drawn independently of tiers and data. With
+    another share or another kind it begins with the same clients."""
+    rng = stream(seed, "behaviour")
+    order = rng.permutation(clients.count)
+    taken = [(i, b.share) for i, b in enumerate(clients.behaviour) if b.share > 0]
+    shares = np.array([share for _, share in taken] + [1 - sum(share for _, share in taken)]).clip(min=0)
+    counts = largest_remainder(shares / shares.sum() * clients.count, clients.count, rng)
+    assigned = np.empty(clients.count, np.int64)
+    assigned[order] = np.repeat([i for i, _ in taken] + [-1], counts)
     return assigned
 
 

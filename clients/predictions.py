@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 from torch import nn
 
+from clients.behaviour import told_outputs, told_targets
 from clients.population import Client, Indices, Population, open_population
 from fl_sim import learning
 from fl_sim.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
@@ -40,6 +41,12 @@ class Seat:
         """Remember which model is this client's; `shared` says that others have it too."""
         self.context.state["model"] = ConfigRecord({"key": key, "shared": shared})
 
+    def targets(self, split: str) -> NDArray[Any]:
+        """The targets of the client's "train" or "calibration" rows, as it gives them."""
+        rows = getattr(self.client, split)
+        told = told_targets(self.client, self.population, split, rows)
+        return np.array(self.population.data.targets[rows]) if told is None else told
+
     def outputs(self, split: str) -> NDArray[np.float32]:
         """The client's model on its "calibration" or "test" rows, (n, outputs)."""
         kept = self.context.state.get("model")
@@ -47,6 +54,9 @@ class Seat:
             raise RuntimeError(
                 "this client has no model yet: a learn strategy has to come before it is asked for predictions"
             )
+        told = told_outputs(self.client, self.population, getattr(self.client, split))
+        if told is not None:
+            return told
         key = str(kept["key"])
         if not kept["shared"]:
             return _outputs(self.store, self.population, key, self.client.id, split)
@@ -68,14 +78,17 @@ def _outputs(store: Store, population: Population, model: str, client: int | Non
     return store.get("outputs", digest(model=model, data=data.key, rows=digest_of_array(rows)), make).arrays["outputs"]
 
 
-def fitted(seat: Seat, recipe: Recipe, rows: Indices) -> str:
-    """The key of the model that `recipe` gives on `rows`, trained now unless the store has it."""
+def fitted(seat: Seat, recipe: Recipe, rows: Indices, targets: NDArray[Any] | None = None) -> str:
+    """The key of the model that `recipe` gives on `rows`, trained now unless the store has it; `targets` where they
+    are not the true ones."""
     data = seat.population.data
-    key = digest(recipe=recipe.parts(), data=data.key, rows=digest_of_array(rows))
+    told = {} if targets is None else {"targets": digest_of_array(targets)}
+    key = digest(recipe=recipe.parts(), data=data.key, rows=digest_of_array(rows), **told)
 
     def make() -> Artifact:
         model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
-        learning.fit(model, data.standardised(rows), data.learnable(rows), recipe)
+        labels = data.learnable(rows) if targets is None else data.scaled(targets)
+        learning.fit(model, data.standardised(rows), labels, recipe)
         return _as_artifact(model, recipe)
 
     seat.store.get("model", key, make)

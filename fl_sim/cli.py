@@ -54,7 +54,8 @@ def main() -> None:
     except FlSimError as error:
         _refuse(str(error), 1)
     except KeyboardInterrupt:
-        _refuse("interrupted; nothing was written", 130)
+        swept = {"sweep", "compare"} & set(sys.argv[1:2])
+        _refuse(f"interrupted; {'the same command goes on from here' if swept else 'nothing was written'}", 130)
     except Exception as error:
         if {"-v", "--verbose"} & set(sys.argv):
             traceback.print_exc()
@@ -189,7 +190,7 @@ def _show_sweep(place: Path, *, compared: bool) -> None:
     from fl_sim.report.figure_sweep import draw_sweep
 
     found = load(place)
-    told = (found.points, found.axes, found.name)
+    told = (found.points, found.axes, found.title)
     out.print(sweep_table.comparison(*told) if compared else sweep_table.summary(*told))
     steady = found.points[[column for column in found.points if not str(column).startswith("seconds.")]]
     write(steady, "csv", place / "points.csv")
@@ -232,7 +233,12 @@ def _show(result: Any) -> None:
 
 @app.command()
 def validate(file: FileArgument, overrides: Overrides = None) -> None:
-    """Check a scenario without running it."""
+    """Check a scenario, or every point of a sweep, without running it."""
+    from fl_sim.scenario_file import locate, read
+
+    if "sweep" in read(locate(file)):
+        _validate_sweep(file, overrides or [])
+        return
     from fl_sim.scenario import Scenario
     from fl_sim.simulation import check
 
@@ -240,6 +246,16 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
     check(scenario)
     told = f"{scenario.clients.count} clients on {scenario.data.name}, {scenario.learn.name}, {scenario.calibrate.name}"
     out.print(f"{escape(file)} can be run here: {told}")
+
+
+def _validate_sweep(file: str, assignments: list[str]) -> None:
+    from fl_sim.simulation import check
+    from fl_sim.sweep import load_sweep
+
+    sweep = load_sweep(file, assignments)
+    for point in sweep.runs.values():
+        check(point.scenario)
+    out.print(f"{escape(file)} can be run here: {len(sweep.points)} points, {len(sweep.runs)} different runs")
 
 
 @app.command()

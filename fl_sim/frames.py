@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 
 from fl_sim.errors import FlSimError
 from fl_sim.results import RESULT, Result
+from fl_sim.scenario import Scenario
 from fl_sim.sweep import FAILED, FORMAT, POINTS, SWEEP
 
 FORMATS = ("csv", "parquet", "json")
@@ -22,17 +23,17 @@ class Frames:
     """What a run, a comparison or a sweep found.
 
     Attributes:
-        points: one row a point: `point`, `run`, `status` ("ok", "failed" or "not run"), a column for each axis, `alpha`,
-            and every number of `result.json` under its path, such as "calibrate.tiers.weak.coverage".
+        points: one row a point: `point`, `run`, `status` ("ok", "failed" or "not run"), a column for each axis,
+            `alpha`, and every number of `result.json` under its path, such as "calibrate.tiers.weak.coverage".
         clients: one row a client of each finished point: `point`, the axes, and the columns of `clients.csv`.
         axes: the columns of `points` that are axes, in the order of the file.
-        name: the scenario file's.
+        title: the file's name, and in words what was not swept.
     """
 
     points: pd.DataFrame
     clients: pd.DataFrame
     axes: list[str]
-    name: str
+    title: str
 
 
 def load(folder: str | Path) -> Frames:
@@ -80,15 +81,33 @@ def _frames(
 ) -> Frames:
     rows, clients = [], []
     loaded: dict[str, Result] = {}  # points may share a run
+    title = name
     for number, (settings, run, place) in enumerate(points):
         status = "failed" if run in failed else "not run"
         row: dict[str, Any] = {"point": number, "run": run, "status": status, **settings}
         if (place / RESULT).is_file():
             result = loaded.get(run) or loaded.setdefault(run, Result.load(place))
+            title = f"{name}: {fixed(result.scenario, axes)}"
             row |= {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))
             clients += [{"point": number, **settings, **_flat(client)} for client in result.clients]
         rows.append(row)
-    return Frames(pd.DataFrame(rows), pd.DataFrame(clients), axes, name)
+    return Frames(pd.DataFrame(rows), pd.DataFrame(clients), axes, title)
+
+
+def fixed(scenario: Scenario, axes: Sequence[str]) -> str:
+    """What all points have in common, in words."""
+    clients, calibrate = scenario.clients, scenario.calibrate
+    told = {
+        "clients.count": f"{clients.count} clients on {scenario.data.name}",
+        "clients.partition": clients.partition,
+        "clients.concentration": f"concentration {clients.concentration:g}" if clients.concentration else "",
+        "clients.test": "tested on their own data" if clients.test == "local" else "tested on shared data",
+        "learn": f"learn {scenario.learn.name}",
+        "calibrate": f"calibrate {calibrate.name}",
+        "calibrate.alpha": f"alpha {calibrate.alpha:g}" if calibrate.alpha else "",
+        "calibrate.score": f"score {calibrate.score.name}" if calibrate.score else "",
+    }
+    return ", ".join(words for key, words in told.items() if words and key not in axes)
 
 
 def _flat(client: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +119,10 @@ def numbers(result: Result) -> Iterator[tuple[str, Any]]:
     summary = result.summary
     parts = {
         "clients": {k: v for k, v in summary["clients"].items() if k != "missing"},
-        "learn": summary["learn"]["metrics"], "calibrate": summary["calibrate"]["metrics"], "seconds": summary["seconds"],
-    }  # fmt: skip
+        "learn": summary["learn"]["metrics"],
+        "calibrate": summary["calibrate"]["metrics"],
+        "seconds": summary["seconds"],
+    }
     return _paths("", parts)
 
 

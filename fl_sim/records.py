@@ -224,6 +224,29 @@ REPLIES: dict[str, type[Record]] = {
 }
 
 
+def check_trained(sent: RecordDict, content: RecordDict) -> int:
+    """The partition that answers Flower's plain "train" with weights.
+
+    Raises:
+        ValueError: not one array for each that was sent and of its shape, a number in them that is not finite, or
+            counts that are no counts.
+    """
+    if len(content.array_records) != 1 or len(content.metric_records) != 1:
+        raise ValueError("not trained weights: one ArrayRecord and one MetricRecord are wanted")
+    (arrays,), (numbers,) = content.array_records.values(), content.metric_records.values()
+    for name in ("num-examples", "partition"):
+        _count(name, numbers.get(name))
+    wanted = {name: tuple(array.shape) for record in sent.array_records.values() for name, array in record.items()}
+    found = {name: tuple(array.shape) for name, array in arrays.items()}
+    if found != wanted:
+        odd = ", ".join(sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)))
+        raise ValueError(f"not the weights that were sent: other or missing: {odd}")
+    for name, array in arrays.items():
+        if not np.isfinite(array.numpy()).all():
+            raise ValueError(f"weights {name!r} hold NaN or infinite numbers: all must be finite")
+    return int(numbers["partition"])  # type: ignore[arg-type]
+
+
 def weight(content: RecordDict) -> int:
     """Bytes of a message's content as Flower serialises it."""
     return int(recorddict_to_proto(content).ByteSize())

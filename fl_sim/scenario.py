@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from fl_sim.behaviours import behaviour
 from fl_sim.models import check_architecture
 from fl_sim.options import CALIBRATE, LEARN, Calibrate, Learn, chosen, own_digest
 
@@ -89,8 +90,11 @@ class Tier(Section):
         return levels
 
 
+BehaviourOptions = Annotated[Any, BeforeValidator(behaviour)]
+
+
 class Clients(Section):
-    """How many clients, how unequal their data, how unequal their means."""
+    """How many clients, how unequal their data, how unequal their means, who misbehaves."""
 
     count: Annotated[int, Field(ge=1, le=1_000_000)]
     partition: Literal["iid", "dirichlet", "pathological", "quantity-skew"] = "iid"
@@ -104,6 +108,7 @@ class Clients(Section):
         "random"  # "size": the first tier takes the clients with the fewest calibration points
     )
     tier: Annotated[tuple[Tier, ...], Field(min_length=1)]
+    behaviour: tuple[BehaviourOptions, ...] = ()  # drawn independently of tiers and data
 
     @model_validator(mode="after")
     def _partition_keys(self) -> Self:
@@ -129,6 +134,16 @@ class Clients(Section):
         if total > 1 + 1e-9 or (open_tiers == 0 and abs(total - 1) > 1e-9):
             rule = "at most 1" if open_tiers else "exactly 1 when every tier states one"
             raise ValueError(f"the tiers' shares add up to {total:g}; they must add up to {rule}")
+        return self
+
+    @model_validator(mode="after")
+    def _behaviours(self) -> Self:
+        kinds = [b.kind for b in self.behaviour]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"each kind of behaviour may stand once: {', '.join(kinds)}")
+        total = sum(b.share for b in self.behaviour)
+        if total > 1 + 1e-9:
+            raise ValueError(f"the behaviours' shares add up to {total:g}; they must add up to at most 1")
         return self
 
 
@@ -228,8 +243,14 @@ class Scenario(Section):
     def identity(self) -> str:
         """A digest of all that decides the results; where it is run is not part of it."""
         told = self.plain()
+        if self.clients.partition not in ("dirichlet", "quantity-skew"):
+            told["clients"].pop("concentration", None)  # said, and of no effect
         told["own"] = {name: text for name in self.names() if (text := own_digest(name)) is not None}
-        told["runtime"] = {k: v for k, v in told["runtime"].items() if k not in self.WHERE}
+        misbehaving = [b for b in self.clients.behaviour if b.share > 0]
+        told["clients"]["behaviour"] = [b.model_dump(mode="json") for b in misbehaving]
+        # A timeout is there for accidents, and decides nothing unless somebody is late on purpose.
+        where = self.WHERE - {"timeout"} if any(b.needs_time for b in misbehaving) else self.WHERE
+        told["runtime"] = {k: v for k, v in told["runtime"].items() if k not in where}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def names(self) -> dict[str, str]:

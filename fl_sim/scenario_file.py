@@ -98,8 +98,8 @@ def dump(scenario: Scenario) -> str:
 def override(tables: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Apply `key.path=value` in order; values are TOML, and a bare word is a string.
 
-    A tier is addressed by its name, a behaviour by its kind. A name given where a strategy's table stands replaces the strategy and keeps the
-    keys that both know.
+    A tier is addressed by its name, a behaviour by its kind. A name given where a strategy's table stands replaces the
+    strategy and keeps the keys that both know.
 
     Raises:
         ScenarioError: an assignment without `=`, or a path through something that is not a table.

@@ -187,7 +187,7 @@ def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress,
     watch.phase("data", None)
     population = populate(scenario, prepare(scenario.data, scenario.seed, store), store)
     clock.lap("data")
-    labels = [f"client {k} ({population.tier(k).name})" for k in range(len(population))]
+    labels = [population.label(k) for k in range(len(population))]
     ledger = Ledger(grid, labels, scenario.runtime.on_failure, watch.phase)
     learn = strategies.learning(scenario.learn, _roster(population, scenario))
     calibrate = strategies.calibration(scenario.calibrate, population.key)
@@ -204,9 +204,13 @@ def _roster(population: Population, scenario: Scenario) -> Roster:
     tiers = [population.tier(k) for k in everyone]
 
     def initial(k: int) -> dict[str, Any]:
-        recipe = population.recipe(population.tier(k), "federation")
-        data = population.data
-        return dict(learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes)).state_dict())
+        recipe, data = population.recipe(population.tier(k), "federation"), population.data
+        try:
+            model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+        except Exception as error:  # a user's own may raise anything
+            what = f"architecture {recipe.architecture!r} cannot be built for inputs of shape {data.shape}"
+            raise FlSimError(f"{what}: {type(error).__name__}: {error}") from error
+        return dict(model.state_dict())
 
     return Roster(
         population=population.key, seed=scenario.seed, tiers=tuple(t.name for t in tiers),

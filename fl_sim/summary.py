@@ -40,10 +40,11 @@ def client_rows(population: Population, ledger: Ledger, learn: Learning, calibra
 
 def _who(population: Population, k: int) -> Row:
     client = population.client(k)
+    behaviour = client.behaviour
     return {
         "client": k,
         "tier": client.tier.name,
-        "behaviour": "",
+        "behaviour": "" if behaviour is None else behaviour.kind,
         "num_calibration": len(client.calibration),
         "num_test": len(client.test),
         "label_counts": population.label_counts(k),
@@ -71,7 +72,7 @@ def _how_well(population: Population, calibrate: Calibration, k: int) -> Row:
 
 
 def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibration) -> Metrics:
-    """How good the models are: over all client-test pairs, over clients, and by tier."""
+    """How good the models are: over all client-test pairs, over clients, by tier, and over those that behave."""
 
     def of(group: Sequence[Row]) -> Metrics:
         if population.data.classes is None:
@@ -89,7 +90,11 @@ def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibr
         }
         return {ours: found[theirs] for ours, theirs in names.items()}
 
-    return of(rows) | {"tiers": {tier: of(group) for tier, group in by_tier(rows).items()}}
+    return {
+        **of(rows),
+        "tiers": {tier: of(group) for tier, group in by_tier(rows).items()},
+        **{name: of(group) for name, group in _honest(rows).items()},
+    }
 
 
 def calibrate_metrics(
@@ -106,6 +111,7 @@ def calibrate_metrics(
     return {
         **_coverage(rows, calibrate, population),
         "tiers": {tier: _coverage(group, calibrate, population) for tier, group in by_tier(rows).items()},
+        **{name: _coverage(group, calibrate, population) for name, group in _honest(rows).items()},
         "coverage_by_class": _by_class(calibrate, population),
         "threshold": None if calibrate.global_threshold is None else json_number(calibrate.global_threshold),
         "threshold_is_infinite": calibrate.global_threshold == math.inf,
@@ -115,6 +121,12 @@ def calibrate_metrics(
         "bytes_down_per_client": mean_bytes(calibrate.bytes_down),
         "rounds": calibrate.num_rounds,
     }
+
+
+def _honest(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The clients that behave, as a group of their own where there are others."""
+    behaving = [row for row in rows if not row["behaviour"]]
+    return {"honest": behaving} if len(behaving) < len(rows) else {}
 
 
 def _coverage(rows: Sequence[Row], calibrate: Calibration, population: Population) -> Metrics:

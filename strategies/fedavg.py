@@ -88,7 +88,8 @@ class FedAvg(Learning):
         answered = {self.nodes.index(reply.metadata.src_node_id): reply for reply in replies}
         for federation in self.federations:
             mine = [answered[k] for k in federation.members if k in answered]
-            weights = federation.strategy.aggregate_train(server_round, mine)[0] if mine else None
+            claimed = sum(reply.content["metrics"]["num-examples"] for reply in mine)  # type: ignore[misc]
+            weights = federation.strategy.aggregate_train(server_round, mine)[0] if claimed else None
             federation.weights = weights if weights is not None else federation.weights
             for k in federation.members:
                 if k in answered:

@@ -227,3 +227,81 @@ def test_help_works_without_loading_torch():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert CliRunner().invoke(cli.app, ["run", "--help"]).exit_code == 0
+
+
+# --------------------------------------------------------------------------------------------------- sweep and compare
+
+
+def test_sweep_prints_a_table_draws_and_goes_on_where_it_stopped(folder, fl_sim):
+    words = (
+        "sweep",
+        "digits",
+        *SMALL,
+        "clients.concentration=0.1,10",
+        "calibrate=fedwq-cp,local",
+        "seed=0,1",
+        "--out",
+        "s",
+    )
+    code, out, _ = fl_sim(*words)
+    assert code == 0
+    assert "bootstrap" in out
+    names = {path.name for path in (folder / "s").iterdir()}
+    assert {"sweep.json", "points", "points.csv"} <= names
+    assert any(name.endswith(".png") for name in names)
+    before = {path: path.read_bytes() for path in (folder / "s").iterdir() if path.is_file()}
+    code, _, err = fl_sim(*words)
+    assert (code, "8 of 8 runs are finished already" in err) == (0, True)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_dry_run_lists_the_points_and_runs_nothing(folder, fl_sim):
+    code, out, _ = fl_sim("sweep", "digits", *SMALL, "seed=0,1,2", "--dry-run")
+    assert code == 0
+    assert "3 points, 3 different runs, 0 finished" in " ".join(out.split())
+    assert list(folder.iterdir()) == []
+
+
+def test_compare_shows_paired_differences_to_the_first(folder, fl_sim):
+    code, out, _ = fl_sim("compare", "digits", "fedwq-cp", "local", *SMALL, "seed=0,1,2", "--out", "c")
+    assert code == 0
+    assert "local" in out
+    assert "difference" in out.lower()
+
+
+def test_results_are_written_as_data(folder, fl_sim):
+    fl_sim("sweep", "digits", *SMALL, "seed=0,1", "--out", "s")
+    code, out, _ = fl_sim("results", "s")
+    assert code == 0
+    assert len(list(csv.DictReader(out.splitlines()))) == 2
+    assert len(json.loads(fl_sim("results", "s", "--format", "json", "--what", "clients")[1])) == 2 * 8
+    assert fl_sim("results", "s", "--format", "parquet", "--to", "x.parquet")[0] == 0
+    assert (folder / "x.parquet").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("sweep", "digits"), 2, "nothing is swept"),
+        (("sweep", "digits", "seed=0,1", "clients.concentratoin=1,2"), 2, "did you mean 'concentration'?"),
+        (("sweep", "digits", "calibrate=local,poled"), 2, "did you mean 'pooled'?"),
+        (("sweep", "digits", "clients.tier.weak.share=0.1,0.2,1.2"), 2, "at the point clients.tier.weak.share=1.2"),
+        (("sweep", "digits", "data.name=digits,cifar10"), 1, "fl-sim data get cifar10"),
+        (("sweep", "digits", "seed=0,1", "--out", "/dev/null/x"), 1, "/dev/null/x: cannot be read or written"),
+        (("sweep", "nothing.toml", "seed=0,1"), 2, "nothing.toml: there is no such file"),
+        (("run", "heterogeneity"), 2, "use fl-sim sweep"),
+        (("compare", "digits", "local"), 2, "name at least two different strategies"),
+        (("compare", "digits", "local", "own"), 2, "are of both kinds"),
+        (("compare", "digits", "local", "poled"), 2, "did you mean 'pooled'?"),
+        (("results", "nowhere"), 1, "nowhere: holds no results of fl-sim"),
+        (("results", "nowhere", "--format", "xls"), 1, "choose one of csv, parquet, json"),
+        (("results", "nowhere", "--format", "parquet"), 1, "name a file with --to"),
+    ],
+)
+def test_wrong_sweeps_are_one_clear_message_before_any_work(folder, fl_sim, monkeypatch, words, code, said):
+    monkeypatch.setenv("FL_SIM_DATA", str(folder / "data"))
+    found, out, err = fl_sim(*words)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert "Traceback" not in err
+    assert list(folder.iterdir()) == []

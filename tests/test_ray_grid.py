@@ -221,11 +221,11 @@ def test_actors_are_as_many_as_there_is_room_for(ray_session):
     import ray
 
     cpus = int(ray.cluster_resources()["CPU"])
-    assert actors_for(1_000, 1.0, 0.0) == cpus
-    assert actors_for(1_000, 0.25, 0.0) == 4 * cpus
-    assert actors_for(1, 0.25, 0.0) == 1
+    assert actors_for(1_000, num_cpus=1.0, num_gpus=0.0) == cpus
+    assert actors_for(1_000, num_cpus=0.25, num_gpus=0.0) == 4 * cpus
+    assert actors_for(1, num_cpus=0.25, num_gpus=0.0) == 1
     with pytest.raises(FlSimError, match=rf"cpus_per_client = {cpus + 1}.*but Ray has {cpus} CPUs"):
-        actors_for(1_000, cpus + 1, 0.0)
+        actors_for(1_000, num_cpus=cpus + 1, num_gpus=0.0)
 
 
 def test_a_cluster_inside_a_cluster_is_the_same_one(ray_session):

@@ -11,6 +11,7 @@ from fl_sim import Scenario
 from fl_sim.errors import ScenarioError
 from fl_sim.options import CALIBRATE, LEARN, SCORE
 from fl_sim.scenario_file import build, dump, locate, override, read, shipped
+from fl_sim.sweep import Point, load_sweep
 
 
 @pytest.fixture
@@ -20,9 +21,11 @@ def tables() -> dict:
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_scenario_is_valid_and_says_what_it_is(name):
-    scenario = Scenario.load(name)
     assert locate(name).read_text().startswith("# ")
-    assert build(tomllib.loads(dump(scenario))) == scenario
+    tables = read(locate(name))
+    points = load_sweep(name).points if "sweep" in tables else [Point({}, Scenario.load(name))]
+    for point in points[:: max(1, len(points) // 5)]:
+        assert build(tomllib.loads(dump(point.scenario))) == point.scenario
 
 
 def test_the_scenarios_of_the_readme_are_there():

@@ -132,9 +132,9 @@ def coverage_summary(num_covered: ArrayLike, num_test: ArrayLike) -> dict[str, f
 
     `coverage` is over all client-test pairs. `coverage_client_mean`, `_min` and `_p05` are over the `clients_with_test`
     clients that have test points, each counting once; p05 is an order statistic, the ceil(0.05 K')-th smallest of those
-    K' (NumPy's "inverted_cdf", found with integers), so up to 20 clients it is the smallest. `coverage_client_min_tested`
-    is the smallest of the `clients_tested_enough` clients with at least LEAST_TESTED test points: a client with three
-    that misses one stands at .67 under any method.
+    K' (NumPy's "inverted_cdf", found with integers), so up to 20 clients it is the smallest.
+    `coverage_client_min_tested` is the smallest of the `clients_tested_enough` clients with at least LEAST_TESTED test
+    points: a client with three that misses one stands at .67 under any method.
     """
     covered, tested = _checked_counts(num_covered, num_test)
     rates = sorted((covered[tested > 0] / tested[tested > 0]).tolist())

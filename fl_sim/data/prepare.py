@@ -57,9 +57,14 @@ class Prepared:
         return np.ascontiguousarray((x - self.mean) / self.std)
 
     def learnable(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """True targets as models are fitted to them."""
+        return self.scaled(np.array(self.targets[rows]))
+
+    def scaled(self, targets: NDArray[Any]) -> NDArray[Any]:
         """Targets as models are fitted to them: labels, or standardised float32."""
-        y = np.array(self.targets[rows])
-        return y if self.classes is not None else ((y - self.target_mean) / self.target_std).astype(np.float32)
+        if self.classes is not None:
+            return targets
+        return ((targets - self.target_mean) / self.target_std).astype(np.float32)
 
     def in_unit(self, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """A regressor's outputs back in the data's own unit."""

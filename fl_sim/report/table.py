@@ -47,7 +47,12 @@ def _table(result: Result, gap: int) -> Table:
     for header, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)
     calibrate, learn = result.calibrate, result.learn
-    table.add_row("all", f"{len(result.clients):,}", *[cell(calibrate, learn) for _, cell in columns], end_section=True)
+    table.add_row("all", f"{len(result.clients):,}", *[cell(calibrate, learn) for _, cell in columns])
+    if "honest" in learn:
+        honest = len(result.clients) - sum(words.misbehaving(result).values())
+        of_honest = calibrate.get("honest", {}), learn["honest"]
+        table.add_row("honest", f"{honest:,}", *[cell(*of_honest) for _, cell in columns])
+    table.add_section()
     for tier, rows in words.tiers(result).items():
         of_tier = calibrate.get("tiers", {}).get(tier, {}), learn["tiers"].get(tier, {})
         table.add_row(tier, f"{len(rows):,}", *[cell(*of_tier) for _, cell in columns])
@@ -117,6 +122,7 @@ def notes(result: Result) -> Iterator[str]:
     """What a reader has to know beside the numbers, each line only where it applies."""
     if words.is_calibrated(result):
         yield f"! marks less than the promised {words.promised(result.scenario)}."
+    yield from _misbehaving(result)
     yield _over_how_many(result)
     if words.is_calibrated(result):
         yield from _few_points(result)
@@ -125,6 +131,13 @@ def notes(result: Result) -> Iterator[str]:
     yield from _cost(result)
     if words.is_calibrated(result):
         yield from _worst(result)
+
+
+def _misbehaving(result: Result) -> Iterator[str]:
+    kinds = words.misbehaving(result)
+    if kinds:
+        named = ", ".join(f"{many:,} {kind}" for kind, many in kinds.items())
+        yield f"{sum(kinds.values()):,} of {count(len(result.clients), 'client')} misbehave ({named})."
 
 
 def _over_how_many(result: Result) -> str:

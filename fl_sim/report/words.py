@@ -5,6 +5,7 @@ All of it is plain ASCII, so that it can be printed anywhere.
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -196,9 +197,15 @@ def below_band_said(result: Result) -> str:
 
 
 def who(row: Row) -> str:
-    """`client 17 (weak, 12 calibration and 8 test points)`."""
+    """`client 17 (weak, 12 calibration and 8 test points)`, with its behaviour if it misbehaves."""
     points = f"{row['num_calibration']:,} calibration and {row['num_test']:,} test points"
-    return f"client {row['client']} ({row['tier']}, {points})"
+    behaviour = f"{row['behaviour']}, " if row.get("behaviour") else ""
+    return f"client {row['client']} ({row['tier']}, {behaviour}{points})"
+
+
+def misbehaving(result: Result) -> dict[str, int]:
+    """How many clients misbehave in each way, in the order of the clients; empty where all behave."""
+    return dict(collections.Counter(row["behaviour"] for row in result.clients if row.get("behaviour")))
 
 
 def missing(result: Result) -> Sequence[dict[str, Any]]:

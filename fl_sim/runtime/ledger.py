@@ -81,6 +81,8 @@ class Ledger(SimulatedGrid):
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """See `send_and_receive`."""
         sent = {self.partition[m.metadata.dst_node_id]: m for m in messages if not self._is_missing(m)}
+        if len(sent) < sum(not self._is_missing(m) for m in messages):
+            raise ValueError("a strategy sent one client two messages at once; send them in two exchanges")
         if not sent:
             return []
         self._weigh_down(sent)

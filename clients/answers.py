@@ -1,0 +1,212 @@
+"""How clients misbehave: what they answer, a Flower mod before the handlers.
+
+`fl_sim/behaviours.py` holds what each kind is told; `clients/behaviour.py` does what concerns data and models.
+
+sign-flip, noise, inflate    what is sent: the update w_k - w of the weights w, the threshold, the scores; an infinite
+                             threshold stays
+free-rider                   its threshold is 1 - alpha, its scores are uniform numbers, as many as it has points (and
+                             n_k is true): no data is looked at
+nan                          every number that is not a count
+wrong-n                      every count of its own rows; of its scores as many as it claims, its own again and again
+raise, dropout, straggler    whether and when it answers
+
+The counts of a test are not tampered with, but for NaN: evaluation is the laboratory's. Messages are told apart by
+their records, never by a strategy.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+from numpy.typing import NDArray
+
+from clients.population import Client, open_population
+from fl_sim.artifacts import default_root
+from fl_sim.randomness import stream
+from fl_sim.records import REPLIES, Record, ScoresReport, ThresholdReport, ThresholdRequest, pack, unpack
+
+DROPPED_OUT = 103  # an error code beside those of fl_sim/runtime/grids.py
+COUNTS = ("num_calibration", "num_examples", "num-examples")  # what a client may claim of its own rows
+
+Floats = NDArray[np.float64]
+Change = Callable[[Floats, Floats], Floats]  # of values and their magnitudes, of the same shape
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A message to a client that misbehaves."""
+
+    message: Message
+    client: Client
+    seed: int
+    count: int  # of messages of this type to this client, this one included
+    honest: Callable[[], Message]  # the answer of the handler
+
+    @property
+    def behaviour(self) -> Any:
+        """The client's."""
+        return self.client.behaviour
+
+    @property
+    def kind(self) -> type[Record] | None:
+        """The record that answers the message; None for federated averaging's own."""
+        return REPLIES.get(self.message.metadata.message_type)
+
+    def stream(self) -> np.random.Generator:
+        """Random numbers of this behaviour, client and message."""
+        kind = self.message.metadata.message_type
+        return stream(self.seed, self.behaviour.kind, self.client.id, kind, self.count)
+
+
+def misbehave(message: Message, context: Context, handler: ClientAppCallable) -> Message:
+    """Answer for the clients that misbehave; the others' messages go straight to their handlers."""
+    key = next((r["population"] for r in message.content.config_records.values() if "population" in r), None)
+    people = None if key is None else open_population(str(default_root()), str(key))
+    k = int(context.node_config["partition-id"])
+    behaviour = None if people is None else people.behaviour(k)
+    if people is None or behaviour is None or behaviour.kind not in ANSWERS:
+        return handler(message, context)
+    counts: Any = context.state.setdefault("asked", MetricRecord())
+    kind = message.metadata.message_type
+    counts[kind] = counts.get(kind, 0) + 1
+    asked = Asked(message, people.client(k), people.seed, counts[kind], lambda: handler(message, context))
+    return ANSWERS[behaviour.kind](asked)
+
+
+def _raise(asked: Asked) -> Message:
+    raise RuntimeError(f"client {asked.client.id} raises at every message")
+
+
+def _drop_out(asked: Asked) -> Message:
+    if asked.stream().random() < asked.behaviour.rate:
+        return Message(Error(DROPPED_OUT, "it dropped out"), reply_to=asked.message)
+    return asked.honest()
+
+
+def _straggle(asked: Asked) -> Message:
+    time.sleep(asked.behaviour.delay)
+    return asked.honest()
+
+
+def _make_up(asked: Asked) -> Message:
+    n = len(asked.client.calibration)
+    if asked.kind is ThresholdReport:
+        request = unpack(ThresholdRequest, asked.message.content)
+        return Message(pack(ThresholdReport(asked.client.id, 1 - request.alpha, n)), reply_to=asked.message)
+    if asked.kind is ScoresReport:
+        return Message(pack(ScoresReport(asked.client.id, asked.stream().random(n))), reply_to=asked.message)
+    return asked.honest()
+
+
+def _claim(asked: Asked) -> Message:
+    reply = asked.honest()
+
+    def claimed(n: Any) -> int:
+        return round(asked.behaviour.factor * n)
+
+    if asked.kind is ScoresReport:
+        scores = _scores(reply.content)
+        _put_scores(reply.content, np.resize(scores, max(0, claimed(len(scores)))))
+    for record in reply.content.metric_records.values():
+        for name in set(COUNTS) & set(record):
+            record[name] = claimed(record[name])
+    return reply
+
+
+def _not_a_number(asked: Asked) -> Message:
+    reply = asked.honest()
+    for metrics in reply.content.metric_records.values():
+        for name in [name for name, value in metrics.items() if isinstance(value, float)]:
+            metrics[name] = math.nan
+    for name, record in list(reply.content.array_records.items()):
+        reply.content[name] = _each(record, lambda _, values: np.full_like(values, np.nan))
+    return reply
+
+
+def _flip(asked: Asked) -> Message:
+    return _changed(asked, lambda values, _: -values)
+
+
+def _add_noise(asked: Asked) -> Message:
+    rng, scale = asked.stream(), asked.behaviour.scale
+    return _changed(asked, lambda values, size: values + scale * size * rng.standard_normal(values.shape))
+
+
+def _inflate(asked: Asked) -> Message:
+    return _changed(asked, lambda values, _: asked.behaviour.factor * values)
+
+
+ANSWERS: dict[str, Callable[[Asked], Message]] = {
+    "sign-flip": _flip,
+    "noise": _add_noise,
+    "inflate": _inflate,
+    "free-rider": _make_up,
+    "nan": _not_a_number,
+    "wrong-n": _claim,
+    "raise": _raise,
+    "dropout": _drop_out,
+    "straggler": _straggle,
+}
+
+
+# ------------------------------------------------------------------------------------------------------ what was sent
+
+
+def _changed(asked: Asked, change: Change) -> Message:
+    """The honest answer with what it says changed: the update of weights, the threshold or the scores.
+
+    The magnitude of a threshold or a score is its own, of an update its root mean square, array by array.
+    """
+    reply = asked.honest()
+    content = reply.content
+    if asked.kind is ThresholdReport:
+        numbers: Any = content["numbers"]
+        numbers["threshold"] = float(_finite(change, np.array(numbers["threshold"])))
+    elif asked.kind is ScoresReport:
+        _put_scores(content, _finite(change, _scores(content)))
+    elif "arrays" in content:
+        before: Any = asked.message.content["arrays"]
+
+        def turned(name: str, after: NDArray[Any]) -> NDArray[Any]:
+            base = before[name].numpy().astype(np.float64)
+            update = after.astype(np.float64) - base
+            size = np.full_like(update, np.sqrt(np.mean(update**2)))
+            with np.errstate(over="ignore"):  # too large a number becomes infinite, and is refused
+                return (base + change(update, size)).astype(after.dtype)
+
+        content["arrays"] = _each(content["arrays"], turned)
+    return reply
+
+
+def _finite(change: Change, values: Floats) -> Floats:
+    """Changed where finite: an infinite threshold says that there is none."""
+    changed = values.copy()
+    finite = np.isfinite(values)
+    with np.errstate(over="ignore"):
+        changed[finite] = change(values[finite], np.abs(values[finite]))
+    return changed
+
+
+def _each(record: Any, make: Callable[[str, NDArray[Any]], NDArray[Any]]) -> ArrayRecord:
+    """An ArrayRecord with each array of floats made anew; those of whole numbers are counts."""
+    held = {name: array.numpy() for name, array in record.items()}
+    return ArrayRecord({
+        name: Array(np.ascontiguousarray(make(name, values) if values.dtype.kind == "f" else values))
+        for name, values in held.items()
+    })  # fmt: skip
+
+
+def _scores(content: RecordDict) -> Floats:
+    values: Any = content["values"]
+    return np.array(values["scores"].numpy())
+
+
+def _put_scores(content: RecordDict, scores: Floats) -> None:
+    content["values"] = ArrayRecord({"scores": Array(np.ascontiguousarray(scores))})

@@ -1,0 +1,70 @@
+"""How clients misbehave: the targets they work with, and what their model says.
+
+`fl_sim/behaviours.py` holds what each kind is told; `clients/answers.py` does what concerns messages.
+
+label-shuffle  the targets of a client's training and calibration rows
+constant       the targets of its training rows, and its model's outputs on calibration and test rows
+free-rider     models of its own stay untrained, so that federated averaging gets its weights back as they came, with
+               the client's true number of rows
+
+Test labels are true: evaluation is the laboratory's, and so is a model that a whole tier shares, whoever happens to
+train it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.population import Client, Indices, Population
+from fl_sim.learning import Recipe, outputs_of
+from fl_sim.randomness import stream
+
+CERTAIN = 1000.0  # a logit so far above 0 that the class has all the probability there is
+
+
+def told_targets(client: Client, people: Population, split: str, rows: Indices) -> NDArray[Any] | None:
+    """The targets that a client gives to rows of its training or calibration; None: their true ones."""
+    if client.behaviour is None:
+        return None
+    if client.behaviour.kind == "label-shuffle":
+        return _shuffled(people, client.id, split, people.data.targets[rows])
+    if client.behaviour.kind == "constant" and split == "train":
+        one = people.data.target_mean if people.data.classes is None else _one_class(people, client)
+        return np.full_like(people.data.targets[rows], one)
+    return None
+
+
+def told_outputs(client: Client, people: Population, rows: Indices) -> NDArray[np.float32] | None:
+    """What a client says that its model says of rows, (n, outputs); None: what the model does say."""
+    if client.behaviour is None or client.behaviour.kind != "constant":
+        return None
+    width = outputs_of(people.recipe(client.tier, "constant"), people.data.num_classes)
+    outputs = np.zeros((len(rows), width), np.float32)  # in regression the training mean, as models are fitted to it
+    if people.data.classes is not None:
+        outputs[:, _one_class(people, client)] = CERTAIN
+    return outputs
+
+
+def own_recipe(client: Client, people: Population, purpose: str) -> Recipe:
+    """How a client makes a model of its own."""
+    recipe = people.recipe(client.tier, purpose)
+    lazy = client.behaviour is not None and client.behaviour.kind == "free-rider"
+    return replace(recipe, epochs=0) if lazy else recipe
+
+
+def _shuffled(people: Population, k: int, split: str, true: NDArray[Any]) -> NDArray[Any]:
+    """Every class by the next one on a random round trip through all; in regression the targets in another order."""
+    if people.data.num_classes is None:
+        return stream(people.seed, "label-shuffle", k, split).permutation(true)
+    trip = stream(people.seed, "label-shuffle", k).permutation(people.data.num_classes)
+    instead = np.empty_like(trip)
+    instead[trip] = np.roll(trip, 1)
+    return instead[true]
+
+
+def _one_class(people: Population, client: Client) -> int:
+    return int(stream(people.seed, "constant", client.id).integers(people.num_bins))

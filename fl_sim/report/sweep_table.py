@@ -1,0 +1,247 @@
+"""The tables of a sweep and of a comparison: means over seeds with their intervals, fitted to the terminal's width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from fl_sim.report import sweep_points as over
+from fl_sim.report.intervals import Interval, paired_differences
+from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, cells, shown
+from fl_sim.report.table import _bullets as bullets
+from fl_sim.report.words import number, size_of
+
+MOST_ROWS, LONGEST = 40, 24  # rows shown at once, and letters of an axis' value
+ALL_ROWS = "fl-sim results DIR --format csv"
+GAP, SEPARATOR = 2, (" ", "\n")  # between columns; between a mean and its interval, side by side or stacked
+
+
+@dataclass(frozen=True)
+class _Column:
+    header: str
+    metric: str
+    rank: int  # the column of the highest rank is the first to go where there is no room
+    unit: str = "share"
+    promised: bool = False
+    compared: bool = True  # shown as a difference between strategies
+    decimals: int | None = None  # of a difference, which has a sign
+
+    def text(self, value: float, unit: str = "%") -> str:
+        if self.decimals is not None:
+            return f"{(100 if self.unit == 'share' else 1) * value:+.{self.decimals}f}"
+        if self.unit == "share":
+            return f"{100 * value:.1f}{unit}"
+        return size_of(value).removesuffix(" bytes") if self.unit == "bytes" else number(value)
+
+
+@dataclass(frozen=True)
+class _Row:
+    labels: Sequence[str]
+    found: Sequence[tuple[str, Interval]]  # a mark and an interval for each column
+
+
+@dataclass(frozen=True)
+class _Block:
+    heading: str
+    axes: Sequence[str]
+    columns: Sequence[_Column]
+    sections: Sequence[Sequence[_Row]]
+    seeds: int
+
+
+def summary(points: pd.DataFrame, axes: Sequence[str], title: str) -> RenderableType:
+    """A row for each combination of the axes but the seed; where they are too many, those that tell most."""
+    found, columns, said = cells(points, axes), list(_columns(points)), list(_notes(points, axes))
+    sections = [found]
+    if len(found) > MOST_ROWS:
+        sections = over.telling(points, axes, [column.metric for column in columns], MOST_ROWS)
+        said = [
+            f"{len(found)} rows are too many to show. Above the gap, averages over all worlds; below it, the worlds "
+            f"where the {_lost_most(points)}. All rows: {ALL_ROWS}",
+            *said,
+        ]
+    return _Report(title, [_block(points, axes, columns, sections)], said)
+
+
+def _lost_most(points: pd.DataFrame) -> str:
+    what = {over.RMSE: "models err most", over.ACCURACY: "models are least accurate"}
+    return what.get(over.judged(points), "worst client stands lowest")
+
+
+def comparison(points: pd.DataFrame, axes: Sequence[str], title: str) -> RenderableType:
+    """A row a strategy, and how the others differ from the first on the same worlds and seeds."""
+    columns, said = list(_columns(points)), list(_notes(points, axes))
+    if len(cells(points, axes)) > MOST_ROWS:
+        worlds = len(cells(points, [axis for axis in axes if axis not in STRATEGIES]))
+        said.insert(0, f"Averages over {worlds} worlds are shown. All rows: {ALL_ROWS}")
+        points = over.over_worlds(points, axes, [column.metric for column in columns])
+        axes = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
+    blocks = [_block(points, axes, columns, [cells(points, axes)]), *_differences(points, axes, columns)]
+    return _Report(title, blocks, said)
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def _columns(points: pd.DataFrame) -> Iterator[_Column]:
+    """The columns whose metric any point has."""
+    tested = over.has(points, over.WORST_TESTED)
+    regression = over.size_metric(points) == over.LENGTH
+    for column in (
+        _Column("coverage", over.COVERAGE, 0, promised=True),
+        _Column("client\nmean", over.CLIENT_MEAN, 5, promised=True, compared=False),
+        _Column("worst\n(30+)", over.WORST_TESTED, 1),
+        _Column("worst", over.WORST, 6 if tested else 1, compared=not tested),
+        _Column("length" if regression else "set size", over.size_metric(points), 2, "number"),
+        _Column("accuracy", over.ACCURACY, 3),
+        _Column("RMSE", over.RMSE, 3, "number"),
+        _Column("bytes\nup", over.BYTES_UP, 4, "bytes", compared=False),
+    ):
+        if over.has(points, column.metric):
+            yield column
+
+
+def _block(
+    points: pd.DataFrame, axes: Sequence[str], columns: Sequence[_Column], sections: Sequence[Sequence[Cell]]
+) -> _Block:
+    named, seeds = [axis for axis in axes if axis != "seed"], over.num_seeds(points)
+    rows = [[_row(cell, named, columns) for cell in section] for section in sections]
+    heading = over.over_seeds(seeds) if seeds > 1 else ""
+    return _Block(heading, [axis_names(axes)[axis] for axis in named], columns, rows, seeds)
+
+
+def _row(cell: Cell, axes: Sequence[str], columns: Sequence[_Column]) -> _Row:
+    marks = [cell.verdict(column.metric) if column.promised else "" for column in columns]
+    found = [cell.of(column.metric) for column in columns]
+    return _Row([shown(cell.key.get(axis, "(all)")) for axis in axes], list(zip(marks, found, strict=True)))
+
+
+def _differences(points: pd.DataFrame, axes: Sequence[str], columns: Sequence[_Column]) -> Iterator[_Block]:
+    """The block of differences to the first strategy; none where there is no other."""
+    between, named = "calibrate" if "calibrate" in axes else "learn", [axis for axis in axes if axis != "seed"]
+    reference = str(points[between].iloc[0])
+    compared = [column for column in columns if column.compared]
+    tables = [paired_differences(points, axes, between, column.metric, reference) for column in compared]
+    told = [k for k, table in enumerate(tables) if compared[k].metric == over.COVERAGE or table["mean"].any()]
+    if not told or tables[0].empty:
+        return
+    chosen = [replace(compared[k], decimals=_decimals(points, compared[k])) for k in told]
+    keys = tables[0][named].itertuples(index=False)
+    found = [tables[k][["mean", "low", "high", "pairs"]].itertuples(index=False) for k in told]
+    rows = [
+        _Row([shown(value) for value in key], [("", Interval(*one)) for one in row])
+        for key, *row in zip(keys, *found, strict=True)
+    ]
+    heading = f"Difference to {reference} on the same world and seed, shares in percentage points:"
+    yield _Block(heading, [axis_names(axes)[axis] for axis in named], chosen, [rows], over.num_seeds(points))
+
+
+def _decimals(points: pd.DataFrame, column: _Column) -> int:
+    """One more than the numbers themselves have."""
+    found = over.values(points, column.metric)
+    largest = max(np.abs(found[np.isfinite(found)]), default=0.0)
+    return 1 if column.unit == "share" else max(0, 3 - math.floor(math.log10(largest or 1)))
+
+
+# ---------------------------------------------------------------------------------------------------------- rendering
+
+
+@dataclass(frozen=True)
+class _Report:
+    title: str
+    blocks: Sequence[_Block]
+    notes: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.title, style="bold")
+        hidden: list[str] = []
+        for block in self.blocks:
+            columns, stacked = _fitted(block, options.max_width)
+            hidden += [column.header for column in block.columns if column not in columns]
+            yield ""
+            if block.heading:
+                yield Text(block.heading)
+            yield _table(block, columns, stacked)
+        yield ""
+        yield bullets([*self.notes, *_hidden(hidden)])
+
+
+def _hidden(headers: Sequence[str]) -> Iterator[str]:
+    if headers:
+        named = ", ".join(dict.fromkeys(header.replace("\n", " ") for header in headers))
+        yield f"Left out at this width: {named}. A wider terminal shows more, {ALL_ROWS} everything."
+
+
+def _fitted(block: _Block, width: int) -> tuple[list[_Column], bool]:
+    """The columns that the width has room for, and whether intervals stand below their means."""
+    columns = list(block.columns)
+    if _width(block, columns, stacked=False) <= width:
+        return columns, False
+    while _width(block, columns, stacked=True) > width and len(columns) > 2:
+        columns.remove(max(columns, key=lambda column: column.rank))
+    return columns, True
+
+
+def _width(block: _Block, columns: Sequence[_Column], *, stacked: bool) -> int:
+    rows = [row for section in block.sections for row in section]
+    widths = [
+        min(LONGEST, max(len(text) for text in (name, *(row.labels[index] for row in rows))))
+        for index, name in enumerate(block.axes)
+    ]
+    for column in columns:
+        index = block.columns.index(column)
+        lines = [line for row in rows for line in _cell(block, row, index, stacked).plain.split("\n")]
+        widths.append(max(map(len, (*lines, *column.header.split("\n")))))
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _table(block: _Block, columns: Sequence[_Column], stacked: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="")
+    for name in block.axes:
+        table.add_column(name, overflow="fold", max_width=LONGEST)
+    for column in columns:
+        table.add_column(column.header, justify="right", no_wrap=True)
+    places = [block.columns.index(column) for column in columns]
+    for section in block.sections:
+        for row in section:
+            table.add_row(*row.labels, *[_cell(block, row, index, stacked) for index in places])
+        table.add_section()
+    return table
+
+
+def _cell(block: _Block, row: _Row, index: int, stacked: bool) -> Text:
+    """`! 93.4% [92.1, 94.5]`; without an interval where every seed has the same value."""
+    (mark, found), column = row.found[index], block.columns[index]
+    if math.isnan(found.mean):
+        return Text("-")
+    text = Text(f"{mark} {column.text(found.mean)}".strip(), style="bold red" if mark else "")
+    if found.known and not math.isclose(found.low, found.high, abs_tol=1e-12):
+        text.append(f"{SEPARATOR[stacked]}[{column.text(found.low, '')}, {column.text(found.high, '')}]", style="dim")
+    elif block.seeds > 1 and not found.known:
+        text.append(f"{SEPARATOR[stacked]}(1 seed)", style="dim")
+    return text
+
+
+# -------------------------------------------------------------------------------------------------------------- notes
+
+
+def _notes(points: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
+    if over.has(points, over.COVERAGE):
+        yield "! marks a mean below the promised coverage before rounding, !! an interval wholly below it."
+    if over.has(points, over.WORST_TESTED):
+        yield (
+            "worst: the smallest coverage of a client; (30+): of one with at least 30 test points. Of many clients "
+            "some fall below the promise by any method, so these columns have no mark."
+        )
+    yield from filter(None, [over.few_seeds(over.num_seeds(points))])
+    yield from over.lost(points, axes)
+    if (points["status"] != "ok").any():
+        yield "A row rests on the seeds that are left, an average over worlds on those where no strategy is missing."
