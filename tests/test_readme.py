@@ -9,6 +9,7 @@ import pytest
 
 from fl_sim import Scenario, simulate
 from fl_sim.scenario_file import shipped
+from fl_sim.sweep import load_comparison, load_sweep
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +35,19 @@ def test_the_strategy_of_ones_own_runs(tmp_path, monkeypatch):
 def test_every_command_is_a_valid_scenario(line):
     words = line.split("--runtime")[0].split()
     Scenario.load(words[0], *words[1:])
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    \.venv/bin/fl-sim sweep (.*?)(?:  +#.*)?$", README, re.MULTILINE))
+def test_every_sweep_is_valid(line):
+    file, *assignments = line.replace("--dry-run", "").split()
+    assert len(load_sweep(file, assignments).points) > 10
+
+
+def test_the_comparison_is_valid():
+    (line,) = re.findall(r"fl-sim compare (.*)", README)
+    file, *words = line.split()
+    points = load_comparison(file, [w for w in words if "=" not in w], [w for w in words if "=" in w]).points
+    assert len(points) == 3 * 5
 
 
 def test_every_path_and_strategy_it_names_is_there():

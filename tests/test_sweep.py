@@ -226,10 +226,9 @@ def test_a_full_disk_loses_one_point_and_the_same_command_goes_on(tmp_path, monk
 def test_two_sweeps_over_one_folder_run_every_point_once(tmp_path):
     words = ["digits", *TINY, "seed=" + ",".join(map(str, range(8)))]
     code = (
-        "import sys; from pathlib import Path; from fl_sim.sweep import *; sys.path.insert(0, sys.argv[1])\n"
-        "from test_sweep import Quiet\n"
-        "w = Quiet(); run_sweep(load_sweep(sys.argv[3], sys.argv[4:]), Path(sys.argv[2]), w, store=Path(sys.argv[2] + '-store'),"
-        " verbose=False, fail_fast=False); print(len(w.begun))"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from test_sweep import load_sweep, run\n"
+        "print(len(run(load_sweep(sys.argv[3], sys.argv[4:]), Path(sys.argv[2]))[0].begun))"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "out"), *words]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

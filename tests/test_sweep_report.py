@@ -203,7 +203,7 @@ def test_the_finding_names_the_worst_the_place_and_the_best_there():
 
 
 def test_with_several_promises_the_worst_is_the_furthest_below_its_own():
-    points = pd.DataFrame({"calibrate.alpha": [0.05, 0.5], "alpha": [0.05, 0.5], over.WORST: [0.7, 0.45]})
+    points = pd.DataFrame({"calibrate.alpha": [0.05, 0.5], "alpha": [0.05, 0.5], over.WORST_TESTED: [0.7, 0.45]})
     assert finding(points, ["calibrate.alpha"]).startswith("The worst client falls to 70.0% at alpha 0.05")
 
 
@@ -373,3 +373,13 @@ def test_further_axes_make_further_figures_but_not_without_end(tmp_path, monkeyp
 def test_nothing_is_drawn_of_nothing(tmp_path):
     points = pd.DataFrame([{"calibrate": name, "seed": 0, "status": "failed"} for name in STRATEGIES])
     assert draw_sweep(points, ["calibrate", "seed"], TITLE, tmp_path / "none") == []
+
+
+def test_the_plain_worst_client_is_shown_where_some_point_has_no_large_client():
+    points = sweep((0.1,), (0.5,))
+    assert over.worst_metric(points) == over.WORST_TESTED
+    points.loc[0, over.WORST_TESTED] = math.nan
+    assert over.worst_metric(points) == over.WORST
+    assert over.worst_metric(without(sweep(), 0)) == over.WORST_TESTED  # a point without a result tells nothing
+    said = finding(points, AXES)  # not of the worst client, which may have a single test point
+    assert said.startswith("Under unweighted coverage falls to 87.5%; local keeps 95.5%")

@@ -74,7 +74,7 @@ def _numeric(column: Iterable[object]) -> bool:
 
 def _measures(points: pd.DataFrame, axes: Sequence[str]) -> Iterator[Measure]:
     regression, calibrated = over.has(points, over.RMSE), over.has(points, over.COVERAGE)
-    worst = over.WORST_TESTED if over.has(points, over.WORST_TESTED) else over.WORST
+    worst = over.worst_metric(points)
     tested = " (30+ test points)" if worst == over.WORST_TESTED else ""
     some = [
         Measure(over.COVERAGE, "coverage overall", 1.3, promised=True),

@@ -22,6 +22,7 @@ COVERAGE, CLIENT_MEAN = "calibrate.coverage", "calibrate.coverage_client_mean"
 WORST, WORST_TESTED = "calibrate.coverage_client_min", "calibrate.coverage_client_min_tested"
 SET_SIZE, LENGTH = "calibrate.mean_set_size", "calibrate.mean_interval_length"
 ACCURACY, RMSE, BYTES_UP = "learn.accuracy", "learn.rmse", "calibrate.bytes_up_per_client"
+OF_MANY = "Of many clients the smallest is below the promise under any method"
 STRATEGIES = ("learn", "calibrate")  # the axes whose values are strategies
 
 
@@ -71,6 +72,12 @@ def size_metric(points: pd.DataFrame) -> str:
     return LENGTH if has(points, LENGTH) else SET_SIZE
 
 
+def worst_metric(points: pd.DataFrame) -> str:
+    """The worst client with at least 30 test points, or of all clients where some point has none so large."""
+    tested, worst = (~np.isnan(values(points, metric)) for metric in (WORST_TESTED, WORST))
+    return WORST_TESTED if tested.any() and not (worst & ~tested).any() else WORST
+
+
 def num_seeds(points: pd.DataFrame) -> int:
     """How many seeds the points have at most."""
     return int(points["seed"].nunique()) if "seed" in points else 1
@@ -94,8 +101,8 @@ def _balanced(points: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
 
 
 def judged(points: pd.DataFrame) -> str:
-    """The metric by which a cell is called bad: the worst client's coverage, or without calibration the model's."""
-    order = (WORST_TESTED, WORST, COVERAGE, RMSE, ACCURACY)
+    """The metric by which a cell is called bad. The smallest coverage of clients with few test points says nothing."""
+    order = [WORST_TESTED] * (worst_metric(points) == WORST_TESTED) + [COVERAGE, RMSE, ACCURACY]
     return next((metric for metric in order if has(points, metric)), COVERAGE)
 
 

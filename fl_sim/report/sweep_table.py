@@ -16,7 +16,7 @@ from rich.text import Text
 from fl_sim.report import sweep_points as over
 from fl_sim.report.intervals import Interval, paired_differences
 from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, cells, shown
-from fl_sim.report.table import _bullets as bullets
+from fl_sim.report.table import bullets as bullets
 from fl_sim.report.words import number, size_of
 
 MOST_ROWS, LONGEST = 40, 24  # rows shown at once, and letters of an axis' value
@@ -72,8 +72,8 @@ def summary(points: pd.DataFrame, axes: Sequence[str], title: str) -> Renderable
 
 
 def _lost_most(points: pd.DataFrame) -> str:
-    what = {over.RMSE: "models err most", over.ACCURACY: "models are least accurate"}
-    return what.get(over.judged(points), "worst client stands lowest")
+    what = {over.RMSE: "RMSE is largest", over.ACCURACY: "accuracy is smallest", over.COVERAGE: "coverage is smallest"}
+    return what.get(over.judged(points), "worst client (30+) stands lowest")
 
 
 def comparison(points: pd.DataFrame, axes: Sequence[str], title: str) -> RenderableType:
@@ -93,12 +93,12 @@ def comparison(points: pd.DataFrame, axes: Sequence[str], title: str) -> Rendera
 
 def _columns(points: pd.DataFrame) -> Iterator[_Column]:
     """The columns whose metric any point has."""
-    tested = over.has(points, over.WORST_TESTED)
+    tested = over.worst_metric(points) == over.WORST_TESTED
     regression = over.size_metric(points) == over.LENGTH
     for column in (
         _Column("coverage", over.COVERAGE, 0, promised=True),
         _Column("client\nmean", over.CLIENT_MEAN, 5, promised=True, compared=False),
-        _Column("worst\n(30+)", over.WORST_TESTED, 1),
+        _Column("worst\n(30+)", over.WORST_TESTED, 1 if tested else 6, compared=tested),
         _Column("worst", over.WORST, 6 if tested else 1, compared=not tested),
         _Column("length" if regression else "set size", over.size_metric(points), 2, "number"),
         _Column("accuracy", over.ACCURACY, 3),
@@ -236,11 +236,9 @@ def _cell(block: _Block, row: _Row, index: int, stacked: bool) -> Text:
 def _notes(points: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     if over.has(points, over.COVERAGE):
         yield "! marks a mean below the promised coverage before rounding, !! an interval wholly below it."
-    if over.has(points, over.WORST_TESTED):
-        yield (
-            "worst: the smallest coverage of a client; (30+): of one with at least 30 test points. Of many clients "
-            "some fall below the promise by any method, so these columns have no mark."
-        )
+    if over.has(points, over.WORST):
+        large = "; (30+): of one with at least 30 test points" * over.has(points, over.WORST_TESTED)
+        yield f"worst: the smallest coverage of a client{large}. {over.OF_MANY}, so it has no mark."
     yield from filter(None, [over.few_seeds(over.num_seeds(points))])
     yield from over.lost(points, axes)
     if (points["status"] != "ok").any():

@@ -36,7 +36,7 @@ class _Summary:
         yield ""
         yield _table(self.result, gap=1 if options.max_width >= ROOMY else 0)
         yield ""
-        yield _bullets(list(notes(self.result)))
+        yield bullets(list(notes(self.result)))
 
 
 def _table(result: Result, gap: int) -> Table:
@@ -59,7 +59,7 @@ def _table(result: Result, gap: int) -> Table:
     return table
 
 
-def _bullets(lines: list[str]) -> Table:
+def bullets(lines: list[str]) -> Table:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
