@@ -60,6 +60,7 @@ def _table(result: Result, gap: int) -> Table:
 
 
 def bullets(lines: list[str]) -> Table:
+    """The lines as a list under a table, with hanging indents."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
