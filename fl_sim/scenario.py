@@ -245,6 +245,10 @@ class Scenario(Section):
         told = self.plain()
         if self.clients.partition not in ("dirichlet", "quantity-skew"):
             told["clients"].pop("concentration", None)  # said, and of no effect
+        told["clients"]["tier"] = [
+            {key: tier[key] for key in ("name", "share")} if tier.get("share") == 0 else tier
+            for tier in told["clients"]["tier"]  # of an empty tier the rest has no effect
+        ]
         told["own"] = {name: text for name in self.names() if (text := own_digest(name)) is not None}
         misbehaving = [b for b in self.clients.behaviour if b.share > 0]
         told["clients"]["behaviour"] = [b.model_dump(mode="json") for b in misbehaving]

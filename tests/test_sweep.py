@@ -96,6 +96,8 @@ def test_points_that_cannot_differ_are_run_once(tmp_path):
     assert (len(sweep.points), len(sweep.runs)) == (3, 1)
     none = load_sweep("digits", [*TINY, "calibrate.alpha=0.1,0.2", "calibrate=none,pooled"])
     assert (len(none.points), len(none.runs)) == (4, 3)
+    empty = load_sweep("digits", [*TINY, "clients.tier.weak.share=0.0,0.5", "clients.tier.weak.epochs=1,2"])
+    assert (len(empty.points), len(empty.runs)) == (4, 3)
     watch, _ = run(sweep, tmp_path / "out")
     assert len(watch.begun) == 1
     assert results.load(tmp_path / "out").points["calibrate.coverage"].nunique() == 1
