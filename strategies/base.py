@@ -63,6 +63,16 @@ class Learning(Strategy):
         self.bytes_up: dict[int, int] = {}  # partition -> information the method sent, in bytes
         self.bytes_down: dict[int, int] = {}
 
+    @abstractmethod
+    def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
+        """What is sent in a round (from 1); `nodes` are in the order of the partitions."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """A round's messages."""
+        return self.messages(server_round, node_ids(grid), grid)
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:

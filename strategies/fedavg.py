@@ -13,7 +13,7 @@ that sums do not depend on timing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import flwr.serverapp.strategy as flower
@@ -24,7 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from fl_sim.randomness import stream
 from fl_sim.records import AdoptRequest, pack
 from fl_sim.runtime.grids import Subset
-from strategies.base import Learning, Roster, contents, node_ids
+from strategies.base import Learning, Roster, contents
 
 
 @dataclass
@@ -60,15 +60,9 @@ class FedAvg(Learning):
         rng = stream(self.roster.seed, "fedavg", server_round, federation.members[0])
         return sorted(rng.permutation(able)[: max(1, round(self.fraction * len(able)))].tolist())
 
-    def configure_train(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-    ) -> Iterable[Message]:
+    def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
         """Flower's own messages to the clients drawn."""
-        self.nodes = node_ids(grid)
+        self.nodes = list(nodes)
         messages: list[Message] = []
         for federation in self.federations:
             drawn = self._drawn(federation, server_round)

@@ -3,24 +3,18 @@ model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fl_sim.records import FitRequest
-from strategies.base import Learning, node_ids, request
+from strategies.base import Learning, request
 
 
 class Own(Learning):
     """One message to every client: train. A client without rows keeps its untrained model."""
 
-    def configure_train(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-    ) -> Iterable[Message]:
+    def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
         """Everybody at once."""
-        return request(FitRequest(self.roster.population, per_client=True, own_rows=True), node_ids(grid))
+        return request(FitRequest(self.roster.population, per_client=True, own_rows=True), nodes)

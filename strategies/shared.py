@@ -9,13 +9,13 @@ With `per_client` every client trains its own model on that set, from initial we
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fl_sim.records import FitRequest
-from strategies.base import Learning, Roster, node_ids, request
+from strategies.base import Learning, Roster, request
 
 
 class Shared(Learning):
@@ -26,19 +26,9 @@ class Shared(Learning):
         self.per_client = per_client
         self.num_rounds = 1 if per_client else 2
 
-    def configure_train(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-    ) -> Iterable[Message]:
+    def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
         """Whose turn it is."""
-        nodes = node_ids(grid)
-        first = (
-            set(range(len(nodes)))
-            if self.per_client
-            else {self.roster.tiers.index(tier) for tier in set(self.roster.tiers)}
-        )
+        tiers = self.roster.tiers
+        first = set(range(len(nodes))) if self.per_client else {tiers.index(tier) for tier in set(tiers)}
         turn = [node for k, node in enumerate(nodes) if (k in first) == (server_round == 1)]
         return request(FitRequest(self.roster.population, self.per_client, own_rows=False), turn)
