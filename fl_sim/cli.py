@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fl_sim import cli_sweep
+from fl_sim.cli_arguments import FileArgument, Overrides, StoreOption, Verbose, err, out
 from fl_sim.errors import FlSimError, ScenarioError
-from fl_sim.report.progress import Bars, SweepBars
+from fl_sim.report.progress import Bars
 
 app = typer.Typer(
     help="A federated-learning laboratory on Flower and Ray.", no_args_is_help=True, add_completion=False,
@@ -22,26 +23,6 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(help="Data sets on this machine.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-out = Console()
-err = Console(stderr=True)
-
-FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A scenario file, or the name of a shipped one.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value]...", help="For instance clients.count=100 calibrate=local.")
-]
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Folder of the artifact store [default: FL_SIM_STORE, or the user's cache]."),
-]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Flower and Ray log; show tracebacks.")]
-
-
-Assignments = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=a,b,c]...", help="An axis, or one value to fix a key.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List the points and what they will cost, and run nothing.")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first point that fails.")]
 
 
 def main() -> None:
@@ -120,106 +101,8 @@ def run(
     )
 
 
-@app.command()
-def sweep(
-    file: FileArgument,
-    assignments: Assignments = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where to write [default: runs/NAME-sweep-DIGEST].")] = None,
-    dry_run: DryRun = False,
-    fail_fast: FailFast = False,
-    store: StoreOption = None,
-    verbose: Verbose = False,
-) -> None:
-    """Run every point of a file's [sweep]; the same command again goes on where it stopped."""
-    from fl_sim.sweep import load_sweep
-
-    points = load_sweep(file, assignments or [])
-    place = to or Path("runs") / f"{points.name}-sweep-{points.identity[:8]}"
-    _sweep(points, place, dry_run=dry_run, fail_fast=fail_fast, store=store, verbose=verbose, compared=False)
-
-
-@app.command()
-def compare(
-    file: FileArgument,
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME NAME... [key=value]...", help="Strategies; the first is what the others are held against."
-        ),
-    ],
-    to: Annotated[
-        Path | None, typer.Option("--out", help="Where to write [default: runs/NAME-compare-DIGEST].")
-    ] = None,
-    dry_run: DryRun = False,
-    fail_fast: FailFast = False,
-    store: StoreOption = None,
-    verbose: Verbose = False,
-) -> None:
-    """Run one world under one strategy after another, and show the paired differences."""
-    from fl_sim.sweep import load_comparison
-
-    points = load_comparison(file, [n for n in names if "=" not in n], [n for n in names if "=" in n])
-    place = to or Path("runs") / f"{points.name}-compare-{points.identity[:8]}"
-    _sweep(points, place, dry_run=dry_run, fail_fast=fail_fast, store=store, verbose=verbose, compared=True)
-
-
-def _sweep(
-    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, store: Path | None, verbose: bool, compared: bool
-) -> None:
-    from fl_sim.sweep import run_sweep
-
-    if dry_run:
-        from fl_sim.report.plan import plan
-
-        out.print(plan(points, place))
-        return
-    with SweepBars(err) as bars:
-        failed = run_sweep(points, place, bars, store=store, verbose=verbose, fail_fast=fail_fast)
-    _show_sweep(place, compared=compared)
-    if failed:
-        words = {point.run: point.words() for point in points.points}
-        lines = [f"{words[run]}: {reason.strip().splitlines()[-1]}" for run, reason in failed.items()]
-        raise FlSimError(
-            f"{len(failed)} of {len(points.runs)} runs failed; the same command tries them again\n" + "\n".join(lines)
-        )
-
-
-def _show_sweep(place: Path, *, compared: bool) -> None:
-    from fl_sim.frames import load, write
-    from fl_sim.report import sweep_table
-    from fl_sim.report.figure_sweep import draw_sweep
-
-    found = load(place)
-    told = (found.points, found.axes, found.title)
-    out.print(sweep_table.comparison(*told) if compared else sweep_table.summary(*told))
-    steady = found.points[[column for column in found.points if not str(column).startswith("seconds.")]]
-    write(steady, "csv", place / "points.csv")
-    drawn = draw_sweep(*told, place)
-    names = ", ".join(path.name for path in drawn if path.suffix == ".png")
-    out.print(f"points.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
-
-
-@app.command()
-def results(
-    folder: Annotated[Path, typer.Argument(help="Of a run, a comparison or a sweep.")],
-    form: Annotated[str, typer.Option("--format", help="csv, json or parquet.")] = "csv",
-    what: Annotated[str, typer.Option(help="points (a row a point) or clients (a row a client).")] = "points",
-    to: Annotated[
-        Path | None, typer.Option("--to", help="A file [default: standard output; parquet needs one].")
-    ] = None,
-) -> None:
-    """Results as data, to compute with."""
-    from fl_sim.frames import FORMATS, load, write
-
-    if form not in FORMATS:
-        raise FlSimError(f"--format {form}: choose one of {', '.join(FORMATS)}")
-    if what not in ("points", "clients"):
-        raise FlSimError(f"--what {what}: choose points or clients")
-    if to is None and form == "parquet":
-        raise FlSimError("--format parquet is not text: name a file with --to")
-    if to is not None and to.exists():
-        raise FlSimError(f"{to}: is there already; choose another --to")
-    write(getattr(load(folder), what), form, sys.stdout if to is None else to)
+for command in (cli_sweep.compare, cli_sweep.sweep, cli_sweep.results):
+    app.command()(command)
 
 
 def _show(result: Any) -> None:
@@ -249,8 +132,8 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
 
 
 def _validate_sweep(file: str, assignments: list[str]) -> None:
+    from fl_sim.points import load_sweep
     from fl_sim.simulation import check
-    from fl_sim.sweep import load_sweep
 
     sweep = load_sweep(file, assignments)
     for point in sweep.runs.values():

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from fl_sim.errors import FlSimError
+from fl_sim.points import FAILED, FORMAT, POINTS, SWEEP
 from fl_sim.results import RESULT, Result
 from fl_sim.scenario import Scenario
-from fl_sim.sweep import FAILED, FORMAT, POINTS, SWEEP
 
 FORMATS = ("csv", "parquet", "json")
 

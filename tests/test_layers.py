@@ -65,7 +65,8 @@ def test_only_the_top_sees_both():
 
 
 def test_nothing_below_imports_what_is_above():
-    top = ("simulation", "summary", "results", "frames", "sweep", "report", "cli", "doctor")
+    commands = ("cli", "cli_arguments", "cli_sweep")
+    top = ("simulation", "summary", "results", "frames", "points", "sweep", "report", "doctor", *commands)
     above = ("fl_sim/__init__.py", "fl_sim/report/", *(f"fl_sim/{name}.py" for name in top))
     below = [file for file in FILES if not file.startswith(above)]
     names = tuple(f"fl_sim.{name}" for name in top)
@@ -85,7 +86,7 @@ def test_the_conformal_mathematics_stands_alone():
     ("ray", ("fl_sim/runtime/ray.py",)),
     ("matplotlib", ("fl_sim/report/", "fl_sim/data/glyphs.py", "fl_sim/data/fonts.py")),
     ("flwr", ("fl_sim/records.py", "fl_sim/simulation.py", "fl_sim/runtime/", "strategies/", "clients/")),
-    ("typer", ("fl_sim/cli.py",)),
+    ("typer", ("fl_sim/cli.py", "fl_sim/cli_arguments.py", "fl_sim/cli_sweep.py")),
     ("pandas", ("fl_sim/frames.py", "fl_sim/report/")),
     ("sklearn", ("fl_sim/data/",)),
     ("torchvision", ("fl_sim/data/", "fl_sim/models.py")),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fl_sim import Scenario, simulate
+from fl_sim.points import load_comparison, load_sweep
 from fl_sim.scenario_file import shipped
-from fl_sim.sweep import load_comparison, load_sweep
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,8 @@ import pytest
 from fl_sim import Scenario
 from fl_sim.errors import ScenarioError
 from fl_sim.options import CALIBRATE, LEARN, SCORE
+from fl_sim.points import Point, load_sweep
 from fl_sim.scenario_file import build, dump, locate, override, read, shipped
-from fl_sim.sweep import Point, load_sweep
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ import pytest
 
 from fl_sim import results
 from fl_sim.errors import FlSimError, ScenarioError
+from fl_sim.points import cost, is_finished, label, load_comparison, load_sweep
 from fl_sim.results import RunFolder
 from fl_sim.scenario_file import locate, values_of
-from fl_sim.sweep import claim, cost, is_finished, label, load_comparison, load_sweep, run_sweep
+from fl_sim.sweep import claim, run_sweep
 
 TINY = ("clients.count=6", "clients.tier.strong.epochs=1", "clients.tier.weak.epochs=1", "runtime.name=inline")
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from fl_sim.sweep import Sweep, cost, is_finished
+from fl_sim.points import Sweep, cost, is_finished
 
 
 def plan(sweep: Sweep, folder: Path) -> RenderableType:
