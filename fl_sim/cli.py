@@ -60,7 +60,7 @@ def run(
     file: FileArgument,
     overrides: Overrides = None,
     runtime: Annotated[str | None, typer.Option(help="ray, inline or flower, in place of the scenario's.")] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where to write [default: runs/NAME-DIGEST].")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-DIGEST).")] = None,
     store: StoreOption = None,
     verbose: Verbose = False,
 ) -> None:

@@ -17,6 +17,6 @@ Overrides = Annotated[
 ]
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", help="Folder of the artifact store [default: FL_SIM_STORE, or the user's cache]."),
+    typer.Option("--store", help="Folder of the artifact store (default: FL_SIM_STORE, or the user's cache)."),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Flower and Ray log; show tracebacks.")]

@@ -23,7 +23,7 @@ FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first p
 def sweep(
     file: FileArgument,
     assignments: Assignments = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where to write [default: runs/NAME-sweep-DIGEST].")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-sweep-DIGEST).")] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
     store: StoreOption = None,
@@ -46,7 +46,7 @@ def compare(
         ),
     ],
     to: Annotated[
-        Path | None, typer.Option("--out", help="Where to write [default: runs/NAME-compare-DIGEST].")
+        Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-compare-DIGEST).")
     ] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
@@ -102,7 +102,7 @@ def results(
     form: Annotated[str, typer.Option("--format", help="csv, json or parquet.")] = "csv",
     what: Annotated[str, typer.Option(help="points (a row a point) or clients (a row a client).")] = "points",
     to: Annotated[
-        Path | None, typer.Option("--to", help="A file [default: standard output; parquet needs one].")
+        Path | None, typer.Option("--to", help="A file (default: standard output; parquet needs one).")
     ] = None,
 ) -> None:
     """Results as data, to compute with."""
