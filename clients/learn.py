@@ -8,8 +8,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.behaviour import own_recipe, told_targets
-from clients.predictions import Seat, adopted, fitted
-from fl_sim import learning
+from clients.predictions import Seat, adopted, fitted, trained_on
 from fl_sim.records import AdoptRequest, FitReport, FitRequest, pack, unpack
 
 
@@ -34,14 +33,10 @@ def train(message: Message, context: Context) -> RecordDict:
     """One round of federated averaging: from the server's weights, on the client's own rows."""
     config: Any = message.content["config"]
     seat = Seat.of(context, config["population"])
-    client, data = seat.client, seat.population.data
-    recipe = own_recipe(client, seat.population, f"client {client.id}, round {config['server-round']}")
-    model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+    recipe = own_recipe(seat.client, seat.population, f"client {seat.client.id}, round {config['server-round']}")
     arrays = message.content["arrays"]
-    model.load_state_dict(arrays.to_torch_state_dict())  # type: ignore[union-attr]
-    learning.fit(model, data.standardised(client.train), data.scaled(seat.targets("train")), recipe)
-    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    metrics = MetricRecord({"num-examples": len(client.train), "partition": client.id})
+    weights = trained_on(seat, recipe, dict(arrays.to_torch_state_dict()))  # type: ignore[union-attr]
+    metrics = MetricRecord({"num-examples": len(seat.client.train), "partition": seat.client.id})
     return RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics})
 
 

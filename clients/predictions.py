@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -95,13 +96,34 @@ def fitted(seat: Seat, recipe: Recipe, rows: Indices, targets: NDArray[Any] | No
     return key
 
 
+def trained_on(seat: Seat, recipe: Recipe, weights: dict[str, Any]) -> OrderedDict[str, Any]:
+    """What training on the client's own rows makes of these weights (a torch state dict), done now unless the store has
+    it: one round of one client, which the next calibration of the same federation asks for again."""
+    data, rows, targets = seat.population.data, seat.client.train, seat.targets("train")
+    key = digest(
+        recipe=recipe.parts(), data=data.key, rows=digest_of_array(rows), targets=digest_of_array(targets),
+        weights=_digests(weights),
+    )  # fmt: skip
+
+    def make() -> Artifact:
+        model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+        model.load_state_dict(weights)
+        return _as_artifact(learning.fit(model, data.standardised(rows), data.scaled(targets), recipe), recipe)
+
+    found = seat.store.get("update", key, make).tensors
+    return OrderedDict((name, found[name]) for name in weights)  # in the model's order, which a file does not keep
+
+
 def adopted(seat: Seat, weights: dict[str, Any]) -> str:
     """The key of a model with these weights (a torch state dict), stored now unless the store has it."""
     recipe = seat.population.recipe(seat.client.tier, "adopted")
-    digests = {name: digest_of_array(tensor.numpy()) for name, tensor in weights.items()}
-    key = digest(weights=digests, recipe=recipe.parts(), data=seat.population.data.key)
+    key = digest(weights=_digests(weights), recipe=recipe.parts(), data=seat.population.data.key)
     seat.store.get("model", key, lambda: Artifact(meta={"recipe": recipe.__dict__}, tensors=weights))
     return key
+
+
+def _digests(weights: dict[str, Any]) -> dict[str, str]:
+    return {name: digest_of_array(tensor.numpy()) for name, tensor in weights.items()}
 
 
 def load_model(store: Store, key: str, population: Population) -> tuple[nn.Module, Recipe]:

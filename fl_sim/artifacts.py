@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import torch
 
 Arrays = dict[str, NDArray[Any]]
+
+KINDS = ("data", "population", "model", "update", "outputs")
+KEY = re.compile(r"^[0-9a-f]{32}$")
 
 
 def digest(**parts: Any) -> str:
@@ -109,20 +113,17 @@ class Store:
         count = freed = 0
         for row in self.listing():
             if row.idle_days >= older_than_days:
-                shutil.rmtree(row.folder)
+                self._delete(row.folder)
                 count, freed = count + 1, freed + row.num_bytes
-        for leftover in (self.root / "tmp").iterdir():  # of killed runs; a day is longer than any write takes
+        for leftover in (self.root / "tmp").glob("fl-sim-*"):  # of killed runs; a day is longer than any write takes
             if time.time() - leftover.stat().st_mtime > 86_400:
                 shutil.rmtree(leftover)
         return count, freed
 
     def listing(self) -> list[Entry]:
-        """Every artifact that is there."""
+        """Every artifact that is there; what else may lie under the root is not looked at."""
         folders = [
-            f
-            for kind in sorted(self.root.iterdir())
-            if kind.is_dir() and kind.name not in ("tmp", "locks")
-            for f in sorted(kind.iterdir())
+            f for kind in KINDS for f in sorted((self.root / kind).glob("*")) if KEY.match(f.name) and f.is_dir()
         ]
         now = time.time()
         return [
@@ -130,8 +131,14 @@ class Store:
             for f in folders
         ]
 
+    def _delete(self, folder: Path) -> None:
+        # Renamed first: killed half-way, nothing that looks whole is left where artifacts are looked for.
+        grave = Path(tempfile.mkdtemp(prefix="fl-sim-", dir=self.root / "tmp"))
+        folder.rename(grave / folder.name)
+        shutil.rmtree(grave)
+
     def _write(self, folder: Path, artifact: Artifact) -> None:
-        temporary = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
+        temporary = Path(tempfile.mkdtemp(prefix="fl-sim-", dir=self.root / "tmp"))
         try:
             for name, array in artifact.arrays.items():
                 np.save(temporary / f"{name}.npy", array, allow_pickle=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -29,14 +30,18 @@ def main() -> None:
     """Run the command; an error of the user's is one message and an exit code, not a traceback."""
     sys.path.append(str(Path.cwd()))  # where `module:object` is looked for last, so that nothing there hides our own
     try:
-        app()
+        app(standalone_mode=False)
+    except click.ClickException as error:  # words that are no command's
+        error.show()
+        sys.exit(error.exit_code)
     except ScenarioError as error:
         _refuse(str(error), 2)
     except FlSimError as error:
         _refuse(str(error), 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         swept = {"sweep", "compare"} & set(sys.argv[1:2])
-        _refuse(f"interrupted; {'the same command goes on from here' if swept else 'nothing was written'}", 130)
+        kept = "the finished points are kept, and the same command goes on" if swept else "no run was written"
+        _refuse(f"interrupted; {kept}", 130)
     except Exception as error:
         if {"-v", "--verbose"} & set(sys.argv):
             traceback.print_exc()
@@ -45,6 +50,7 @@ def main() -> None:
             "Run again with -v for the traceback, and please report it.",
             70,
         )
+    sys.exit(0)
 
 
 def _refuse(message: str, code: int) -> None:
@@ -171,6 +177,9 @@ _MORE = """
 #              min_calibration = 10      draw the partition again until every client has that many points
 #              test = "shared"           every client is tested on the whole test set
 #              tier_by = "size"          the first tier takes the clients with the fewest points
+# [[clients.tier]]      quantiles = [0.025, 0.975]    regression with score = "cqr": two heads in place of the mean
+# [[clients.behaviour]] kind = "label-shuffle" | "sign-flip" | "noise" | "inflate" | "free-rider" | "constant" | "nan" |
+#                       "wrong-n" | "raise" | "dropout" | "straggler" (with delay = 10);  share = 0.1
 # [learn]      name = "own" | "fedavg" (with rounds = 10) | "module:object"
 # [calibrate]  name = "unweighted" | "local" | "pooled" | "none" | "module:object"
 #              score = "aps" | { name = "raps", randomized = true, penalty = 0.01, k_reg = 1 }

@@ -116,4 +116,8 @@ def results(
         raise FlSimError("--format parquet is not text: name a file with --to")
     if to is not None and to.exists():
         raise FlSimError(f"{to}: is there already; choose another --to")
-    write(getattr(load(folder), what), form, sys.stdout if to is None else to)
+    frame = getattr(load(folder), what)
+    try:
+        write(frame, form, sys.stdout if to is None else to)
+    except OSError as error:
+        raise FlSimError(f"{to}: cannot be written: {error.strerror or error}") from None

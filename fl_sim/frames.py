@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,15 @@ def load(folder: str | Path) -> Frames:
         FlSimError: neither is there, or it was written by another version.
     """
     folder = Path(folder)
-    if (folder / SWEEP).is_file():
-        return _load_sweep(folder)
-    if not (folder / RESULT).is_file():
-        raise FlSimError(f"{folder}: holds no results of fl-sim (neither {RESULT} nor {SWEEP})")
-    return _frames(folder.name, [], [({}, folder.name, folder)], {})
+    try:
+        if (folder / SWEEP).is_file():
+            return _load_sweep(folder)
+        if (folder / RESULT).is_file():
+            return _frames(folder.name, [], [({}, folder.name, folder)], {})
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise FlSimError(f"{folder}: its results are damaged, or not fl-sim's ({what})") from error
+    raise FlSimError(f"{folder}: holds no results of fl-sim (neither {RESULT} nor {SWEEP})")
 
 
 def write(frame: pd.DataFrame, form: str, to: Any) -> None:
@@ -59,12 +64,21 @@ def write(frame: pd.DataFrame, form: str, to: Any) -> None:
     if form == "csv":
         frame.to_csv(to, index=False)
     elif form == "json":
-        frame.to_json(to, orient="records", indent=1)
+        # Not pandas' own writer, which rounds to ten decimals.
+        rows = [{k: _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
+        text = json.dumps(rows, indent=1, allow_nan=False) + "\n"
+        to.write(text) if hasattr(to, "write") else Path(to).write_text(text)
     else:
         try:
             frame.to_parquet(to, index=False)
         except ImportError:
             raise FlSimError("--format parquet needs a package that is not here: pip install pyarrow") from None
+
+
+def _plain(value: Any) -> Any:
+    """A cell as standard JSON has it: what is missing or infinite is null."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _load_sweep(folder: Path) -> Frames:
@@ -98,7 +112,8 @@ def fixed(scenario: Scenario, axes: Sequence[str]) -> str:
     """What all points have in common, in words."""
     clients, calibrate = scenario.clients, scenario.calibrate
     told = {
-        "clients.count": f"{clients.count} clients on {scenario.data.name}",
+        "clients.count": f"{clients.count} clients",
+        "data.name": f"on {scenario.data.name}",
         "clients.partition": clients.partition,
         "clients.concentration": f"concentration {clients.concentration:g}" if clients.concentration else "",
         "clients.test": "tested on their own data" if clients.test == "local" else "tested on shared data",

@@ -76,6 +76,7 @@ def fit(model: nn.Module, inputs: NDArray[Any], targets: NDArray[Any], recipe: R
     with _one_thread(), _autocast(recipe), torch_seeded(recipe.seed, "dropout", recipe.purpose):
         for _ in range(recipe.epochs):
             for rows in _batches(order.permutation(len(x)), recipe.batch_size):
+                _normalise_by_batch(model, len(rows) > 1)
                 optimizer.zero_grad(set_to_none=True)
                 _loss(model(x[rows]), y[rows], recipe.quantiles).backward()
                 optimizer.step()
@@ -116,6 +117,13 @@ def _loss(outputs: torch.Tensor, targets: torch.Tensor, quantiles: tuple[float, 
     levels = torch.tensor(quantiles, device=outputs.device)
     miss = targets[:, None] - outputs
     return torch.maximum(levels * miss, (levels - 1) * miss).mean()  # pinball loss
+
+
+def _normalise_by_batch(model: nn.Module, enough: bool) -> None:
+    # A single row has no variance to normalise by: it goes by what the model has seen so far.
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.train(enough)
 
 
 def _batches(order: NDArray[np.int64], size: int) -> Iterator[torch.Tensor]:

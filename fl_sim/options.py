@@ -6,11 +6,13 @@ same names. A name of the form `module:object` is the user's own: its keys are h
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
 import re
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -33,15 +35,21 @@ def own_object(name: str) -> Any:
 def own_digest(name: str) -> str | None:
     """A digest of the text of the module that `module:object` names, to be part of the key of what comes of it; of what
     that module imports in turn nothing is known. None for a name of ours, and for a module without a file."""
-    if not OWN.match(name):
-        return None
+    return _text_digest(name.partition(":")[0]) if OWN.match(name) else None
+
+
+@cache  # a process goes on with the code that it has imported, whatever becomes of the file
+def _text_digest(module: str) -> str | None:
     try:
-        spec = importlib.util.find_spec(name.partition(":")[0])
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None  # `own_object` says what is wrong with it
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    text = Path(spec.origin).read_bytes()
+    with contextlib.suppress(Exception):  # `own_object` says what is wrong with it
+        import_module(module)  # now, so that the code is that of the text
+    return hashlib.sha256(text).hexdigest()
 
 
 class Options(BaseModel):
@@ -86,9 +94,7 @@ class FedAvg(Learn):
     name: Literal["fedavg"] = "fedavg"
     rounds: Annotated[int, Field(ge=1)]
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the clients with training rows, drawn anew each round
-    aggregation: Literal["FedAvg", "FedAvgM", "FedMedian", "FedTrimmedAvg", "FedAdam", "FedYogi", "FedAdagrad"] = (
-        "FedAvg"
-    )
+    aggregation: Literal["FedAvg", "FedMedian", "FedTrimmedAvg", "FedAdam", "FedYogi", "FedAdagrad"] = "FedAvg"
 
 
 class OwnLearn(Learn):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim.errors import ScenarioError
-from fl_sim.options import LEARN
+from fl_sim.options import CALIBRATE, LEARN
 from fl_sim.results import RESULT
 from fl_sim.scenario import Scenario
 from fl_sim.scenario_file import assign, build, locate, read, values_of
@@ -24,6 +24,8 @@ FORMAT = 1  # of a sweep's folder
 SWEEP, POINTS, FAILED = "sweep.json", "points", "failed.json"  # what is in it
 MOST_POINTS = 100_000
 MOST_REFUSALS = 8
+
+WHOLE: dict[str, dict[str, Any]] = {"learn": LEARN, "calibrate": CALIBRATE}  # axes whose values are strategies
 
 Settings = dict[str, Any]  # axis -> value, as the file or the command line has it
 
@@ -106,6 +108,9 @@ def load_sweep(file: str, assignments: Sequence[str] = (), axes: Mapping[str, li
             tables = assign(tables, key, values[0])
         else:
             swept[key] = values
+    for axis, values in swept.items():
+        _refuse_repeated(axis, values)
+        _refuse_said_twice(axis, swept)
     return Sweep(path.stem, swept, _points(tables, swept))
 
 
@@ -115,7 +120,7 @@ def load_comparison(file: str, names: Sequence[str], assignments: Sequence[str])
     Raises:
         ScenarioError: fewer than two names, or not all of one kind.
     """
-    if len(set(names)) < 2:
+    if len(names) < 2:
         raise ScenarioError("compare: name at least two different strategies, for instance fedwq-cp pooled")
     kinds = {"learn" if name in LEARN else "calibrate" for name in names}
     if len(kinds) > 1:
@@ -132,6 +137,20 @@ def _axes_of(table: Any) -> dict[str, list[Any]]:
         if not isinstance(values, list) or not values:
             raise ScenarioError(f'sweep."{axis}" = {values!r}: an axis is a list of at least one value')
     return dict(table)
+
+
+def _refuse_repeated(axis: str, values: Sequence[Any]) -> None:
+    shown = [str(label(value)) for value in values]
+    twice = next((value for value in shown if shown.count(value) > 1), None)
+    if twice is not None:
+        raise ScenarioError(f"{axis}: {twice} is there twice, and would count as two; name each value once")
+
+
+def _refuse_said_twice(axis: str, swept: Mapping[str, list[Any]]) -> None:
+    section, _, key = axis.partition(".")
+    for value in swept.get(section, []) if key else []:
+        if isinstance(value, dict) and key in value:
+            raise ScenarioError(f"{axis} is an axis, and {section} = {label(value)} says it too; leave one of them out")
 
 
 def _points(tables: dict[str, Any], axes: Mapping[str, list[Any]]) -> list[Point]:
@@ -161,10 +180,23 @@ def _refusal(why: str, where: Sequence[Settings]) -> str:
 
 
 def _point(tables: dict[str, Any], settings: Settings) -> Point:
+    """The strategies first, then what they are told: the order of the axes is the order of the rows, no more."""
     changed: Any = tables
-    for axis, value in settings.items():
+    for axis, value in sorted(settings.items(), key=lambda item: item[0] not in WHOLE):
+        section = axis.partition(".")[0]
+        if f"{section}." in axis and section in WHOLE and _is_anothers(axis, section, changed):
+            continue
         changed = assign(changed, axis, value)
     return Point(settings, build(changed))
+
+
+def _is_anothers(axis: str, section: str, tables: dict[str, Any]) -> bool:
+    """Whether the key belongs to other strategies than the one chosen at this point, and so does not matter to it."""
+    table, key = WHOLE[section], axis.split(".")[1]
+    chosen = tables.get(section)
+    name = chosen.get("name") if isinstance(chosen, dict) else chosen
+    mine = table.get(str(name))
+    return mine is not None and key not in mine.model_fields and any(key in t.model_fields for t in table.values())
 
 
 # ------------------------------------------------------------------------------------------------------ what they cost

@@ -7,6 +7,7 @@ temporary name beside its place and renamed.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import shutil
@@ -70,14 +71,20 @@ class Result:
         folder = Path(folder)
         if not (folder / RESULT).is_file():
             raise FlSimError(f"{folder}: no finished run is there (it would hold {RESULT})")
-        summary = json.loads((folder / RESULT).read_text())
-        if summary.get("format") != FORMAT:
+        try:
+            summary = json.loads((folder / RESULT).read_text())
+            found = summary.get("format")
+        except (OSError, ValueError, AttributeError) as error:
+            raise FlSimError(f"{folder / RESULT}: is not what fl-sim wrote: {error}") from error
+        if found != FORMAT:
             raise FlSimError(
-                f"{folder}: its results have format {summary.get('format')}, and this fl-sim reads format {FORMAT}; "
-                "run it again"
+                f"{folder}: its results have format {found}, and this fl-sim reads format {FORMAT}; run it again"
             )
-        with (folder / CLIENTS).open(newline="") as handle:
-            rows = [{k: _read(k, v) for k, v in row.items()} for row in csv.DictReader(handle)]
+        try:
+            with (folder / CLIENTS).open(newline="") as handle:
+                rows = [{k: _read(k, v) for k, v in row.items()} for row in csv.DictReader(handle)]
+        except (OSError, ValueError) as error:
+            raise FlSimError(f"{folder / CLIENTS}: cannot be read: {error}") from error
         return cls(build(read(folder / SCENARIO)), rows, summary)
 
 
@@ -114,7 +121,12 @@ class RunFolder:
         if self.place.is_dir():
             self.place.rmdir()  # empty, or the constructor would have refused it
         self.work.chmod(0o755)
-        self.work.rename(self.place)
+        try:
+            self.work.rename(self.place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (self.place / RESULT).is_file():
+                raise
+            self.discard()  # the same run was made twice at once, and the other was first
 
     def discard(self) -> None:
         """Leave nothing behind."""

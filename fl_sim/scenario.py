@@ -19,6 +19,8 @@ from fl_sim.options import CALIBRATE, LEARN, Calibrate, Learn, chosen, own_diges
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MOST_ROWS = 100_000_000
+A_WEEK = 7 * 24 * 3600.0
 
 
 class Section(BaseModel):
@@ -32,10 +34,12 @@ class Data(Section):
 
     name: str
     image_size: Annotated[int, Field(ge=4, le=512)] | None = None  # None: as the data set has it
-    train: Annotated[int, Field(ge=1)]  # the shared training set, or the pool that is split when clients learn alone
-    server: Annotated[int, Field(ge=0)] = 0  # labelled rows only the server holds
-    calibration: Annotated[int, Field(ge=1)]
-    test: Annotated[int, Field(ge=1)]
+    train: Annotated[
+        int, Field(ge=1, le=MOST_ROWS)
+    ]  # the shared training set, or the pool that is split when clients learn alone
+    server: Annotated[int, Field(ge=0, le=MOST_ROWS)] = 0  # labelled rows only the server holds
+    calibration: Annotated[int, Field(ge=1, le=MOST_ROWS)]
+    test: Annotated[int, Field(ge=1, le=MOST_ROWS)]
 
     @property
     def rows(self) -> int:
@@ -47,20 +51,31 @@ class Data(Section):
         from fl_sim.data.datasets import describe
 
         source = describe(self.name)
-        if source.capacity is not None and self.rows > source.capacity:
+        if source.capacity is not None:
+            self.check_rows(source.capacity, source.num_official_test)
+        if self.image_size is not None and source.task == "regression":
+            raise ValueError(f"image_size = {self.image_size} belongs to images, and {self.name} has features")
+        if self.image_size is None and self.name.startswith("image-folder:"):
+            raise ValueError(f"{self.name} needs image_size: its images may differ in size")
+        return self
+
+    def check_rows(self, capacity: int, official: int) -> None:
+        """Refuse to ask for more than `capacity` rows, of which the last `official` are the publisher's test set.
+
+        Raises:
+            ValueError: with what is asked for and what there is.
+        """
+        if self.rows > capacity:
             raise ValueError(
-                f"train + server + calibration + test = {self.rows} rows, but {self.name} has {source.capacity}; "
-                "ask for fewer"
+                f"train + server + calibration + test = {self.rows} rows, but {self.name} has {capacity}; ask for fewer"
             )
-        official = source.num_official_test
         if official and self.test > official:
             raise ValueError(f"test = {self.test} rows, but the test set of {self.name} has {official}; ask for fewer")
-        if official and source.capacity is not None and self.rows - self.test > source.capacity - official:
+        if official and self.rows - self.test > capacity - official:
             raise ValueError(
                 f"train + server + calibration = {self.rows - self.test} rows, but {self.name} has "
-                f"{source.capacity - official} outside its test set; ask for fewer"
+                f"{capacity - official} outside its test set; ask for fewer"
             )
-        return self
 
 
 class Tier(Section):
@@ -152,10 +167,10 @@ class Runtime(Section):
 
     name: Literal["ray", "inline", "flower"] = "ray"
     on_failure: Literal["stop", "skip"] = "stop"
-    timeout: Positive = 600.0  # seconds one client may take for one message
+    timeout: Annotated[float, Field(gt=0, le=A_WEEK)] = 600.0  # seconds one client may take for one message
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     precision: Literal["float32", "bfloat16"] = "float32"
-    cpus_per_client: Positive = 1.0
+    cpus_per_client: Annotated[float, Field(ge=0.01, le=1024)] = 1.0
     gpus_per_client: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: shared out by the runtime
     address: str | None = None  # a running Ray cluster
 
@@ -209,7 +224,10 @@ class Scenario(Section):
         for tier in self.clients.tier if task == "regression" else ():
             if score.needs_quantiles != (tier.quantiles is not None):
                 wanted = "needs" if score.needs_quantiles else "needs the mean, so no"
-                raise ValueError(f"calibrate.score = {score.name!r} {wanted} clients.tier.{tier.name}.quantiles")
+                example = ", for instance [0.025, 0.975]" if score.needs_quantiles else ""
+                raise ValueError(
+                    f"calibrate.score = {score.name!r} {wanted} clients.tier.{tier.name}.quantiles{example}"
+                )
 
     def _min_calibration_can_be_met(self) -> None:
         least = self.clients.min_calibration * self.clients.count
@@ -242,6 +260,8 @@ class Scenario(Section):
 
     def identity(self) -> str:
         """A digest of all that decides the results; where it is run is not part of it."""
+        from fl_sim.data.datasets import describe
+
         told = self.plain()
         if self.clients.partition not in ("dirichlet", "quantity-skew"):
             told["clients"].pop("concentration", None)  # said, and of no effect
@@ -249,11 +269,13 @@ class Scenario(Section):
             {key: tier[key] for key in ("name", "share")} if tier.get("share") == 0 else tier
             for tier in told["clients"]["tier"]  # of an empty tier the rest has no effect
         ]
+        told["data"]["source"] = describe(self.data.name).fingerprint() if ":" in self.data.name else ""
         told["own"] = {name: text for name in self.names() if (text := own_digest(name)) is not None}
         misbehaving = [b for b in self.clients.behaviour if b.share > 0]
         told["clients"]["behaviour"] = [b.model_dump(mode="json") for b in misbehaving]
-        # A timeout is there for accidents, and decides nothing unless somebody is late on purpose.
-        where = self.WHERE - {"timeout"} if any(b.needs_time for b in misbehaving) else self.WHERE
+        # A timeout is there for accidents; it decides results where the run goes on without who is late.
+        late = self.runtime.on_failure == "skip" or any(b.needs_time for b in misbehaving)
+        where = self.WHERE - {"timeout"} if late else self.WHERE
         told["runtime"] = {k: v for k, v in told["runtime"].items() if k not in where}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -180,6 +180,8 @@ def _set_named(items: list[Any], keys: Sequence[str], value: Any, path: str) -> 
     names = [_name(item) for item in items]
     if keys[0] not in names:
         raise ScenarioError(f"{path}: nothing there is called {keys[0]!r}{nearest(keys[0], [n for n in names if n])}")
+    if len(keys) == 1:
+        raise ScenarioError(f"{path}: is a table; name a key of it, for instance {path}.share")
     at = names.index(keys[0])
     return [_set(item, keys[1:], value, path) if i == at else item for i, item in enumerate(items)]
 

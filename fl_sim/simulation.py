@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import platform
@@ -143,15 +144,44 @@ def check(scenario: Scenario) -> None:
 
 
 def _check_own(scenario: Scenario) -> None:
-    """Import what is the user's own, `module:object`, before anything is started."""
+    """Import what is the user's own, `module:object`, and see that it has the form it must have."""
     for name, key in scenario.names().items():
-        if OWN.match(name) and not name.startswith(("medmnist:", "image-folder:")):
-            try:
-                own_object(name)
-            except (ImportError, AttributeError) as error:
-                raise FlSimError(
-                    f"{key} = {name!r} cannot be imported: {error}; is it in the launch folder or on PYTHONPATH?"
-                ) from None
+        if not OWN.match(name) or name.startswith(("medmnist:", "image-folder:")):
+            continue
+        try:
+            found = own_object(name)
+        except (ImportError, AttributeError) as error:
+            raise FlSimError(
+                f"{key} = {name!r} cannot be imported: {error}; is it in the launch folder or on PYTHONPATH?"
+            ) from None
+        lacks = _lacks(found, key)
+        if lacks:
+            raise FlSimError(f"{key} = {name!r} {lacks}")
+
+
+def _lacks(found: Any, key: str) -> str:
+    """What a user's own object lacks to stand at that key; nothing if it will do."""
+    if not callable(found):
+        return "is not callable"
+    if key == "calibrate.score":
+        forms = (("of", "all_labels"), ("of", "interval", "centre"))
+        if not any(all(hasattr(found, method) for method in form) for form in forms):
+            return "lacks the methods of a score: of and all_labels (classification), or of, interval and centre"
+        return ""
+    if key == "learn" or key == "calibrate":
+        base = Learning if key == "learn" else Calibration
+        return (
+            ""
+            if isinstance(found, type) and issubclass(found, base)
+            else f"is no subclass of strategies.base.{base.__name__}"
+        )
+    given: dict[str, Any] = {"count": 1, "image_size": None, "seed": 0}
+    try:
+        inspect.signature(found).bind(**given) if key == "data.name" else inspect.signature(found).bind((1,), 1)
+    except TypeError as error:
+        wanted = "(count, image_size, seed)" if key == "data.name" else "(shape, outputs)"
+        return f"must take {wanted}: {error}"
+    return ""
 
 
 class Clock:
@@ -188,7 +218,7 @@ def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress,
     population = populate(scenario, prepare(scenario.data, scenario.seed, store), store)
     clock.lap("data")
     labels = [population.label(k) for k in range(len(population))]
-    ledger = Ledger(grid, labels, scenario.runtime.on_failure, watch.phase)
+    ledger = Ledger(grid, labels, scenario.runtime.on_failure, watch.phase, scenario.runtime.timeout)
     learn = strategies.learning(scenario.learn, _roster(population, scenario))
     calibrate = strategies.calibration(scenario.calibrate, population.key)
     for name, strategy in (("learn", learn), ("calibrate", calibrate)):
@@ -214,7 +244,7 @@ def _roster(population: Population, scenario: Scenario) -> Roster:
 
     return Roster(
         population=population.key, seed=scenario.seed, tiers=tuple(t.name for t in tiers),
-        architectures=tuple(t.architecture for t in tiers),
+        architectures=tuple(f"{t.architecture} {t.quantiles or ''}".strip() for t in tiers),
         num_train=tuple(len(population.client(k).train) for k in everyone), initial=initial,
     )  # fmt: skip
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,17 +51,19 @@ def run_sweep(
     todo = [point for point in sweep.runs.values() if not is_finished(folder, point.run)]
     watch.begin(len(sweep.runs), len(sweep.runs) - len(todo))
     failed: dict[str, str] = {}
-    for where, points in _by_runtime(todo):
-        most = max(point.scenario.clients.count for point in points)
-        with simulator(where, most, store=store, verbose=verbose) as simulate:
-            for point in _nobody_else_first(folder, points):
-                failure = _run_point(point, folder, lambda s: simulate(s, watch), watch)
-                if failure is not None:
-                    failed[point.run] = failure
-                    if fail_fast:
-                        raise FlSimError(f"{failure}\nat the point {point.words()}; the finished points are kept")
-    if failed:
-        (folder / FAILED).write_text(json.dumps(failed, indent=2, sort_keys=True) + "\n")
+    try:
+        for where, points in _by_runtime(todo):
+            most = max(point.scenario.clients.count for point in points)
+            with simulator(where, most, store=store, verbose=verbose) as simulate:
+                for point in _nobody_else_first(folder, points):
+                    failure = _run_point(point, folder, lambda s: simulate(s, watch), watch)
+                    if failure is not None:
+                        failed[point.run] = failure
+                        if fail_fast:
+                            raise FlSimError(f"{failure}\nat the point {point.words()}; the finished points are kept")
+    finally:
+        if failed:
+            (folder / FAILED).write_text(json.dumps(failed, indent=2, sort_keys=True) + "\n")
     return failed
 
 
@@ -99,18 +103,20 @@ def claim(sweep: Sweep, folder: Path) -> None:
         "points": [{"settings": point.labels(), "run": point.run} for point in sweep.points],
     }  # fmt: skip
     try:
-        if (folder / SWEEP).is_file():
-            _refuse_another(json.loads((folder / SWEEP).read_text()), sweep, folder)
-            return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        foreign = [p.name for p in folder.iterdir() if not p.name.startswith(f".{SWEEP}")] if folder.is_dir() else []
+        if not (folder / SWEEP).is_file() and (foreign or (folder.exists() and not folder.is_dir())):
             raise FlSimError(f"{folder}: is there already and is no sweep of fl-sim; choose another --out")
-        (folder / POINTS).mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{SWEEP}"
-        temporary.write_text(json.dumps(told, indent=1, default=str) + "\n")
-        temporary.rename(folder / SWEEP)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", prefix=f".{SWEEP}-", dir=folder) as handle:
+            handle.write(json.dumps(told, indent=1, default=str) + "\n")
+            handle.flush()
+            with contextlib.suppress(FileExistsError):  # ours from before, or somebody's a moment ago: see below
+                os.link(handle.name, folder / SWEEP)
+        _refuse_another(json.loads((folder / SWEEP).read_text()), sweep, folder)
+        (folder / POINTS).mkdir(exist_ok=True)
     except OSError as error:
         raise FlSimError(f"{folder}: cannot be read or written: {error.strerror}; choose another --out") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, AttributeError) as error:
         raise FlSimError(f"{folder / SWEEP}: is not what a sweep wrote: {error}; choose another --out") from None
 
 

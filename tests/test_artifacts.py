@@ -170,24 +170,39 @@ def test_what_is_not_there_cannot_be_opened(tmp_path):
         Store(tmp_path).open("model", "1234")
 
 
+OLD, NEW = "0" * 32, "1" * 32
+
+
 def test_listing_and_pruning_go_by_last_use(tmp_path):
     store = Store(tmp_path)
-    for kind, key in (("model", "old"), ("model", "new"), ("outputs", "old")):
+    for kind, key in (("model", OLD), ("model", NEW), ("outputs", OLD)):
         store.get(kind, key, an_artifact)
-        if key == "old":
+        if key == OLD:
             os.utime(tmp_path / kind / key, (time.time() - 40 * DAY,) * 2)
     rows = {(row.kind, row.folder.name): row for row in store.listing()}
-    size = sum(path.stat().st_size for path in (tmp_path / "model" / "old").iterdir())
+    size = sum(path.stat().st_size for path in (tmp_path / "model" / OLD).iterdir())
     assert {which: (round(row.idle_days), row.num_bytes) for which, row in rows.items()} == {
-        ("model", "new"): (0, size), ("model", "old"): (40, size), ("outputs", "old"): (40, size),
+        ("model", NEW): (0, size), ("model", OLD): (40, size), ("outputs", OLD): (40, size),
     }  # fmt: skip
     assert store.prune(older_than_days=41) == (0, 0)
-    store.open("outputs", "old")  # used now, so no longer idle
+    store.open("outputs", OLD)  # used now, so no longer idle
     assert store.prune(older_than_days=30) == (1, size)
-    assert {(row.kind, row.folder.name) for row in store.listing()} == {("model", "new"), ("outputs", "old")}
+    assert {(row.kind, row.folder.name) for row in store.listing()} == {("model", NEW), ("outputs", OLD)}
     assert store.prune(older_than_days=0) == (2, 2 * size)
     assert store.listing() == []
-    assert store.get("model", "new", an_artifact).meta == {"why": "test"}
+    assert store.get("model", NEW, an_artifact).meta == {"why": "test"}
+
+
+def test_only_what_the_store_made_is_listed_and_pruned(tmp_path):
+    (tmp_path / "thesis" / "chapter").mkdir(parents=True)
+    (tmp_path / "thesis" / "chapter" / "text.md").write_text("years of work")
+    (tmp_path / "model" / "notes").mkdir(parents=True)
+    (tmp_path / "tmp" / "mine").mkdir(parents=True)
+    os.utime(tmp_path / "tmp" / "mine", (0, 0))
+    assert Store(tmp_path).prune(older_than_days=0) == (0, 0)
+    assert (tmp_path / "thesis" / "chapter" / "text.md").is_file()
+    assert (tmp_path / "model" / "notes").is_dir()
+    assert (tmp_path / "tmp" / "mine").is_dir()
 
 
 def test_a_key_changes_with_every_part_and_with_nothing_else():

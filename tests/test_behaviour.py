@@ -57,7 +57,7 @@ FAIL: dict[str, tuple[dict[str, Any], str]] = {
     "dropout": ({"kind": "dropout"}, "it dropped out"),
     "nan": ({"kind": "nan"}, "it answered nonsense: .*(nan|NaN)"),
     "wrong-n": ({"kind": "wrong-n", "factor": -1}, r"it answered nonsense: num.examples = -\d+"),
-    "straggler": ({"kind": "straggler", "delay": 700}, r"it took 7\d\d\.\d s"),
+    "straggler": ({"kind": "straggler", "delay": 700}, r"it did not answer within 600 s"),
 }
 
 

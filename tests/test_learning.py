@@ -21,6 +21,7 @@ from fl_sim import learning
 from fl_sim.data.prepare import prepare
 from fl_sim.learning import Recipe, fit, initial, outputs_of, predict
 from fl_sim.models import ARCHITECTURES, build
+from fl_sim.options import _text_digest
 from fl_sim.randomness import stream
 from fl_sim.scenario import Scenario
 
@@ -157,6 +158,7 @@ def test_the_text_of_a_users_own_architecture_is_in_its_key(seat, tmp_path, monk
     text = "from fl_sim.models import linear\n\ndef narrow(shape, outputs):\n    return linear(shape, outputs)\n"
     for added in ("", "", "# another text\n"):
         (tmp_path / "my_architecture.py").write_text(text + added)
+        _text_digest.cache_clear()  # as in a new process
         keys.append(fitted(seat, recipe, rows))
     assert keys[0] == keys[1] != keys[2]
 

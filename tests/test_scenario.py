@@ -9,7 +9,7 @@ import pytest
 
 from fl_sim import Scenario
 from fl_sim.errors import ScenarioError
-from fl_sim.options import CALIBRATE, LEARN, SCORE
+from fl_sim.options import CALIBRATE, LEARN, SCORE, own_digest, own_object
 from fl_sim.points import Point, load_sweep
 from fl_sim.scenario_file import build, dump, locate, override, read, shipped
 
@@ -161,9 +161,18 @@ def test_identity_follows_the_text_of_a_users_own_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     digests = set()
     for text in ("class Mine: pass", "class Mine: x = 1"):
-        (tmp_path / "own_piece.py").write_text(text)
-        digests.add(Scenario.load("digits", "calibrate=own_piece:Mine").identity())
+        (tmp_path / f"own_piece_{len(digests)}.py").write_text(text)
+        digests.add(own_digest(f"own_piece_{len(digests)}:Mine"))
     assert len(digests) == 2
+
+
+def test_a_process_goes_on_with_the_code_it_has_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "edited_piece.py").write_text("class Mine: pass")
+    before = Scenario.load("digits", "calibrate=edited_piece:Mine").identity()
+    (tmp_path / "edited_piece.py").write_text("class Mine: x = 1")
+    assert Scenario.load("digits", "calibrate=edited_piece:Mine").identity() == before
+    assert not hasattr(own_object("edited_piece:Mine"), "x")
 
 
 def test_a_scenario_is_immutable():

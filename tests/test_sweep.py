@@ -149,7 +149,7 @@ def test_a_sweep_that_is_no_table_of_lists_is_refused(tmp_path, table):
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(["pooled"], "at least two"), (["pooled", "pooled"], "at least two"), (["pooled", "own"], "both kinds")],
+    [(["pooled"], "at least two"), (["pooled", "pooled"], "pooled is there twice"), (["pooled", "own"], "both kinds")],
 )
 def test_a_comparison_needs_two_strategies_of_one_kind(names, said):
     with pytest.raises(ScenarioError, match=said):

@@ -61,6 +61,8 @@ def get(name: str) -> str:
     Raises FlSimError, with what failed, if it cannot be had.
     """
     source = describe(name)
+    if source.origin == "yours":
+        return f"{name} is your own: there is nothing to get"
     if source.at_hand():
         return f"{name} is at hand ({source.origin})"
     if source.fetch is None:

@@ -112,7 +112,7 @@ def _image_folder(name: str, folder: Path) -> Source:
         "classification",
         f"your own images, one folder for each class in {folder}",
         "yours",
-        capacity=len(_image_files(folder)),
+        capacity=len(_image_files(folder)) if folder.is_dir() else None,
         read=partial(_read_folder, folder),
         at_hand=folder.is_dir,
         to_get=(f"mkdir -p {folder}/CLASS   # a folder for each class, its images inside",),

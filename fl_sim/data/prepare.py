@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fl_sim.artifacts import Artifact, Store, digest
 from fl_sim.data.datasets import Dataset, describe, load
+from fl_sim.errors import ScenarioError
 from fl_sim.randomness import stream
 from fl_sim.scenario import Data
 
@@ -102,6 +103,10 @@ def open_prepared(store: Store, key: str) -> Prepared:
 
 def _make(data: Data, seed: int) -> Artifact:
     dataset = load(data.name, count=data.rows, image_size=data.image_size, seed=seed)
+    try:
+        data.check_rows(len(dataset.targets), dataset.num_official_test)
+    except ValueError as error:
+        raise ScenarioError(f"data: {error}") from None
     chosen = _draw(dataset, data, seed)
     inputs, targets = dataset.inputs[chosen], dataset.targets[chosen]
     if inputs.ndim == 4 and data.image_size is not None:

@@ -10,12 +10,23 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
+
+
+class _Count(MofNCompleteColumn):
+    """How many of how many, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total is not None else Text("")
 
 
 class Bars:
@@ -31,16 +42,14 @@ class Bars:
     }
 
     def __init__(self, console: Console) -> None:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
         self.console = console
-        self.bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bars = Progress(*self.columns(), console=console, transient=True, disable=not console.is_terminal)
         self.task: TaskID | None = None
+
+    def columns(self) -> tuple[ProgressColumn, ...]:
+        """What a bar shows; where the terminal is narrow, the words give way."""
+        words = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        return (SpinnerColumn(), words, BarColumn(20), _Count(), TimeElapsedColumn())
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -67,26 +76,27 @@ class SweepBars(Bars):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        columns = (*self.bars.columns, TextColumn("left"), TimeRemainingColumn())
-        self.all = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.bars = self.all  # one display; a run's own bar stands under the one for all
         self.runs: TaskID | None = None
+
+    def columns(self) -> tuple[ProgressColumn, ...]:
+        """A run's own bar stands under the one for all."""
+        return (*super().columns(), TimeRemainingColumn())
 
     def begin(self, total: int, finished: int) -> None:
         """So many runs, of which so many are finished already."""
         if finished:
             self.console.print(f"{finished} of {total} runs are finished already", highlight=False)
-        self.runs = self.all.add_task("runs", total=total, completed=finished)
+        self.runs = self.bars.add_task("runs", total=total, completed=finished)
 
     def point(self, words: str) -> None:
         """A run begins."""
         if self.runs is not None:
-            self.all.update(self.runs, description=escape(words))
+            self.bars.update(self.runs, description=escape(words))
 
     def ended(self, words: str, failure: str | None) -> None:
         """A run has ended, well or not."""
         if self.runs is not None:
-            self.all.advance(self.runs)
+            self.bars.advance(self.runs)
         if failure is not None:
             reason = failure.strip().splitlines()[-1]
             self.console.print(f"[red]failed[/] {escape(words)}: {escape(reason)}", highlight=False, soft_wrap=True)

@@ -65,6 +65,7 @@ _LOOKS = (
     ("#222222", "X"),
 )
 
+LOOKS = len(_LOOKS)  # so many differ in colour
 WIDTH, LEFT, RIGHT, DPI = 9.0, 0.72, 0.95, 150  # inches, and PNG's dots an inch
 _TITLE, _TEXT = 11.5, 8.2  # points
 _LEADING = 1.35 / 72  # inches a line, for each point of its size

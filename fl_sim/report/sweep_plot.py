@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from matplotlib.ticker import FuncFormatter
 
 from fl_sim.report import sweep_points as over
 from fl_sim.report.intervals import LEVEL, Interval, paired_differences
-from fl_sim.report.style import look
+from fl_sim.report.style import LOOKS, look
 from fl_sim.report.sweep_points import Cell, cells, strategy
 from fl_sim.report.words import number, percent
 
+_KNOWN = ("fedwq-cp", "unweighted", "local", "pooled")  # these look the same in every figure
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (9, 2)))
 
 
@@ -75,8 +77,21 @@ class Plot:
 
     def style(self, cell: Cell) -> dict[str, Any]:
         """Colour, marker and dash of the cell's strategy."""
-        index = self.strategies.index(strategy(cell.key))
+        index = self._looks[strategy(cell.key)]
         return {**look(index), "linestyle": _DASHES[index % len(_DASHES)]}
+
+    @cached_property
+    def _looks(self) -> dict[str, int]:
+        """The index of each strategy's look: the known have their own, the others what is left, in their order."""
+        own: dict[int, str] = {}
+        for name in sorted(self.strategies, key=lambda name: name not in _KNOWN):  # `local` before `local(...)`
+            base = name.partition("(")[0]
+            if base in _KNOWN:
+                own.setdefault(_KNOWN.index(base), name)
+        order = itertools.chain(range(len(_KNOWN), LOOKS), range(len(_KNOWN)), itertools.count(LOOKS))
+        free = (index for index in order if index not in own)
+        found = {name: index for index, name in own.items()}
+        return found | {name: next(free) for name in self.strategies if name not in found}
 
     def place(self, cell: Cell) -> float:
         """Where the cell stands on the x axis."""
@@ -116,17 +131,17 @@ def local_of(points: pd.DataFrame) -> str | None:
 
 
 def _below(cell: Cell, measure: Measure) -> bool:
-    """Whether the whole interval is below the promise; the value itself where there is one seed."""
-    return measure.promised and cell.verdict(measure.metric) == ("!!" if cell.of(measure.metric).known else "!")
+    """Whether it is below the promise by a t interval over the seeds."""
+    return measure.promised and cell.verdict(measure.metric) == "!!"
 
 
 def _below_local(plot: Plot, measure: Measure) -> set[tuple[Any, ...]] | None:
-    """The cells whose worst client is below that of `local`, by the whole interval of paired differences."""
+    """The cells whose worst client is below that of `local`, by a t interval of the paired differences."""
     local = local_of(plot.points)
     if local is None or "calibrate" not in plot.axes or measure.metric not in (over.WORST, over.WORST_TESTED):
         return None
     table = paired_differences(plot.points, plot.axes, "calibrate", measure.metric, local)
-    return {tuple(row[axis] for axis in _named(plot)) for _, row in table[table["high"] < 0].iterrows()}
+    return {tuple(row[axis] for axis in _named(plot)) for _, row in table[table["upper"] < 0].iterrows()}
 
 
 def _named(plot: Plot) -> list[str]:
@@ -224,8 +239,10 @@ def _worst_said(plot: Plot) -> Iterator[str]:
 
 
 def _filled_said(plot: Plot) -> Iterator[str]:
-    what = "Filled: the whole interval is below" if over.num_seeds(plot.points) > 1 else "Filled: below"
-    local = local_of(plot.points)
+    if over.num_seeds(plot.points) < 2:
+        yield "No mark is filled: it takes several seeds to tell that one is below the promise."
+        return
+    what, local = f"Filled: by a {100 * LEVEL:g}% t interval over the seeds below", local_of(plot.points)
     if local is None or plot.alone:
         yield f"{what} the promise. The smallest coverage of many clients is below it under any method."
     else:

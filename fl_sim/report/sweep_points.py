@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fl_sim.report.intervals import LEVEL, Interval, mean_interval, values
+from fl_sim.report.intervals import HOLDS, LEVEL, Interval, mean_interval, upper_limit, values
 from fl_sim.report.words import count, number, percent
 
 COVERAGE, CLIENT_MEAN = "calibrate.coverage", "calibrate.coverage_client_mean"
@@ -48,9 +48,9 @@ class Cell:
         return known.pop() if len(known) == 1 else math.nan
 
     def verdict(self, metric: str) -> str:
-        """`!` where the mean is below 1 - alpha, `!!` where the whole interval is, else nothing."""
-        found, least = self.of(metric), 1 - self.alpha - 1e-9  # 0.9 covers as much as 1 - 0.1, whatever their last bits
-        return "!!" if found.known and found.high < least else "!" if found.mean < least else ""
+        """`!` where the mean is below 1 - alpha, `!!` where its t interval is too, else nothing."""
+        found, least = values(self.rows, metric), 1 - self.alpha - 1e-9  # 0.9 covers 1 - 0.1, whatever their last bits
+        return "!!" if upper_limit(found) < least else "!" if mean_interval(found).mean < least else ""
 
 
 def cells(points: pd.DataFrame, axes: Sequence[str]) -> list[Cell]:
@@ -145,6 +145,8 @@ def axis_names(axes: Sequence[str]) -> dict[str, str]:
 
 
 def _short(path: Sequence[str]) -> str:
+    if list(path) == ["clients", "count"]:
+        return "clients"
     parts = [part for part in path if part not in ("tier", "behaviour", "name")]
     return " ".join(parts[1:] or parts[:1]).replace("_", " ")
 
@@ -168,7 +170,8 @@ def place(key: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 
 def finding(points: pd.DataFrame, axes: Sequence[str]) -> str:
-    """The worst that happens, where, and what is best there: `Under pooled the worst client falls to ...`."""
+    """The worst that happens, where, and what is best there: `Under pooled the worst client is lowest, 61.0%, at ...`.
+    """
     by, names = judged(points), axis_names(axes)
     known = lowest(cells(points, axes), by, len(points))
     if not known:
@@ -176,20 +179,27 @@ def finding(points: pd.DataFrame, axes: Sequence[str]) -> str:
     worst, varied = known[0], [axis for axis in axes if axis in STRATEGIES or points[axis].nunique(dropna=False) > 1]
     where = place({axis: value for axis, value in worst.key.items() if axis in varied}, names)
     there = [cell for cell in known[1:] if place(cell.key, names) == place(worst.key, names)]
-    said = [f"{_falls(worst, by)}{where and ' at '}{where}"]
-    said += [f"{strategy(cell.key)} keeps {_amount(cell, by)}{where and ' there'}" for cell in there[-1:]]
+    said = [f"{_is_worst(known, by)}{where and ', at '}{where}"]
+    said += [f"{strategy(cell.key)} {_has(cell, by)} {_amount(cell, by)}{where and ' there'}" for cell in there[-1:]]
     if not there and len(known) > 1:
         best = place({axis: value for axis, value in known[-1].key.items() if axis in varied}, names)
         said += [f"it reaches {_amount(known[-1], by)} at {best}"]
     return "; ".join([*said, *[f"{100 * (1 - worst.alpha):.4g}% promised"] * (worst.alpha == worst.alpha)])
 
 
-def _falls(cell: Cell, by: str) -> str:
-    under, kept = strategy(cell.key), cell.alpha == cell.alpha and not cell.verdict(by)
+def _is_worst(known: Sequence[Cell], by: str) -> str:
+    worst, under = known[0], strategy(known[0].key)
     what = {COVERAGE: "coverage", ACCURACY: "accuracy", RMSE: "the RMSE"}.get(by, "the worst client")
-    verb = "rises to" if by == RMSE else "stays at or above" if kept else "falls to"
-    said = f"{f'under {under} ' if under else ''}{what} {verb} {_amount(cell, by)}"
+    verb = "is largest," if by == RMSE else "is lowest,"
+    if len({cell.alpha for cell in known if cell.alpha == cell.alpha}) > 1:
+        verb = "stands worst to its promise,"
+    said = f"{f'under {under} ' if under else ''}{what} {'is' if len(known) == 1 else verb} {_amount(worst, by)}"
     return said[0].upper() + said[1:]
+
+
+def _has(cell: Cell, by: str) -> str:
+    promised = by in (COVERAGE, WORST_TESTED) and cell.alpha == cell.alpha
+    return "keeps" if promised and not cell.verdict(by) else "has"
 
 
 def _amount(cell: Cell, by: str) -> str:
@@ -203,12 +213,12 @@ def over_seeds(seeds: int) -> str:
 
 
 def few_seeds(seeds: int) -> str:
-    """What an interval over so few seeds is worth; nothing where they are many."""
+    """What a bootstrap interval over so few seeds is worth; nothing where they are many."""
     if seeds < 2:
         return "One seed: no interval (add seed=0,1,2)."
-    holds = {2: 50, 3: 75}.get(seeds)
-    said = f"Over {seeds} seeds, an interval runs from the smallest to the largest and holds the true mean in some"
-    return f"{said} {holds} of 100 cases." if holds else ""
+    span = "runs from the smallest to the largest and " if seeds < 4 else ""
+    said = f"Over {seeds} seeds, a bootstrap interval {span}holds the true mean in some"
+    return f"{said} {HOLDS[seeds]} of 100 cases." if seeds in HOLDS else ""
 
 
 def lost(points: pd.DataFrame, axes: Sequence[str], most: int = 5) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_sim.report import sweep_points as over
-from fl_sim.report.intervals import Interval, paired_differences
+from fl_sim.report.intervals import LEVEL, Interval, paired_differences
 from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, cells, shown
 from fl_sim.report.table import bullets as bullets
 from fl_sim.report.words import number, size_of
@@ -59,33 +59,34 @@ class _Block:
 
 def summary(points: pd.DataFrame, axes: Sequence[str], title: str) -> RenderableType:
     """A row for each combination of the axes but the seed; where they are too many, those that tell most."""
-    found, columns, said = cells(points, axes), list(_columns(points)), list(_notes(points, axes))
+    found, columns, said = cells(points, axes), list(_columns(points)), ""
     sections = [found]
-    if len(found) > MOST_ROWS:
+    if columns and len(found) > MOST_ROWS:
         sections = over.telling(points, axes, [column.metric for column in columns], MOST_ROWS)
-        said = [
+        said = (
             f"{len(found)} rows are too many to show. Above the gap, averages over all worlds; below it, the worlds "
-            f"where the {_lost_most(points)}. All rows: {ALL_ROWS}",
-            *said,
-        ]
-    return _Report(title, [_block(points, axes, columns, sections)], said)
+            f"where the {_lost_most(points)}. All rows: {ALL_ROWS}"
+        )
+    return _Report(title, [_block(points, axes, columns, sections)] if columns else [], said, points, axes)
 
 
 def _lost_most(points: pd.DataFrame) -> str:
     what = {over.RMSE: "RMSE is largest", over.ACCURACY: "accuracy is smallest", over.COVERAGE: "coverage is smallest"}
-    return what.get(over.judged(points), "worst client (30+) stands lowest")
+    return what.get(over.judged(points), "worst client of 30 or more test points stands lowest")
 
 
 def comparison(points: pd.DataFrame, axes: Sequence[str], title: str) -> RenderableType:
     """A row a strategy, and how the others differ from the first on the same worlds and seeds."""
-    columns, said = list(_columns(points)), list(_notes(points, axes))
+    columns, said, whole = list(_columns(points)), "", (points, axes)
+    if not columns:
+        return _Report(title, [], said, *whole)
     if len(cells(points, axes)) > MOST_ROWS:
         worlds = len(cells(points, [axis for axis in axes if axis not in STRATEGIES]))
-        said.insert(0, f"Averages over {worlds} worlds are shown. All rows: {ALL_ROWS}")
+        said = f"Averages over {worlds} worlds are shown. All rows: {ALL_ROWS}"
         points = over.over_worlds(points, axes, [column.metric for column in columns])
         axes = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
     blocks = [_block(points, axes, columns, [cells(points, axes)]), *_differences(points, axes, columns)]
-    return _Report(title, blocks, said)
+    return _Report(title, blocks, said, *whole)
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
@@ -158,20 +159,27 @@ def _decimals(points: pd.DataFrame, column: _Column) -> int:
 class _Report:
     title: str
     blocks: Sequence[_Block]
-    notes: Sequence[str]
+    said: str
+    points: pd.DataFrame
+    axes: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(self.title, style="bold")
         hidden: list[str] = []
+        metrics: set[str] = set()
+        if not self.blocks:
+            yield ""
+            yield "No point has a result."
         for block in self.blocks:
             columns, stacked = _fitted(block, options.max_width)
+            metrics |= {column.metric for column in columns}
             hidden += [column.header for column in block.columns if column not in columns]
             yield ""
             if block.heading:
                 yield Text(block.heading)
             yield _table(block, columns, stacked)
         yield ""
-        yield bullets([*self.notes, *_hidden(hidden)])
+        yield bullets([*filter(None, [self.said]), *_notes(self.points, self.axes, metrics), *_hidden(hidden)])
 
 
 def _hidden(headers: Sequence[str]) -> Iterator[str]:
@@ -233,13 +241,17 @@ def _cell(block: _Block, row: _Row, index: int, stacked: bool) -> Text:
 # -------------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(points: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
-    if over.has(points, over.COVERAGE):
-        yield "! marks a mean below the promised coverage before rounding, !! an interval wholly below it."
-    if over.has(points, over.WORST):
-        large = "; (30+): of one with at least 30 test points" * over.has(points, over.WORST_TESTED)
-        yield f"worst: the smallest coverage of a client{large}. {over.OF_MANY}, so it has no mark."
-    yield from filter(None, [over.few_seeds(over.num_seeds(points))])
+def _notes(points: pd.DataFrame, axes: Sequence[str], metrics: Collection[str]) -> Iterator[str]:
+    """What a reader has to know of the columns with these metrics."""
+    seeds = over.num_seeds(points)
+    if over.COVERAGE in metrics:
+        surely = f", !! also by a {100 * LEVEL:g}% t interval over the seeds" * (seeds > 1)
+        yield f"! marks a mean below the promised coverage before rounding{surely}."
+    worst = ["worst: the smallest coverage of a client"] * (over.WORST in metrics)
+    worst += ["worst (30+): that of one with at least 30 test points"] * (over.WORST_TESTED in metrics)
+    if worst:
+        yield f"{'; '.join(worst)}. {over.OF_MANY}, so it has no mark."
+    yield from filter(None, [over.few_seeds(seeds)] * bool(metrics))
     yield from over.lost(points, axes)
-    if (points["status"] != "ok").any():
+    if metrics and (points["status"] != "ok").any():
         yield "A row rests on the seeds that are left, an average over worlds on those where no strategy is missing."

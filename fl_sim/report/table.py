@@ -156,33 +156,35 @@ def _over_how_many(result: Result) -> str:
 
 def _few_points(result: Result) -> Iterator[str]:
     calibrate, found = result.scenario.calibrate, result.calibrate
-    few, none = found["clients_below_min_n"], found["clients_without_calibration"]
-    if few:
-        least = min_calibration(calibrate.alpha)
-        yield f"{_have(few)} fewer than {least} calibration points (1/alpha - 1){_small_n(calibrate)}."
-    if none:
-        then = (
-            "its own threshold is infinite" if calibrate.name == "local" else "it is tested with the others' threshold"
-        )
-        yield f"{_have(none)} no calibration points at all: {then}."
+    none = found["clients_without_calibration"]
+    few = found["clients_below_min_n"] - none
+    if few > 0:
+        least = count(min_calibration(calibrate.alpha), "calibration point")
+        yield f"{_have(few)} some but fewer than {least} (1/alpha - 1){_small_n(calibrate, few)}."
+    if none and calibrate.name == "local":
+        owned = "its own threshold is" if none == 1 else "their own thresholds are"
+        yield f"{_have(none)} no calibration points at all: {owned} infinite."
+    elif none:
+        are = "it is" if none == 1 else "they are"
+        yield f"{_have(none)} no calibration points at all: {are} tested with the others' threshold."
 
 
 def _have(clients: int) -> str:
     return f"{count(clients, 'client')} {'has' if clients == 1 else 'have'}"
 
 
-def _small_n(calibrate: Any) -> str:
-    """What the rule for too few points did."""
+def _small_n(calibrate: Any, few: int) -> str:
+    """What the rule for too few points did with these clients."""
     rule = getattr(calibrate, "small_n", None)
     if rule is None:
         return ", too few for a threshold of one's own"
-    kept = calibrate.name == "local"
+    kept, each = calibrate.name == "local", "it" if few == 1 else "each"
+    infinite = f"{each} has an infinite threshold"
+    left_out = "its threshold is left out" if few == 1 else "their thresholds are left out"
     what = {
-        "clip": "each takes its largest score" if kept else "each sends its largest score",
-        "inf": "each has an infinite threshold"
-        if kept
-        else "each sends an infinite threshold, which makes everybody's infinite",
-        "drop": "each has an infinite threshold" if kept else "their thresholds are left out",
+        "clip": f"{each} {'takes' if kept else 'sends'} its largest score",
+        "inf": infinite if kept else f"{each} sends an infinite threshold, which makes everybody's infinite",
+        "drop": infinite if kept else left_out,
     }
     return f": {what[rule]} (small_n = {rule})"
 
@@ -202,12 +204,23 @@ def _everything(result: Result) -> str:
 def _failures(result: Result) -> Iterator[str]:
     lost = words.missing(result)
     if lost:
-        named = "; ".join(f"client {one['client']}: {_first_line(one['reason'])}" for one in lost[:3])
-        more = f"; and {len(lost) - 3:,} more" if len(lost) > 3 else ""
-        yield f"{count(len(lost), 'client')} {'is' if len(lost) == 1 else 'are'} missing ({named}{more})."
+        by_reason: dict[str, list[int]] = {}
+        for one in lost:
+            by_reason.setdefault(_first_line(one["reason"]), []).append(one["client"])
+        named = [f"{_named(clients)}: {reason}" for reason, clients in list(by_reason.items())[:3]]
+        rest = sum(map(len, list(by_reason.values())[3:]))
+        told = "; ".join([*named, *[f"and {rest:,} more"] * bool(rest)])
+        yield f"{count(len(lost), 'client')} {'is' if len(lost) == 1 else 'are'} missing ({told})."
     again = result.summary["clients"]["retried"]
     if again:
         yield f"{count(again, 'client')} {'was' if again == 1 else 'were'} run again after a failure."
+
+
+def _named(clients: list[int], most: int = 8) -> str:
+    """`client 3`, `clients 3, 8 and 12`, `clients 3, 8 and 20 more`."""
+    shown = [str(client) for client in clients[:most]] + [f"{len(clients) - most:,} more"] * (len(clients) > most)
+    *first, last = shown
+    return f"clients {', '.join(first)} and {last}" if first else f"client {last}"
 
 
 def _first_line(reason: str, most: int = 120) -> str:
@@ -239,6 +252,9 @@ def _worst(result: Result) -> Iterator[str]:
     if row is None:
         return
     worst = f"Worst is {words.who(row)} with {percent(row['coverage'])}"
+    if words.keeps(result, row):
+        yield f"{worst}: even the worst client has no less than promised."
+        return
     if result.scenario.clients.test != "local":
         yield f"{worst}. Clients are tested on data that is not their own, so there is no band to hold it against."
         return

@@ -184,6 +184,12 @@ def luck(result: Result, row: Row) -> str:
     return f"{reach}, the unluckiest of them all {percent(together[0])}: this is more than bad luck"
 
 
+def keeps(result: Result, row: Row) -> bool:
+    """Whether the client has no less than what was promised."""
+    least: float = 1 - result.scenario.calibrate.alpha - 1e-9  # 0.9 covers 1 - 0.1, whatever their last bits
+    return bool(row["coverage"] >= least)
+
+
 def below_band_said(result: Result) -> str:
     """How many clients cover less than their own band, and how many would by chance; nothing where no band is true."""
     low, beyond, banded = below_band(result)
@@ -198,7 +204,7 @@ def below_band_said(result: Result) -> str:
 
 def who(row: Row) -> str:
     """`client 17 (weak, 12 calibration and 8 test points)`, with its behaviour if it misbehaves."""
-    points = f"{row['num_calibration']:,} calibration and {row['num_test']:,} test points"
+    points = f"{row['num_calibration']:,} calibration and {count(row['num_test'], 'test point')}"
     behaviour = f"{row['behaviour']}, " if row.get("behaviour") else ""
     return f"client {row['client']} ({row['tier']}, {behaviour}{points})"
 

@@ -56,9 +56,10 @@ class FlowerGrid(SimulatedGrid):
         return self.grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Flower's own, for at most as long as all clients may take together."""
+        """Flower's own. It cannot interrupt a client, and its first messages wait for its workers to start, so this is
+        only the end of all patience: twice what all clients may take together. Who took too long the ledger says."""
         sent = list(messages)
-        allowed = self.client_timeout * math.ceil(len(sent) / self.slots)
+        allowed = 2 * self.client_timeout * math.ceil(len(sent) / self.slots) + NODES_WITHIN
         return self.grid.send_and_receive(sent, timeout=allowed if timeout is None else min(timeout, allowed))
 
     def answer(self, messages: Any, timeout: float | None) -> Iterable[Message]:

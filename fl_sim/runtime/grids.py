@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from abc import abstractmethod
@@ -123,10 +124,15 @@ class Host:
                 kind = message.metadata.message_type
                 given = "another Message" if isinstance(reply, Message) else repr(reply)
                 raise TypeError(f"the ClientApp answered {kind} with {given}, not with a Message in reply to it")
-        except Exception:
+        except (Exception, SystemExit):  # a library's sys.exit is a client's failure, not the laboratory's end
             reply = Message(Error(RAISED, traceback.format_exc()), reply_to=message)
         _set_id(reply)
         return reply, time.perf_counter() - start
+
+
+def late(timeout: float) -> str:
+    """What is said of a client that took longer, on every runtime."""
+    return "it did not answer" if math.isinf(timeout) else f"it did not answer within {timeout:g} s"
 
 
 def partition_of(node: int) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from flwr.app import Error, Message, RecordDict
 
-from fl_sim.runtime.grids import LATE, Done, Host, SimulatedGrid
+from fl_sim.runtime.grids import LATE, Done, Host, SimulatedGrid, late
 
 
 class InlineGrid(SimulatedGrid):
-    """No second process. A client cannot be interrupted here: one that took too long is counted as late afterwards."""
+    """No second process. A client cannot be interrupted here; one that took too long counts as late once it answers."""
 
     def __init__(self, app: str, num_clients: int, client_timeout: float, done: Done | None = None) -> None:
         super().__init__(num_clients, done)
@@ -24,6 +24,6 @@ class InlineGrid(SimulatedGrid):
             state = self.states.setdefault(message.metadata.dst_node_id, RecordDict())
             reply, seconds = self.host.run(message, state, self.num_clients)
             if seconds > self.client_timeout:
-                reply = Message(Error(LATE, f"it took {seconds:.1f} s"), reply_to=message)
+                reply = Message(Error(LATE, late(self.client_timeout)), reply_to=message)
             self.done(1)
             yield reply

@@ -8,6 +8,7 @@ reason (`skip`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from flwr.proto.node_pb2 import NodeInfo
 
 from fl_sim.errors import ClientFailedError
 from fl_sim.records import REPLIES, TIMING, check_trained, unpack, weight
-from fl_sim.runtime.grids import RAISED, SimulatedGrid
+from fl_sim.runtime.grids import RAISED, SimulatedGrid, late
 
 Began = Callable[[str, int], None]  # told a message's type and how many clients it goes to
 
@@ -36,8 +37,11 @@ class Ledger(SimulatedGrid):
     """A Grid over a runtime's Grid; `labels` are the clients' names in messages to the user, in the order of the
     partitions."""
 
-    def __init__(self, grid: SimulatedGrid, labels: Sequence[str], on_failure: str, began: Began | None = None) -> None:
-        self.grid, self.labels, self.on_failure = grid, labels, on_failure
+    def __init__(
+        self, grid: SimulatedGrid, labels: Sequence[str], on_failure: str, began: Began | None = None,
+        timeout: float = math.inf,
+    ) -> None:  # fmt: skip
+        self.grid, self.labels, self.on_failure, self.timeout = grid, labels, on_failure, timeout
         self.began: Began = began or (lambda *_: None)
         self.nodes = list(grid.get_node_ids())
         self.partition = {node: k for k, node in enumerate(self.nodes)}
@@ -116,7 +120,7 @@ class Ledger(SimulatedGrid):
         """(what is wrong in a line, the client's own traceback or nothing), or None for a good reply, which is
         booked."""
         if reply is None:
-            return "it did not answer in time", ""
+            return late(self.timeout), ""
         if reply.has_error():
             reason = reply.error.reason or "no reason was given"
             if reply.error.code == RAISED:
@@ -124,7 +128,10 @@ class Ledger(SimulatedGrid):
             return reason.strip().splitlines()[0], ""
         account = self.accounts[k]
         timing: Any = reply.content.pop(TIMING, {})
-        account.seconds += float(timing.get("seconds", 0.0))
+        seconds = float(timing.get("seconds", 0.0))
+        if seconds > self.timeout:  # where the runtime could not interrupt it
+            return late(self.timeout), ""
+        account.seconds += seconds
         account.message_bytes_up += weight(reply.content)
         try:
             answered = _partition_in(reply, message, k)

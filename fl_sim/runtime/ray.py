@@ -28,7 +28,7 @@ import ray
 from flwr.app import Error, Message, Metadata, RecordDict
 
 from fl_sim.errors import FlSimError
-from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid
+from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid, late
 
 RETRIES = 2  # of a client whose actor died
 BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
@@ -77,6 +77,7 @@ class Slot:
     ready: Any  # ObjectRef, until the actor has started
     queue: collections.deque[Message] = field(default_factory=collections.deque)
     in_flight: dict[Any, Batch] = field(default_factory=dict)  # in the order in which they run
+    starts: int = 0  # in vain, one after another
 
 
 class RayGrid(SimulatedGrid):
@@ -173,8 +174,7 @@ class RayGrid(SimulatedGrid):
 
     def _take(self, slot: Slot, ref: Any) -> Iterator[Message]:
         if ref is slot.ready:
-            _started(ref)
-            slot.ready = None
+            self._started(slot)
             return
         try:
             answers = ray.get(ref)
@@ -204,7 +204,7 @@ class RayGrid(SimulatedGrid):
             if len(running.messages) > 1:
                 self._again([running])  # one of them is slow: alone, each has the whole time to itself
             else:
-                yield self._given_up(running.messages[0], LATE, f"it did not answer within {self.client_timeout:g} s")
+                yield self._given_up(running.messages[0], LATE, late(self.client_timeout))
 
     def _died(self, slot: Slot, error: Exception) -> Iterator[Message]:
         """Replace a dead actor and run its clients again."""
@@ -244,17 +244,22 @@ class RayGrid(SimulatedGrid):
         for slot in self.slots:
             ray.kill(slot.actor)
 
+    def _started(self, slot: Slot) -> None:
+        """Take a slot into use, or start it again: a worker may be killed while it imports."""
+        try:
+            ray.get(slot.ready)
+        except ray.exceptions.RayError as error:
+            slot.starts += 1
+            if slot.starts > RETRIES:
+                raise FlSimError(f"a Ray worker could not start, {slot.starts} times: {error}") from None
+            self._replace(slot)
+        else:
+            slot.ready, slot.starts = None, 0
+
     def _replace(self, slot: Slot) -> None:
         ray.kill(slot.actor)
         fresh = self._slot()
         slot.actor, slot.ready, slot.in_flight = fresh.actor, fresh.ready, {}
-
-
-def _started(ref: Any) -> None:
-    try:
-        ray.get(ref)
-    except ray.exceptions.RayError as error:
-        raise FlSimError(f"a Ray worker could not start: {error}") from None
 
 
 def _shared_contents(messages: Sequence[Message]) -> dict[int, Any]:
