@@ -206,6 +206,7 @@ class Scenario(Section):
                 check_architecture(tier.architecture, task)
             self._score_fits(task)
         self._min_calibration_can_be_met()
+        self._classes_go_round(10 if task == "regression" else describe(self.data.name).num_classes)
         return self
 
     def _score_fits(self, task: str) -> None:
@@ -228,6 +229,16 @@ class Scenario(Section):
                 raise ValueError(
                     f"calibrate.score = {score.name!r} {wanted} clients.tier.{tier.name}.quantiles{example}"
                 )
+
+    def _classes_go_round(self, classes: int | None) -> None:
+        each = self.clients.classes_per_client
+        if each is None or classes is None:
+            return
+        if each > classes or each * self.clients.count < classes:
+            raise ValueError(
+                f"clients.classes_per_client = {each} for {self.clients.count} clients, but {self.data.name} has "
+                f"{classes} classes: a client can hold at most all of them, and together they must hold every one"
+            )
 
     def _min_calibration_can_be_met(self) -> None:
         least = self.clients.min_calibration * self.clients.count

@@ -286,3 +286,10 @@ def test_every_row_is_seen_once_an_epoch():
         assert [row for rows in batches for row in rows] == order.tolist()
         assert max(map(len, batches)) <= size + 1
         assert n == 1 or min(map(len, batches)) > 1
+
+
+def test_a_client_with_one_row_can_train_a_network_with_batch_normalisation(seat):
+    data, rows = seat.population.data, seat.population.data.rows("train")[:1]
+    recipe = dataclasses.replace(seat.population.recipe(seat.client.tier, "x"), architecture="shufflenet_v2_x0_5")
+    model = fit(initial(recipe, data.shape, 10), data.standardised(rows), data.learnable(rows), recipe)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())

@@ -273,3 +273,15 @@ def test_equal_remainders_are_settled_at_random():
 def test_a_client_is_frozen(drawn):
     with pytest.raises(dataclasses.FrozenInstanceError):
         drawn().client(0).id = 3
+
+
+def test_a_users_data_with_fewer_rows_than_asked_for_is_refused(tmp_path, monkeypatch, store):
+    (tmp_path / "short_data.py").write_text(
+        "import numpy as np\nfrom fl_sim.data import Dataset\n"
+        "def short(count, image_size, seed):\n"
+        "    return Dataset(np.zeros((count - 1, 3), np.float32), np.zeros(count - 1, np.int64), ('a', 'b'))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scenario = Scenario.load("digits", "data.name=short_data:short", "clients.tier.strong.architecture=linear")
+    with pytest.raises(ScenarioError, match="1797 rows, but short_data:short has 1796"):
+        prepare(scenario.data, scenario.seed, store)

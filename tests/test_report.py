@@ -161,10 +161,19 @@ def test_clients_without_test_points_and_missing_ones_are_counted() -> None:
     rows[3:8] = [client(k, "strong", None, 20, status=reason) for k in range(3, 8)]
     text = "\n".join(notes(result(rows, retried=1)))
     assert "worst client are over 4 of 10 clients (1 without test points, 5 missing)" in text
-    assert "5 clients are missing (client 3: train: it raised RuntimeError: out of memory; client 4" in text
-    assert "; and 2 more)" in text
+    assert "5 clients are missing (clients 3, 4, 5, 6 and 7: train: it raised RuntimeError: out of memory)." in text
     assert "Traceback" not in text
     assert "1 client was run again" in text
+
+
+def test_missing_clients_are_grouped_by_reason() -> None:
+    reasons = ["nonsense", "late", "nonsense", "lost", "nonsense", "odd", "odder"]
+    rows = plain(30)
+    rows[:7] = [client(k, "weak", None, 20, status=reason) for k, reason in enumerate(reasons)]
+    text = "\n".join(notes(result(rows)))
+    assert "7 clients are missing (clients 0, 2 and 4: nonsense; client 1: late; client 3: lost; and 2 more)." in text
+    rows[:20] = [client(k, "weak", None, 20, status="late") for k in range(20)]
+    assert "(clients 0, 1, 2, 3, 4, 5, 6, 7 and 12 more: late)" in "\n".join(notes(result(rows)))
 
 
 @pytest.mark.parametrize(
@@ -181,9 +190,22 @@ def test_small_clients_and_what_was_done_with_them(override: str, told: str) -> 
     if "{" in override:
         override = override.replace("}", ', alpha=0.1, score="lac"}')
     text = "\n".join(notes(result(plain(), override, clients_below_min_n=3, clients_without_calibration=1)))
-    assert "3 clients have fewer than 9 calibration points" in text
+    assert "2 clients have some but fewer than 9 calibration points" in text
     assert told in text
-    assert "1 client has no calibration points at all" in text
+    assert "1 client has no calibration points at all: it" in text
+
+
+def test_one_client_is_spoken_of_as_one_and_many_as_many() -> None:
+    def told(few: int, none: int, *overrides: str) -> str:
+        return "\n".join(notes(result(plain(), *overrides, clients_below_min_n=few, clients_without_calibration=none)))
+
+    assert "1 client has some but fewer than 9 calibration points (1/alpha - 1): it sends its largest" in told(20, 19)
+    assert "19 clients have no calibration points at all: they are tested with the others' threshold." in told(20, 19)
+    assert "have some but" not in told(19, 19)
+    local = 'calibrate={name="local", alpha=0.5, score="lac"}'
+    assert "2 clients have some but fewer than 1 calibration point (" in told(4, 2, local)
+    assert "2 clients have no calibration points at all: their own thresholds are infinite." in told(4, 2, local)
+    assert words.who(client(3, "weak", 1, 1)) == "client 3 (weak, 20 calibration and 1 test point)"
 
 
 def test_the_cost_of_calibration_and_of_learning() -> None:
@@ -226,6 +248,15 @@ def test_the_worst_client_is_held_against_its_own_band() -> None:
         assert told in text
     assert "1 of 10 clients (10.0%) covers less than its own 95% band" in text
     assert "1 covers less than even the unluckiest would" in text
+
+
+@pytest.mark.parametrize("override", ["clients.test=local", "clients.test=shared"])
+def test_a_worst_client_that_has_what_was_promised_needs_no_luck(override: str) -> None:
+    for covered in (180, 200):  # 0.9 is 1 - 0.1
+        text = "\n".join(notes(result([client(k, "weak", covered, 200, n=200) for k in range(10)], override)))
+        assert f"{covered / 2:.1f}%: even the worst client has no less than promised." in text
+        assert "luck" not in text
+        assert "band" not in text
 
 
 def test_of_equally_bad_clients_the_one_with_most_test_points_is_named() -> None:

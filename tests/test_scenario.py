@@ -58,6 +58,7 @@ def test_the_scenarios_of_the_readme_are_there():
         ("clients.concentration=0", "clients.concentration = 0"),
         ("clients.partition=dirichlett", "clients.partition = 'dirichlett'"),
         ("clients.partition=pathological", "needs clients.classes_per_client"),
+        ("data.image_size=9000", "data.image_size = 9000"),
         ("clients.classes_per_client=2", "classes_per_client belongs to partition = 'pathological'"),
         ("clients.tier.weak.architecture=cnnn", "no architecture is called 'cnnn'; did you mean 'cnn'?"),
         ("clients.tier.weak.quantiles=[0.1, 0.9]", "quantiles belongs to regression"),
@@ -115,11 +116,20 @@ def test_a_test_set_larger_than_the_publishers_is_refused():
         Scenario.load("digits", *told)
 
 
+@pytest.mark.parametrize(("count", "each"), [(40, 11), (4, 2)])
+def test_classes_must_go_round(count, each):
+    told = ("clients.partition=pathological", f"clients.classes_per_client={each}", f"clients.count={count}")
+    with pytest.raises(ScenarioError, match="digits has 10 classes"):
+        Scenario.load("digits", *told)
+
+
 def test_regression_scores_want_the_heads_they_are_made_for():
     with pytest.raises(ScenarioError, match="'cqr' needs clients"):
         Scenario.load("regression", "calibrate.score=cqr")
     heads = [f"clients.tier.{tier}.quantiles=[0.025, 0.975]" for tier in ("weak", "strong")]
     assert Scenario.load("regression", "calibrate.score=cqr", *heads).calibrate.score.name == "cqr"
+    with pytest.raises(ScenarioError, match="image_size = 28 belongs to images"):
+        Scenario.load("regression", "data.image_size=28")
     with pytest.raises(ScenarioError, match="'residual' needs the mean"):
         Scenario.load("regression", *heads)
 

@@ -331,3 +331,80 @@ def test_frames_survive_every_format(swept, tmp_path, form):
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(FlSimError, match="holds no results"):
         results.load(tmp_path)
+
+
+# -------------------------------------------------------------------------------------- found in review, held from here
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=0,0,1"], "seed: 0 is there twice"),
+        (["calibrate=local,local"], "calibrate: local is there twice"),
+        (["calibrate.alpha=0.05,0.1", "calibrate={name='pooled', alpha=0.3, score='lac'},fedwq-cp"], "says it too"),
+        (["clients.tier.weak=5,6"], "clients.tier.weak: is a table; name a key of it"),
+    ],
+)
+def test_axes_that_would_count_twice_or_say_two_things_are_refused(words, said):
+    with pytest.raises(ScenarioError) as refusal:
+        load_sweep("digits", words)
+    assert said in str(refusal.value)
+
+
+def test_a_key_of_some_strategies_only_is_an_axis_whatever_the_order():
+    for words in (
+        ["calibrate=fedwq-cp,pooled", "calibrate.small_n=clip,inf"],
+        ["calibrate.small_n=clip,inf", "calibrate=fedwq-cp,pooled"],
+    ):
+        sweep = load_sweep("digits", words)
+        assert (len(sweep.points), len(sweep.runs)) == (4, 3)  # to pooled it does not matter
+    with pytest.raises(ScenarioError, match=r"calibrate\.small_m: there is no such key; did you mean 'small_n'"):
+        load_sweep("digits", ["calibrate=fedwq-cp,pooled", "calibrate.small_m=clip,inf"])
+
+
+def test_a_claim_killed_half_way_is_gone_on_with(tmp_path):
+    sweep = load_sweep("digits", [*TINY, "seed=0,1"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.sweep.json-left").write_text("{")
+    claim(sweep, tmp_path / "out")
+    claim(sweep, tmp_path / "out")
+    assert (tmp_path / "out/points").is_dir()
+
+
+def test_many_claims_at_once_agree(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    sweep = load_sweep("digits", [*TINY, "seed=0,1"])
+    for attempt in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _, a=attempt: claim(sweep, tmp_path / f"out{a}"), range(8)))
+
+
+def test_json_keeps_every_digit_and_says_null_for_what_is_not_finite(tmp_path):
+    from fl_sim.frames import write
+
+    frame = pd.DataFrame({"x": [0.1 + 0.2, float("inf"), float("nan"), 5e-17], "n": [1, 2, 3, 4]})
+    write(frame, "json", tmp_path / "x.json")
+    told = json.loads((tmp_path / "x.json").read_text())
+    assert [row["x"] for row in told] == [0.1 + 0.2, None, None, 5e-17]
+    assert [row["n"] for row in told] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}'])
+def test_damaged_results_are_one_clear_message(tmp_path, content):
+    for name in ("sweep.json", "result.json"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / name).write_text(content)
+        with pytest.raises(FlSimError):
+            results.load(tmp_path / name)
+
+
+def test_a_federation_is_trained_once_for_all_calibrations(tmp_path, monkeypatch):
+    from fl_sim import learning
+
+    fits = []
+    fit = learning.fit
+    monkeypatch.setattr(learning, "fit", lambda *a: fits.append(1) or fit(*a))
+    averaged = {"name": "fedavg", "rounds": 2}
+    run(load_sweep("digits", [*TINY, "calibrate=local,pooled,none"], {"learn": [averaged]}), tmp_path / "out")
+    assert len(fits) == 2 * 6

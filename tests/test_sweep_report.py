@@ -14,11 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console, RenderableType
+from scipy import stats
 
+from fl_sim import Scenario
+from fl_sim.points import Point, Sweep
 from fl_sim.report import figure_sweep
 from fl_sim.report import sweep_points as over
 from fl_sim.report.figure_sweep import draw_sweep
-from fl_sim.report.intervals import mean_interval, paired_differences
+from fl_sim.report.intervals import HOLDS, mean_interval, paired_differences, upper_limit
+from fl_sim.report.plan import plan
+from fl_sim.report.sweep_plot import Plot
 from fl_sim.report.sweep_points import axis_names, cells, finding
 from fl_sim.report.sweep_table import comparison, summary
 
@@ -121,6 +126,25 @@ def test_infinite_values_make_the_mean_infinite():
     assert tuple(mean_interval([1.0, math.inf])) == (math.inf, 1.0, math.inf)
 
 
+def test_the_upper_limit_is_the_end_of_a_t_interval():
+    # The mean is 0.8, the standard deviation 0.1, and t of 2 degrees of freedom 4.3027.
+    found = upper_limit([0.7, math.nan, 0.8, 0.9])
+    assert found == pytest.approx(0.8 + 4.302653 * 0.1 / math.sqrt(3))
+    assert found == pytest.approx(stats.t.interval(0.95, 2, loc=0.8, scale=0.1 / math.sqrt(3))[1])
+    assert upper_limit([0.7, 0.8, 0.9], level=0.5) == pytest.approx(0.8 + stats.t.ppf(0.75, 2) * 0.1 / math.sqrt(3))
+    assert upper_limit([0.5, 0.5]) == 0.5
+
+
+def test_nothing_is_known_to_be_below_from_one_value_or_an_infinite_one():
+    assert [upper_limit(values) for values in ([], [0.1], [0.1, math.nan], [0.1, -math.inf])] == [math.inf] * 4
+
+
+def test_the_worth_of_a_bootstrap_interval_is_what_it_is_measured_to_be():
+    draws = np.random.default_rng(0).normal(size=(2000, 4))
+    held = np.mean([low <= 0 <= high for _, low, high in map(mean_interval, draws)])
+    assert held == pytest.approx(HOLDS[4] / 100, abs=0.03)
+
+
 def hand_made() -> pd.DataFrame:
     """Two worlds and two seeds whose levels differ wildly; b is above a by 1, 3 in the first and -1, -1 in the second.
 
@@ -137,7 +161,8 @@ def hand_made() -> pd.DataFrame:
 def test_differences_are_paired_by_world_and_seed():
     table = paired_differences(hand_made(), [CONCENTRATION, "calibrate", "seed"], "calibrate", "m", "a")
     found = table.sort_values(CONCENTRATION).to_numpy().tolist()
-    assert found == [[0.1, "b", 2.0, 1.0, 3.0, 2], [9.0, "b", -1.0, -1.0, -1.0, 2]]
+    # The standard error of 1 and 3 is 1, and t of one degree of freedom 12.706.
+    assert found == [[0.1, "b", 2.0, 1.0, 3.0, 2, pytest.approx(14.7062)], [9.0, "b", -1.0, -1.0, -1.0, 2, -1.0]]
 
 
 def test_a_pair_without_its_partner_is_left_out():
@@ -174,9 +199,10 @@ def test_axes_are_named_shortly_unless_two_would_be_the_same():
 
 
 @pytest.mark.parametrize(("coverages", "mark"), [
-    ([0.94, 0.949], "!!"), ([0.94, 0.955], "!"), ([0.94, 0.97], ""), ([0.949], "!"), ([1 - 0.05], ""),
+    ([0.94, 0.941], "!!"), ([0.94, 0.949], "!"), ([0.94, 0.97], ""), ([0.949], "!"), ([1 - 0.05], ""),
+    ([0.94, 0.944, 0.942], "!!"), ([0.93, 0.949, 0.94], "!"), ([0.94, math.nan], "!"),
 ])  # fmt: skip
-def test_a_cell_is_marked_where_its_mean_or_its_whole_interval_is_below(coverages, mark):
+def test_a_cell_is_marked_where_its_mean_or_its_whole_t_interval_is_below(coverages, mark):
     points = pd.DataFrame({"seed": range(len(coverages)), over.COVERAGE: coverages, "alpha": 0.05})
     assert cells(points, ["seed"])[0].verdict(over.COVERAGE) == mark
 
@@ -192,19 +218,32 @@ def test_averages_over_worlds_are_of_worlds_where_all_strategies_are():
 def test_the_finding_names_the_worst_the_place_and_the_best_there():
     said = finding(sweep(), AXES)
     assert said == (
-        "Under unweighted the worst client falls to 48.2% at concentration 0.1 and weak share 0.5; "
-        "local keeps 88.2% there; 95% promised"
+        "Under unweighted the worst client is lowest, 48.2%, at concentration 0.1 and weak share 0.5; "
+        "local has 88.2% there; 95% promised"
     )
     alone = finding(sweep((0.1, 1.0), (0.5,), ["fedwq-cp"]), [CONCENTRATION, "seed"])
     assert (
         alone
-        == "The worst client falls to 68.2% at concentration 0.1; it reaches 78.2% at concentration 1; 95% promised"
+        == "The worst client is lowest, 68.2%, at concentration 0.1; it reaches 78.2% at concentration 1; 95% promised"
     )
 
 
 def test_with_several_promises_the_worst_is_the_furthest_below_its_own():
     points = pd.DataFrame({"calibrate.alpha": [0.05, 0.5], "alpha": [0.05, 0.5], over.WORST_TESTED: [0.7, 0.45]})
-    assert finding(points, ["calibrate.alpha"]).startswith("The worst client falls to 70.0% at alpha 0.05")
+    assert finding(points, ["calibrate.alpha"]).startswith(
+        "The worst client stands worst to its promise, 70.0%, at alpha 0.05"
+    )
+
+
+def test_only_what_reaches_the_promise_is_kept():
+    points = sweep((0.1,), (0.5,)).assign(alpha=0.12)
+    assert "; local keeps 88.2%" in finding(points, AXES)  # 0.882 is no less than 0.88
+    assert "; local has 88.2%" in finding(points.assign(alpha=0.11), AXES)
+    assert finding(sweep((0.1,), (0.5,), ["local"], (0,)), []).startswith("The worst client is 88.0%;")
+
+
+def test_the_number_of_clients_is_called_clients():
+    assert axis_names(["clients.count", "learn.epochs"]) == {"clients.count": "clients", "learn.epochs": "epochs"}
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -219,6 +258,13 @@ def test_every_number_over_several_seeds_has_its_interval():
     assert "95.5% [95.5, 95.6]" in line
     assert line.split()[-1] == "16"  # the same at every seed, so there is nothing to be between
     assert "holds the true mean in some 75 of 100 cases" in text
+    assert "!! also by a 95% t interval over the seeds" in text
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(2, "some 50 of"), (5, "some 84 of"), (10, "some 90 of"), (11, "")])
+def test_the_worth_of_an_interval_over_few_seeds_is_said(seeds, told):
+    assert told in over.few_seeds(seeds)
+    assert bool(told) == bool(over.few_seeds(seeds))
 
 
 def test_marks_tell_the_mean_from_the_whole_interval():
@@ -282,7 +328,18 @@ def test_an_infinite_length_is_said():
 def test_a_sweep_of_which_nothing_succeeded_still_says_what_failed():
     points = pd.DataFrame([{"calibrate": name, "seed": 0, "status": "failed"} for name in STRATEGIES])
     for text in (printed(show(points, ["calibrate", "seed"], TITLE)) for show in (summary, comparison)):
+        assert text.splitlines()[2] == "No point has a result."
         assert "3 of 3 points failed" in text
+        assert "A row" not in text
+
+
+def test_a_note_is_there_only_where_its_column_is():
+    points = sweep((0.1,), (0.5,))
+    assert "(30+): that of one" in printed(summary(points, AXES, TITLE), 160)
+    points.loc[0, over.WORST_TESTED] = math.nan  # now the plain worst client is the one that is always shown
+    narrow = printed(summary(points, AXES, TITLE), 60)
+    assert "worst: the smallest coverage of a client. Of many" in " ".join(narrow.split()).replace("- ", "")
+    assert "(30+): that" not in narrow
 
 
 def test_a_comparison_pairs_by_seed():
@@ -370,6 +427,35 @@ def test_further_axes_make_further_figures_but_not_without_end(tmp_path, monkeyp
     assert len(drawn(points, [CONCENTRATION, "learn.epochs", "data.name"], tmp_path / "b")) == 2 * 3
 
 
+def looks(*strategies: str) -> dict[str, tuple[str, str, Any]]:
+    points = pd.DataFrame({"calibrate": strategies})
+    plot = Plot(points, ["calibrate"], strategies, [], None, None, TITLE, "")
+    return {cell.key["calibrate"]: tuple(map(str, plot.style(cell).values())) for cell in cells(points, ["calibrate"])}
+
+
+def test_the_known_strategies_look_the_same_in_every_figure():
+    first = looks("fedwq-cp", "unweighted", "local", "pooled")
+    second = looks("mine", "local(small_n=inf)", "local", "pooled", *(f"other(k={k})" for k in range(6)))
+    assert first["local"] == second["local"]
+    assert first["pooled"] == second["pooled"]
+    assert len(set(second.values())) == len(second)
+    assert not {second["mine"], second["local(small_n=inf)"]} & set(first.values())
+
+
+def test_a_mark_is_filled_only_where_several_seeds_tell_that_it_is_below():
+    def lost(points: pd.DataFrame) -> dict[str, bool]:
+        measures = list(figure_sweep._measures(points, AXES))
+        marks = Plot(points, AXES, STRATEGIES, measures, None, None, TITLE, "").marks
+        return {mark.cell.key["calibrate"]: mark.lost for mark in marks[measures[1]]}
+
+    points = sweep((0.1,), (0.5,))
+    assert lost(points) == {"fedwq-cp": True, "unweighted": True, "local": False}
+    assert not any(lost(sweep((0.1,), (0.5,), seeds=(0,))).values())
+    # Now fedwq-cp is below local by 0.2, 0.2 and 0.02: the bootstrap interval is below 0, the t interval is not.
+    points.loc[2, over.WORST_TESTED] += 0.18
+    assert lost(points) == {"fedwq-cp": False, "unweighted": True, "local": False}
+
+
 def test_nothing_is_drawn_of_nothing(tmp_path):
     points = pd.DataFrame([{"calibrate": name, "seed": 0, "status": "failed"} for name in STRATEGIES])
     assert draw_sweep(points, ["calibrate", "seed"], TITLE, tmp_path / "none") == []
@@ -382,4 +468,27 @@ def test_the_plain_worst_client_is_shown_where_some_point_has_no_large_client():
     assert over.worst_metric(points) == over.WORST
     assert over.worst_metric(without(sweep(), 0)) == over.WORST_TESTED  # a point without a result tells nothing
     said = finding(points, AXES)  # not of the worst client, which may have a single test point
-    assert said.startswith("Under unweighted coverage falls to 87.5%; local keeps 95.5%")
+    assert said.startswith("Under unweighted coverage is lowest, 87.5%; local keeps 95.5%")
+
+
+# --------------------------------------------------------------------------------------------------------------- plan
+
+
+def planned(points: int, folder: Path) -> str:
+    made = [Point({"seed": seed}, Scenario.load("digits", f"seed={seed}")) for seed in range(points)]
+    return printed(plan(Sweep("s", {"seed": list(range(points))}, made), folder), 120)
+
+
+def test_a_long_plan_is_cut_in_the_middle_and_says_so(tmp_path):
+    text = planned(45, tmp_path)
+    listed = [int(line.split()[0]) for line in text.splitlines() if line.endswith("to run")]
+    assert listed == [*range(20), *range(40, 45)]
+    assert "20 points, 20 to 39, are left out of this list" in text
+    assert "45 points, 45 different runs" in text
+    assert text.splitlines()[-1].startswith(("to do:", "million", "through"))
+
+
+def test_a_plan_of_40_points_is_whole(tmp_path):
+    text = planned(40, tmp_path)
+    assert "left out" not in text
+    assert sum(line.endswith("to run") for line in text.splitlines()) == 40

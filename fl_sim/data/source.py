@@ -65,6 +65,7 @@ class Source:
     read: Callable[[int, int | None, int], Dataset]
     capacity: int | None = None
     num_official_test: int = 0
+    num_classes: int | None = None  # None: regression, or not known before it is loaded
     at_hand: Callable[[], bool] = lambda: True
     to_get: tuple[str, ...] = ()
     fetch: Callable[[], None] | None = None

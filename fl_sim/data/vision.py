@@ -111,6 +111,7 @@ def _source(name: str, spec: _Vision) -> Source:
         "download",
         capacity=spec.num_train + spec.num_test,
         num_official_test=spec.num_test,
+        num_classes={"emnist": 47, "cifar100": 100}.get(name, 10),
         read=partial(_read, name),
         at_hand=lambda: _downloaded(spec) or (name == "fashion-mnist" and _debian_at_hand()),
         to_get=(f"fl-sim data get {name}", *debian),

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES, EXACT = 10_000, 5  # of the bootstrap; up to so many values every resample is enumerated instead
 # Of 100 bootstrap intervals from n normal values, so many hold the true mean (measured; exact for n = 2 and 3).
-HOLDS = {2: 50, 3: 75, 4: 80, 5: 84, 6: 86, 7: 87, 8: 88, 9: 89, 10: 90}
+HOLDS = {2: 50, 3: 75, 4: 80, 5: 84, 6: 86, 7: 87, 8: 89, 9: 89, 10: 90}
 
 
 @dataclass(frozen=True)

@@ -170,8 +170,7 @@ def place(key: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 
 def finding(points: pd.DataFrame, axes: Sequence[str]) -> str:
-    """The worst that happens, where, and what is best there: `Under pooled the worst client is lowest, 61.0%, at ...`.
-    """
+    """The worst that happens, where, and what is best there: `Under pooled the worst client is lowest, 61.0%, ...`."""
     by, names = judged(points), axis_names(axes)
     known = lowest(cells(points, axes), by, len(points))
     if not known:

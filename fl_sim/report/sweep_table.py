@@ -247,8 +247,9 @@ def _notes(points: pd.DataFrame, axes: Sequence[str], metrics: Collection[str]) 
     if over.COVERAGE in metrics:
         surely = f", !! also by a {100 * LEVEL:g}% t interval over the seeds" * (seeds > 1)
         yield f"! marks a mean below the promised coverage before rounding{surely}."
-    worst = ["worst: the smallest coverage of a client"] * (over.WORST in metrics)
-    worst += ["worst (30+): that of one with at least 30 test points"] * (over.WORST_TESTED in metrics)
+    smallest = "the smallest coverage of a client"
+    worst = [f"worst: {smallest}"] * (over.WORST in metrics)
+    worst += [f"worst (30+): {smallest} with at least 30 test points"] * (over.WORST_TESTED in metrics)
     if worst:
         yield f"{'; '.join(worst)}. {over.OF_MANY}, so it has no mark."
     yield from filter(None, [over.few_seeds(seeds)] * bool(metrics))
