@@ -242,11 +242,12 @@ def _filled_said(plot: Plot) -> Iterator[str]:
     if over.num_seeds(plot.points) < 2:
         yield "No mark is filled: it takes several seeds to tell that one is below the promise."
         return
-    what, local = f"Filled: by a {100 * LEVEL:g}% t interval over the seeds below", local_of(plot.points)
+    surely = f"Filled: below the promise also by a {100 * LEVEL:g}% t interval over the seeds"
+    local = local_of(plot.points)
     if local is None or plot.alone:
-        yield f"{what} the promise. The smallest coverage of many clients is below it under any method."
+        yield f"{surely}. The smallest coverage of many clients is below it under any method."
     else:
         yield (
-            f"{what} the promise; for the worst client, below {local}'s on the same world and seed, because the "
+            f"{surely}; for the worst client, below {local}'s on the same world and seed, because the "
             "smallest coverage of many clients is below the promise under any method."
         )
