@@ -26,11 +26,15 @@ data_app = typer.Typer(help="Data sets on this machine.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Run the command; an error of the user's is one message and an exit code, not a traceback."""
     sys.path.append(str(Path.cwd()))  # where `module:object` is looked for last, so that nothing there hides our own
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:  # typer makes an exit code of Ctrl-C, and says nothing
+            raise KeyboardInterrupt
     except click.ClickException as error:  # words that are no command's
         error.show()
         sys.exit(error.exit_code)
@@ -41,7 +45,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         swept = {"sweep", "compare"} & set(sys.argv[1:2])
         kept = "the finished points are kept, and the same command goes on" if swept else "no run was written"
-        _refuse(f"interrupted; {kept}", 130)
+        _refuse(f"interrupted; {kept}", INTERRUPTED)
     except Exception as error:
         if {"-v", "--verbose"} & set(sys.argv):
             traceback.print_exc()

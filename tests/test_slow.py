@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -106,3 +107,21 @@ def test_launching_beside_a_folder_called_clients_changes_nothing(tmp_path):
     (tmp_path / "clients" / "notes.txt").write_text("not a package")
     end = fl_sim(tmp_path, "run", "digits", "clients.count=6", "--out", "run")
     assert end.returncode == 0, end.stderr
+
+
+def test_ctrl_c_in_a_sweep_keeps_what_is_finished_and_says_so(tmp_path):
+    words = ["sweep", "digits", "runtime.name=inline", "clients.count=6", "seed=" + ",".join(map(str, range(60)))]
+    environment = {**os.environ, "FL_SIM_STORE": str(tmp_path / "store")}
+    with subprocess.Popen(
+        [COMMAND, *words, "--out", "s"], cwd=tmp_path, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        while not list((tmp_path / "s" / "points").glob("[!.]*/result.json")):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "the same command goes on" in said) == (130, True)
+    kept = list((tmp_path / "s" / "points").glob("[!.]*/result.json"))
+    assert 0 < len(kept) < 60
+    assert not [p for p in (tmp_path / "s" / "points").iterdir() if p.name.startswith(".") and p.is_dir()]
