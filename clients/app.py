@@ -25,7 +25,7 @@ def report_failures(message: Message, context: Context, handler: ClientAppCallab
     start = time.perf_counter()
     try:
         reply = handler(message, context)
-    except Exception:
+    except (Exception, SystemExit):  # a library's sys.exit is a client's failure, not its worker's end
         return Message(Error(RAISED, traceback.format_exc()), reply_to=message)
     if reply.has_error():
         return reply
