@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Self
 
 from rich.console import Console
@@ -18,8 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
 from rich.text import Text
+
+BEHIND = 58  # columns that a bar, its count and its two times take
 
 
 class _Count(MofNCompleteColumn):
@@ -47,9 +49,13 @@ class Bars:
         self.task: TaskID | None = None
 
     def columns(self) -> tuple[ProgressColumn, ...]:
-        """What a bar shows; where the terminal is narrow, the words give way."""
-        words = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        return (SpinnerColumn(), words, BarColumn(20), _Count(), TimeElapsedColumn())
+        """What a bar shows."""
+        return (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), _Count(), TimeElapsedColumn())
+
+    def fitted(self, words: str) -> str:
+        """Words as a description; where the terminal is narrow they give way, not the bar and the times behind them."""
+        room = max(self.console.width - BEHIND, 8)
+        return escape(words if len(words) <= room else words[: room - 1] + "…")
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -63,7 +69,7 @@ class Bars:
         words = self.WORDS.get(name, "calibrating" if name.startswith("query.") else name)
         if self.task is not None:
             self.bars.remove_task(self.task)
-        self.task = self.bars.add_task(words, total=total)
+        self.task = self.bars.add_task(self.fitted(words), total=total)
 
     def done(self, count: int) -> None:
         """Move it on."""
@@ -91,7 +97,8 @@ class SweepBars(Bars):
     def point(self, words: str) -> None:
         """A run begins."""
         if self.runs is not None:
-            self.bars.update(self.runs, description=escape(words))
+            # The last word of each key, as in the tables: concentration=0.1, share=0.5, calibrate=local
+            self.bars.update(self.runs, description=self.fitted(re.sub(r"[\w-]+\.(?=[A-Za-z_])", "", words)))
 
     def ended(self, words: str, failure: str | None) -> None:
         """A run has ended, well or not."""
