@@ -1,5 +1,11 @@
 """Architectures by name, each adapted to the shape of the data: `build(name, shape, outputs)`.
 
+A name that ends in `-imagenet` starts from the weights that torchvision has trained on ImageNet, which must be on this
+machine (`missing_weights`); no run downloads them. Those networks were trained on images normalised by ImageNet's own
+mean and deviation; here every input is standardised by the moments of the data's training rows, and it stays so: for
+natural images the two are close; for others (scans, drawings) it keeps the inputs centred and of unit scale, as they
+were in that training, which ImageNet's constants would not.
+
 Torch is imported inside the builders, so that checking a scenario's names costs nothing.
 """
 
@@ -57,6 +63,26 @@ def _torchvision(name: str) -> Callable[[Shape, int], nn.Module]:
     return build
 
 
+def _imagenet(name: str) -> Callable[[Shape, int], nn.Module]:
+    def build(shape: Shape, outputs: int) -> nn.Module:
+        import torch
+        from torchvision import models
+
+        from fl_sim.data import pretrained
+
+        weights = pretrained.read_weights(name)
+        with torch.device("meta"):  # so that no weights are drawn that are replaced at once
+            module: nn.Module = getattr(models, name)(weights=None)
+        try:
+            module.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise pretrained.damaged(name, error) from error
+        return _new_head(module, outputs)
+
+    build.__doc__ = f"torchvision's {name} trained on ImageNet, with a new last layer; colour images from 64x64 up."
+    return build
+
+
 ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
@@ -66,7 +92,15 @@ ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
     "mobilenet_v3_small": _torchvision("mobilenet_v3_small"),
     "shufflenet_v2_x0_5": _torchvision("shufflenet_v2_x0_5"),
     "efficientnet_b0": _torchvision("efficientnet_b0"),
+    "convnext_tiny": _torchvision("convnext_tiny"),
+    "resnet18-imagenet": _imagenet("resnet18"),
+    "resnet50-imagenet": _imagenet("resnet50"),
+    "mobilenet_v3_small-imagenet": _imagenet("mobilenet_v3_small"),
+    "efficientnet_b0-imagenet": _imagenet("efficientnet_b0"),
+    "convnext_tiny-imagenet": _imagenet("convnext_tiny"),
 }
+IMAGENET = "-imagenet"  # how the names end that start from trained weights
+SMALLEST = 64  # pixels a side that those take
 _ON_FEATURES = ("linear", "mlp")  # what also takes plain feature vectors
 
 
@@ -86,19 +120,60 @@ def check_architecture(name: str, task: str | None = None) -> None:
         )
 
 
+def check_shape(name: str, shape: Shape) -> None:
+    """Refuse an architecture of ours that does not take inputs of `shape`.
+
+    Raises:
+        ValueError: images are needed, or colour images of at least SMALLEST pixels a side.
+    """
+    if name not in _ON_FEATURES and len(shape) != 3:
+        raise ValueError(f"architecture {name!r} takes images, not rows of shape {shape}")
+    if name.endswith(IMAGENET) and (shape[0] != 3 or min(shape[1:]) < SMALLEST):
+        raise ValueError(
+            f"architecture {name!r} takes images of 3 channels and at least {SMALLEST} x {SMALLEST} pixels, not of "
+            f"shape {shape}; make them larger (data.image_size) or use {name.removesuffix(IMAGENET)!r}"
+        )
+
+
 def build(name: str, shape: Shape, outputs: int) -> nn.Module:
     """The architecture `name` for inputs of `shape` and `outputs` values a row, on torch's current default generator.
 
     Raises:
         ValueError: no such architecture, or one that does not take inputs of that shape.
+        DataNotAtHandError: the trained weights that it starts from are not on this machine.
+        FlSimError: the file of those weights is damaged.
     """
     if OWN.match(name):
         made: nn.Module = own_object(name)(shape, outputs)
         return made
     check_architecture(name)
-    if name not in _ON_FEATURES and len(shape) != 3:
-        raise ValueError(f"architecture {name!r} takes images, not rows of shape {shape}")
+    check_shape(name, shape)
     return ARCHITECTURES[name](shape, outputs)
+
+
+def missing_weights(name: str) -> tuple[str, str] | None:
+    """The file that architecture `name` starts from and that is not on this machine, and the command that gets it.
+
+    None if it is there, or if the architecture starts from no file.
+    """
+    from fl_sim.data import pretrained
+
+    return pretrained.missing_weights(name.removesuffix(IMAGENET)) if _starts_trained(name) else None
+
+
+def weights_digest(name: str) -> str | None:
+    """The SHA-256 of the file of weights that architecture `name` starts from; None if it starts from no file.
+
+    Raises:
+        DataNotAtHandError: the file is not on this machine, with the command that gets it.
+    """
+    from fl_sim.data import pretrained
+
+    return pretrained.weights_digest(name.removesuffix(IMAGENET)) if _starts_trained(name) else None
+
+
+def _starts_trained(name: str) -> bool:
+    return name in ARCHITECTURES and name.endswith(IMAGENET)
 
 
 def _size(shape: Shape) -> int:
@@ -122,4 +197,13 @@ def _for_small_images(module: nn.Module, shape: Shape) -> nn.Module:
     setattr(module.get_submodule(parent), leaf, replacement)
     if small and hasattr(module, "maxpool"):
         module.maxpool = nn.Identity()
+    return module
+
+
+def _new_head(module: nn.Module, outputs: int) -> nn.Module:
+    """Replace the last linear layer by a fresh one of `outputs`, drawn as torch draws any."""
+    from torch import nn
+
+    name, last = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear)][-1]
+    module.set_submodule(name, nn.Linear(last.in_features, outputs))
     return module

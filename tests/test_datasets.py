@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fl_sim.artifacts import Store, digest
 from fl_sim.data import DATASETS, Dataset, describe, friedman, get, load, named, vision
+from fl_sim.data.prepare import moments, prepare
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 from fl_sim.randomness import stream
+from fl_sim.scenario import Data
 
 DOWNLOADED = ["mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "cifar100", "svhn"]
 
@@ -31,10 +34,12 @@ def idx(array: np.ndarray) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-def write_mnist_like(folder: Path, names: tuple[str, ...], ending: str = "") -> list[np.ndarray]:
+def write_mnist_like(
+    folder: Path, names: tuple[str, ...], ending: str = "", train: int = 3, test: int = 2
+) -> list[np.ndarray]:
     """Three training and two test images of 4 x 5 pixels as the publishers' four files."""
     rng = stream(0, "fake")
-    shapes = [(3, 4, 5), (3,), (2, 4, 5), (2,)]
+    shapes = [(train, 4, 5), (train,), (test, 4, 5), (test,)]
     arrays = [rng.integers(0, 10, shape) for shape in shapes]
     for name, array in zip(names, arrays, strict=True):
         path = folder / f"{name}{ending}"
@@ -59,7 +64,7 @@ def test_digits_and_diabetes_are_real_and_travel_along():
     assert diabetes.task == "regression"
 
 
-@pytest.mark.parametrize("name", ["digits", "diabetes", "glyphs", "friedman"])
+@pytest.mark.parametrize("name", ["digits", "diabetes", "glyphs", "unseen-letters", "friedman"])
 def test_what_is_said_before_loading_is_true(name):
     source, dataset = describe(name), read(name, count=70)
     assert source.at_hand()
@@ -184,6 +189,109 @@ def test_the_pool_is_not_data_to_learn_from():
     assert describe("glyphs-pool").task == "unlabelled"
     with pytest.raises(ScenarioError, match="glyphs-pool has no labels"):
         read("glyphs-pool")
+
+
+@pytest.mark.parametrize("name", ["glyphs-pool:seen", "mnist:unlabelled"])
+def test_other_unlabelled_sets_are_refused_too(name, empty):
+    write_mnist_like(empty / "data" / "MNIST" / "raw", vision.IDX_NAMES)
+    assert describe(name).task == "unlabelled"
+    with pytest.raises(ScenarioError, match="has no labels; name it among"):
+        read(name)
+
+
+@pytest.mark.parametrize("name", vision.VISION)
+def test_a_published_set_is_split_into_two_parts(name):
+    whole, labelled, unlabelled = (describe(name + part) for part in ("", ":labelled", ":unlabelled"))
+    assert whole.capacity is not None
+    assert unlabelled.capacity is not None
+    assert labelled.capacity == whole.capacity - unlabelled.capacity
+    assert labelled.capacity - labelled.num_official_test == vision.VISION[name].num_train // 6
+    assert (labelled.num_official_test, labelled.num_classes) == (whole.num_official_test, whole.num_classes)
+    assert labelled.to_get == whole.to_get == unlabelled.to_get
+    assert len({source.fingerprint() for source in (whole, labelled, unlabelled)}) == 3
+
+
+def test_the_two_parts_of_a_published_set_share_no_image(empty):
+    write_mnist_like(empty / "data" / "MNIST" / "raw", vision.IDX_NAMES, train=14, test=3)
+    whole, labelled, others = read("mnist"), read("mnist:labelled"), vision.unlabelled("mnist")
+    assert np.array_equal(labelled.inputs, whole.inputs[[0, 1, 14, 15, 16]])
+    assert np.array_equal(labelled.targets, whole.targets[[0, 1, 14, 15, 16]])
+    assert (labelled.num_official_test, labelled.classes) == (3, whole.classes)
+    assert np.array_equal(others, whole.inputs[2:14])
+
+
+def test_a_part_is_got_as_the_whole_is(empty, monkeypatch):
+    asked = []
+    monkeypatch.setattr(vision, "_build", lambda spec, part, download: asked.append((spec.class_name, download)))
+    assert get("fashion-mnist:labelled").startswith("fashion-mnist:labelled is now in")
+    assert asked == [("FashionMNIST", True)] * 2
+    with pytest.raises(DataNotAtHandError, match="fl-sim data get fashion-mnist\n"):
+        read("fashion-mnist:labelled")
+
+
+@pytest.mark.parametrize(("name", "nearest"), [
+    ("fashion-mnist:labeled", "fashion-mnist:labelled"),
+    ("mnist:unlabeled", "mnist:unlabelled"),
+    ("glyphs-pool:sen", "glyphs-pool:seen"),
+    ("digits:labelled", "mnist:labelled"),
+])  # fmt: skip
+def test_parts_that_there_are_not_are_refused(name, nearest):
+    with pytest.raises(ScenarioError, match=rf"no dataset '{name}'; nearest: {nearest} .*NAME:labelled"):
+        describe(name)
+
+
+def test_a_users_module_may_have_the_name_of_a_dataset():
+    assert describe("mnist:train").origin == "yours"
+
+
+def test_the_names_message_begins_with_the_key_it_stands_at():
+    with pytest.raises(ScenarioError, match=r"^reference\.sets: no dataset 'mnits'"):
+        describe("mnits", "reference.sets")
+
+
+# ------------------------------------------------------------------------------------------------------- made ready
+
+
+def made_ready(tmp_path: Path, name: str = "digits", **parts: object):
+    return prepare(Data.model_validate({"name": name, **parts}), 0, Store(tmp_path / "store"))
+
+
+def test_what_was_stored_before_keeps_its_key_and_its_rows(tmp_path):
+    found = made_ready(tmp_path, train=20, server=5, calibration=10, test=7)
+    told = {"name": "digits", "image_size": None, "train": 20, "server": 5, "calibration": 10, "test": 7, "seed": 0}
+    assert found.key == digest(**told, version=1, source=describe("digits").fingerprint())
+    rows = stream(0, "data", "digits").permutation(1797)[:42]
+    assert np.array_equal(found.inputs, read("digits").inputs[rows])
+    assert np.array_equal(found.mean, moments(found.inputs[:20])[0])
+
+
+def test_without_training_rows_the_servers_are_the_measure(tmp_path):
+    found = made_ready(tmp_path, train=0, server=30, calibration=10, test=5)
+    assert [len(found.rows(part)) for part in ("train", "server", "calibration", "test")] == [0, 30, 10, 5]
+    for mine, theirs in zip((found.mean, found.std), moments(found.inputs[:30]), strict=True):
+        assert np.array_equal(mine, theirs)
+    regression = made_ready(tmp_path, "diabetes", train=0, server=30, calibration=10, test=5)
+    assert regression.target_mean == pytest.approx(float(regression.targets[:30].mean()))
+    with pytest.raises(ScenarioError, match=r"data\.train = 0 and data\.server = 0"):
+        made_ready(tmp_path, train=0, calibration=10, test=5)
+
+
+def test_calibration_rows_may_come_from_the_publishers_test_set(empty):
+    write_mnist_like(empty / "data" / "MNIST" / "raw", vision.IDX_NAMES, train=12, test=9)
+    whole = read("mnist:labelled").inputs
+    found = made_ready(empty, "mnist:labelled", train=0, server=2, calibration=4, test=5, calibration_from="test")
+    place = {image.tobytes(): row for row, image in enumerate(whole)}
+    rows = [place[image.tobytes()] for image in found.inputs]
+    assert sorted(rows[:2]) == [0, 1]
+    assert sorted(rows[2:]) == list(range(2, 11))  # all nine, each once
+    assert found.evaluated == (2, 11)
+
+
+def test_moments_by_hand():
+    mean, std = moments(np.array([[[[0, 2]], [[5, 5]]], [[[4, 2]], [[5, 5]]]], np.uint8))
+    assert (mean.ravel().tolist(), std.ravel().tolist()) == ([2, 5], [np.float32(2**0.5), 1])
+    assert mean.shape == std.shape == (2, 1, 1)
+    assert [one.tolist() for one in moments(np.array([[1, 3], [3, 3]], np.float32))] == [[2, 3], [1, 1]]
 
 
 def test_an_image_folder_is_read_class_by_class(tmp_path):
@@ -315,3 +423,6 @@ def test_the_real_fashion_mnist():
     assert np.bincount(dataset.targets[-dataset.num_official_test :]).tolist() == [1000] * 10
     source = describe("fashion-mnist")
     assert (source.capacity, source.num_official_test) == (70_000, 10_000)
+    labelled, others = read("fashion-mnist:labelled"), vision.unlabelled("fashion-mnist")
+    assert np.array_equal(np.concatenate([labelled.inputs[:10_000], others]), dataset.inputs[:60_000])
+    assert np.array_equal(labelled.inputs[10_000:], dataset.inputs[60_000:])

@@ -9,6 +9,7 @@ import pytest
 
 from fl_sim.data import fonts, glyphs
 from fl_sim.errors import FlSimError
+from fl_sim.randomness import stream
 
 
 @lru_cache
@@ -107,6 +108,47 @@ def test_nothing_is_cut_off(name, monkeypatch):
         image, room = fonts.draw(font, code, 28), np.zeros((84, 84), np.uint8)
         font.draw_glyph_to_bitmap(room, 40, 20, drawn[-1], antialiased=True)  # room for all of its ink
         assert image.sum(dtype=int) == room.sum(dtype=int), (name, hex(code))
+
+
+# ------------------------------------------------------------------------------------------- one family kept back
+
+
+def test_the_kept_back_family_is_whole_and_the_rest_is_everything_else():
+    assert fonts.UNSEEN_FONTS == ("STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta", "STIXGeneralItalic")
+    families = [fonts.open_font(name).family_name for name in fonts.SEEN_FONTS]
+    assert not any("STIX" in family.upper() for family in families)
+    assert all("STIX" in name for name in set(fonts.POOL_FONTS) - set(fonts.SEEN_FONTS))
+
+
+def test_the_seen_pool_is_the_pool_of_the_other_fonts():
+    few = ("cmr10", "cmex10")
+    found = glyphs.pool(28, few)
+    assert (found.fonts, np.unique(found.font).tolist()) == (few, [0, 1])
+    whole = {image.tobytes() for image in pool().images}
+    assert {image.tobytes() for image in found.images} <= whole
+
+
+def test_no_letter_of_a_kept_back_font_is_in_another_font():
+    seen = {
+        glyph.tobytes()
+        for glyph, font in zip(pool().images, pool().font, strict=True)
+        if pool().fonts[font] in fonts.SEEN_FONTS
+    }
+    letters = [
+        fonts.draw(fonts.open_font(name), ord(char), 28) for name in fonts.UNSEEN_FONTS for char in glyphs.LETTERS
+    ]
+    assert not seen & {letter.tobytes() for letter in letters}
+
+
+def test_unseen_letters_are_letters_of_these_fonts_alone():
+    images, labels = glyphs.render(520, 16, 0, fonts.UNSEEN_FONTS, glyphs.LETTERS)
+    assert np.bincount(labels).tolist() == [10] * 52
+    assert np.array_equal(images[:7], glyphs.render(7, 16, 0, fonts.UNSEEN_FONTS, glyphs.LETTERS)[0])
+    draws = stream(0, "glyphs", "distortion").random((520, 11), dtype=np.float32)
+    style = np.minimum((draws[:, 0] * 4).astype(int), 3)
+    for which, name in enumerate(fonts.UNSEEN_FONTS):  # drawn from an atlas of one font, of which nothing is chosen
+        alone = glyphs._distort(labels, draws, stream(0, "glyphs", "noise"), 16, (name,), glyphs.LETTERS)
+        assert np.array_equal(alone[style == which], images[style == which, 0])
 
 
 def test_a_missing_font_is_named():

@@ -15,6 +15,7 @@ import difflib
 from functools import partial
 
 from fl_sim.data import embedded, glyphs, vision
+from fl_sim.data.fonts import UNSEEN_FONTS
 from fl_sim.data.friedman import friedman
 from fl_sim.data.named import PATTERNS, named_source
 from fl_sim.data.source import Dataset, Source, data_root, versions
@@ -42,17 +43,30 @@ def load(name: str, *, count: int, image_size: int | None, seed: int) -> Dataset
     return source.read(count, image_size, seed)
 
 
-def describe(name: str) -> Source:
-    """What is known of a dataset without loading it; ScenarioError with the nearest valid name if unknown."""
-    if name in DATASETS:
-        return DATASETS[name]
-    if ":" in name:
-        return named_source(name)
-    near = difflib.get_close_matches(name, DATASETS, 1)
+def describe(name: str, key: str = "data.name") -> Source:
+    """What is known of a dataset without loading it.
+
+    Raises:
+        ScenarioError: no such name; the message begins with `key`, where it stands, and has the nearest valid name.
+    """
+    known = DATASETS | SPLITS
+    if name in known:
+        return known[name]
+    if ":" in name and not _meant_for_ours(name):
+        return named_source(name, key)
+    near = difflib.get_close_matches(name, known, 1)
     raise ScenarioError(
-        f"data.name: no dataset {name!r}{f'; nearest: {near[0]}' if near else ''} "
-        f"(all: {', '.join([*DATASETS, *PATTERNS])})"
+        f"{key}: no dataset {name!r}{f'; nearest: {near[0]}' if near else ''} "
+        f"(all: {', '.join([*DATASETS, *PATTERNS])}; NAME:labelled and NAME:unlabelled of {', '.join(vision.VISION)})"
     )
+
+
+def _meant_for_ours(name: str) -> bool:
+    """Whether a name with a colon that is none of ours was meant to be one, and not a `module:object`."""
+    kind, _, argument = name.partition(":")
+    if "-" in kind:  # no module is called so
+        return kind != "image-folder"
+    return kind in DATASETS and bool(difflib.get_close_matches(argument, ("labelled", "unlabelled"), 1, 0.8))
 
 
 def get(name: str) -> str:
@@ -77,9 +91,16 @@ def _glyphs(count: int, image_size: int | None, seed: int) -> Dataset:
     return Dataset(images, labels, tuple(glyphs.CHARACTERS))
 
 
+def _unseen_letters(count: int, image_size: int | None, seed: int) -> Dataset:
+    size = DEFAULT_GLYPH_SIZE if image_size is None else image_size
+    images, labels = glyphs.render(count, size, seed, UNSEEN_FONTS, glyphs.LETTERS)
+    return Dataset(images, labels, tuple(glyphs.LETTERS))
+
+
 def _refuse_pool(_count: int, _image_size: int | None, _seed: int) -> Dataset:
     raise ScenarioError(
-        "data.name: glyphs-pool has no labels; name it among [reference] sets, or use glyphs, which has them"
+        "data.name: glyphs-pool has no labels; name it among [reference] sets, or use glyphs or unseen-letters, which "
+        "have them"
     )
 
 
@@ -127,6 +148,23 @@ DATASETS: dict[str, Source] = {
             marks=_glyph_marks,
         ),
         Source(
+            name="unseen-letters",
+            task="classification",
+            about="letters in the four STIX text fonts, distorted, 52 classes, any size, grey",
+            origin="generated",
+            num_classes=52,
+            read=_unseen_letters,
+            marks=_glyph_marks,
+        ),
+        Source(
+            name="glyphs-pool:seen",
+            task="unlabelled",
+            about="glyphs-pool without the STIX fonts, about 34,000 images",
+            origin="generated",
+            read=_refuse_pool,
+            marks=_glyph_marks,
+        ),
+        Source(
             name="friedman",
             task="regression",
             about="Friedman's function, noise depending on x, 10 features",
@@ -137,3 +175,4 @@ DATASETS: dict[str, Source] = {
         *vision.sources(),
     )
 }
+SPLITS: dict[str, Source] = {source.name: source for name in vision.VISION for source in vision.splits(name)}

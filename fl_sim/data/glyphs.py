@@ -5,6 +5,9 @@ one of 21 text fonts, distorted at random (rotation, shear, scale, translation),
 on black. `pool` draws the unlabelled set `glyphs-pool`: every printable code point of every font once,
 undistorted.
 
+With other fonts and characters the same two make a pair where nothing was seen before: `unseen-letters` is the
+52 letters in the four STIX text fonts, and `glyphs-pool:seen` the pool without any font of that family.
+
 Every glyph stands on the same baseline at the same size of its font, so that size and height tell `o` from
 `O` and `p` from `P`: in part, for the random scale lets them overlap, and `o O 0`, `l I 1`, `s S`, `v V`
 share their shapes in several fonts. No classifier reaches 100 % here. That is wanted: a conformal set has
@@ -16,6 +19,7 @@ versions of matplotlib, NumPy and torch.
 
 from __future__ import annotations
 
+import hashlib
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
     import torch
 
 VERSION = 1  # raise it when a change here changes an image
-CHARACTERS = string.ascii_lowercase + string.ascii_uppercase + string.digits
+LETTERS = string.ascii_lowercase + string.ascii_uppercase
+CHARACTERS = LETTERS + string.digits
 CHUNK = 2048  # images distorted at a time
 
 
@@ -49,44 +54,46 @@ class GlyphPool:
     code_point: np.ndarray
 
 
-def render(count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (count, 1, image_size, image_size) and labels int64 (count,), indices into `CHARACTERS`.
+def render(
+    count: int, image_size: int, seed: int, fonts: tuple[str, ...] = TEXT_FONTS, characters: str = CHARACTERS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (count, 1, image_size, image_size) and labels int64 (count,), indices into `characters`.
 
-    Row i depends on `image_size` and `seed` alone, never on `count`. Each run of 62 rows holds every class
-    once.
+    Row i depends on all but `count`. Each run of as many rows as there are characters holds every class once.
+    `fonts` must draw every character.
     """
-    labels = _balanced_labels(count, seed)
+    labels = _balanced_labels(count, seed, len(characters))
     draws = stream(seed, "glyphs", "distortion").random((count, 11), dtype=np.float32)
     noise = stream(seed, "glyphs", "noise")
     images = np.empty((count, 1, image_size, image_size), np.uint8)
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
-        images[part, 0] = _distort(labels[part], draws[part], noise, image_size)
+        images[part, 0] = _distort(labels[part], draws[part], noise, image_size, fonts, characters)
     return images, labels
 
 
-def pool(image_size: int) -> GlyphPool:
+def pool(image_size: int, fonts: tuple[str, ...] = POOL_FONTS) -> GlyphPool:
     """Every printable code point of every font, undistorted; blank and repeated images are left out.
 
-    The order is fixed: `POOL_FONTS`, then code point, the first of equal images kept. What is equal depends
+    The order is fixed: `fonts`, then code point, the first of equal images kept. What is equal depends
     on `image_size`; at 28 there are about 40,000 images. A glyph too large for the image is drawn smaller.
     """
-    images, fonts, code_points = [], [], []
-    seen: set[bytes] = set()
-    for index, name in enumerate(POOL_FONTS):
+    images, font, code_points = [], [], []
+    seen: set[bytes] = set()  # digests: the images themselves would be held twice
+    for index, name in enumerate(fonts):
         for code, image in _printable_glyphs(name, image_size):
-            content = image.tobytes()
+            content = hashlib.sha256(image.tobytes()).digest()
             if image.any() and content not in seen:
                 seen.add(content)
                 images.append(image)
-                fonts.append(index)
+                font.append(index)
                 code_points.append(code)
-    return GlyphPool(np.stack(images)[:, None], POOL_FONTS, np.array(fonts), np.array(code_points))
+    return GlyphPool(np.stack(images)[:, None], fonts, np.array(font), np.array(code_points))
 
 
-def _balanced_labels(count: int, seed: int) -> np.ndarray:
-    num_blocks = -(-count // len(CHARACTERS))
-    keys = stream(seed, "glyphs", "labels").random((num_blocks, len(CHARACTERS)))
+def _balanced_labels(count: int, seed: int, num_classes: int) -> np.ndarray:
+    num_blocks = -(-count // num_classes)
+    keys = stream(seed, "glyphs", "labels").random((num_blocks, num_classes))
     return keys.argsort(axis=1).ravel()[:count].astype(np.int64)
 
 
@@ -98,24 +105,32 @@ def _printable_glyphs(name: str, image_size: int) -> Iterator[tuple[int, np.ndar
 
 
 @lru_cache(maxsize=4)
-def _atlas(side: int) -> torch.Tensor:
-    """Every text font's 62 characters, uint8 (fonts * 62, side, side), font by font."""
+def _atlas(side: int, fonts: tuple[str, ...] = TEXT_FONTS, characters: str = CHARACTERS) -> torch.Tensor:
+    """Every font's characters, uint8 (fonts * characters, side, side), font by font."""
     import torch
 
-    fonts = [open_font(name) for name in TEXT_FONTS]
-    return torch.from_numpy(np.stack([draw(font, ord(char), side) for font in fonts for char in CHARACTERS]))
+    opened = [open_font(name) for name in fonts]
+    return torch.from_numpy(np.stack([draw(font, ord(char), side) for font in opened for char in characters]))
 
 
-def _distort(labels: np.ndarray, draws: np.ndarray, noise: np.random.Generator, size: int) -> np.ndarray:
+def _distort(
+    labels: np.ndarray,
+    draws: np.ndarray,
+    noise: np.random.Generator,
+    size: int,
+    fonts: tuple[str, ...],
+    characters: str,
+) -> np.ndarray:
     """Glyphs under their random affine maps, blurred, dimmed and noisy: uint8 (m, size, size).
 
     Every step is elementwise per image, so that an image does not depend on its neighbours in the chunk.
     """
     import torch
 
-    atlas = _atlas(2 * size)  # twice as fine as the result, so that bilinear sampling averages instead of skipping
-    font = torch.from_numpy(np.minimum((draws[:, 0] * len(TEXT_FONTS)).astype(np.int64), len(TEXT_FONTS) - 1))
-    glyphs = atlas[font * len(CHARACTERS) + torch.from_numpy(labels)].float()
+    # Twice as fine as the result, so that bilinear sampling averages instead of skipping.
+    atlas = _atlas(2 * size, fonts, characters)
+    font = torch.from_numpy(np.minimum((draws[:, 0] * len(fonts)).astype(np.int64), len(fonts) - 1))
+    glyphs = atlas[font * len(characters) + torch.from_numpy(labels)].float()
     grid = _affine_grid(torch.from_numpy(draws[:, 1:8]), size)
     ink = torch.nn.functional.grid_sample(glyphs[:, None], grid, align_corners=False)[:, 0]
     ink = _blur(ink, torch.from_numpy(0.25 * draws[:, 8]))

@@ -21,20 +21,20 @@ PATTERNS = ("medmnist:NAME", "image-folder:PATH", "package.module:object")
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # torchvision's
 
 
-def named_source(name: str) -> Source:
-    """The source of a name that holds a colon; ScenarioError if what stands after it cannot be one."""
+def named_source(name: str, key: str = "data.name") -> Source:
+    """The source of a name that holds a colon; ScenarioError, which begins with `key`, if it cannot be one."""
     kind, _, argument = name.partition(":")
     if not kind or not argument:
-        raise ScenarioError(f"data.name: {name!r} has nothing beside its colon; write one of {', '.join(PATTERNS)}")
+        raise ScenarioError(f"{key}: {name!r} has nothing beside its colon; write one of {', '.join(PATTERNS)}")
     if kind == "medmnist":
-        return _medmnist(name, argument)
+        return _medmnist(name, argument, key)
     if kind == "image-folder":
         return _image_folder(name, Path(argument).expanduser())
     read, marks = partial(_call, kind, argument), partial(_module_marks, name)
     return Source(name, None, f"your own: {argument} of {kind}", "yours", read, marks=marks)
 
 
-def _medmnist(name: str, flag: str) -> Source:
+def _medmnist(name: str, flag: str, key: str) -> Source:
     file = data_root() / "medmnist" / f"{flag}.npz"
     package = _medmnist_package()
     if package is None:
@@ -47,7 +47,7 @@ def _medmnist(name: str, flag: str) -> Source:
             at_hand=lambda: False,
             to_get=("pip install medmnist", f"fl-sim data get {name}"),
         )
-    info = _medmnist_info(package, flag)
+    info = _medmnist_info(package, flag, key)
     return Source(
         name,
         "classification",
@@ -69,16 +69,16 @@ def _medmnist_package() -> ModuleType | None:
         return None
 
 
-def _medmnist_info(package: ModuleType, flag: str) -> dict[str, Any]:
+def _medmnist_info(package: ModuleType, flag: str, key: str) -> dict[str, Any]:
     usable = {
-        key: info
-        for key, info in package.INFO.items()
-        if not key.endswith("3d") and not info["task"].startswith("multi-label")
+        name: info
+        for name, info in package.INFO.items()
+        if not name.endswith("3d") and not info["task"].startswith("multi-label")
     }
     if flag not in usable:
         near = difflib.get_close_matches(flag, usable, 1, 0) or ["pathmnist"]
         raise ScenarioError(
-            f"data.name: medmnist has no set {flag!r} of flat images with one label each; "
+            f"{key}: medmnist has no set {flag!r} of flat images with one label each; "
             f"nearest: medmnist:{near[0]} (all: {', '.join(usable)})"
         )
     return usable[flag]

@@ -28,7 +28,7 @@ class Prepared:
     targets: NDArray[Any]  # int64 labels, or float32 in the data's own unit
     classes: tuple[str, ...] | None  # None for regression
     starts: dict[str, tuple[int, int]]  # split -> (first row, row after the last)
-    mean: NDArray[np.float32]  # of the training rows: per channel (c, 1, 1), or per feature (d,)
+    mean: NDArray[np.float32]  # of the training rows, or the server's if there are none: (c, 1, 1) or (d,)
     std: NDArray[np.float32]
     target_mean: float  # 0 and 1 for classification
     target_std: float
@@ -53,9 +53,13 @@ class Prepared:
         return self.starts["calibration"][0], self.starts["test"][1]
 
     def standardised(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """Inputs as models take them: float32, centred and scaled as the training rows are."""
+        """Inputs as models take them: float32, (x - mean) / std."""
         x = self.inputs[rows].astype(np.float32)
         return np.ascontiguousarray((x - self.mean) / self.std)
+
+    def inputs_for(self, rows: NDArray[np.int64], contrast: str) -> NDArray[Any]:
+        """Inputs as a recipe's `contrast` has them: standardised, or images as they are, for each has its own."""
+        return self.standardised(rows) if contrast == "set" else np.ascontiguousarray(self.inputs[rows])
 
     def learnable(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """True targets as models are fitted to them."""
@@ -77,9 +81,13 @@ def prepare(data: Data, seed: int, store: Store) -> Prepared:
 
     Raises:
         DataNotAtHandError: with the commands that get it.
+        ScenarioError: more rows than there are, or neither training nor server rows.
     """
+    told = data.model_dump(mode="json")
+    if data.calibration_from == "train":
+        told.pop("calibration_from")  # as before there was a choice: what lies in a store keeps its key
     parts = {
-        **data.model_dump(mode="json"),
+        **told,
         "seed": seed,
         "version": VERSION,
         "source": describe(data.name).fingerprint(),
@@ -111,9 +119,14 @@ def _make(data: Data, seed: int) -> Artifact:
     inputs, targets = dataset.inputs[chosen], dataset.targets[chosen]
     if inputs.ndim == 4 and data.image_size is not None:
         inputs = resized(inputs, data.image_size)
-    mean, std = _moments(inputs[: data.train])
+    known = data.train or data.server  # rows by which all are standardised; the server's lie first without training
+    if known == 0:
+        raise ScenarioError(
+            "data.train = 0 and data.server = 0: rows are needed to standardise by; set one of them above 0"
+        )
+    mean, std = moments(inputs[:known])
     regression = dataset.classes is None
-    train = targets[: data.train].astype(np.float64)
+    train = targets[:known].astype(np.float64)
     ends = np.cumsum([getattr(data, split) for split in SPLITS])
     meta = {
         "classes": None if dataset.classes is None else list(dataset.classes),
@@ -125,13 +138,15 @@ def _make(data: Data, seed: int) -> Artifact:
 
 
 def _draw(dataset: Dataset, data: Data, seed: int) -> NDArray[np.int64]:
-    """Which rows, laid out as SPLITS says; the test rows are the publisher's own where there are such."""
+    """Which rows, laid out as SPLITS says; the test rows are the publisher's own where there are such, and so are the
+    calibration rows where `calibration_from` is "test"."""
     total, official = len(dataset.targets), dataset.num_official_test
+    inside = data.test + (data.calibration if data.calibration_from == "test" else 0)
     rng = stream(seed, "data", data.name)
     if official == 0:
         return rng.permutation(total)[: data.rows]
-    outside = rng.permutation(total - official)[: data.rows - data.test]
-    return np.concatenate([outside, total - official + rng.permutation(official)[: data.test]])
+    outside = rng.permutation(total - official)[: data.rows - inside]
+    return np.concatenate([outside, total - official + rng.permutation(official)[:inside]])
 
 
 def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -150,7 +165,26 @@ def resized(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.concatenate(parts)
 
 
-def _moments(inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def as_shape(images: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Images (n, c, h, w), c = 1 or 3, as (n, *shape), 1 or 3 channels and a square: colour made `grey`, then
+    `resized`, then grey repeated where colour is wanted."""
+    if images.shape[1] == 3 and shape[0] == 1:
+        images = grey(images)
+    images = resized(np.ascontiguousarray(images), shape[1])
+    return np.ascontiguousarray(np.broadcast_to(images, (len(images), *shape)))
+
+
+def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luma of ITU-R 601, 0.299 R + 0.587 G + 0.114 B, of colour images (n, 3, h, w): (n, 1, h, w), rounded as Pillow's
+    convert("L") does, so that arrays and files come out alike."""
+    red, green, blue = np.moveaxis(images.astype(np.uint32), 1, 0)
+    luma = (19_595 * red + 38_470 * green + 7_471 * blue + (1 << 15)) >> 16
+    return luma.astype(np.uint8)[:, None]
+
+
+def moments(inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation, float32, of images (n, c, h, w) per channel, (c, 1, 1), or of features (n, d) per
+    feature, (d,); n >= 1. A deviation of 0 is given as 1, so that dividing by it does no harm."""
     axes = (0, 2, 3) if inputs.ndim == 4 else (0,)
     mean = inputs.mean(axes, dtype=np.float64, keepdims=True)[0]
     std = inputs.std(axes, dtype=np.float64, keepdims=True)[0]

@@ -2,13 +2,17 @@
 
 They lie under `source.data_root()`. Fashion-MNIST is also read where Debian's package dataset-fashion-mnist
 puts it.
+
+Each comes also in two parts that share no image: `NAME:labelled` is the first sixth of its publisher's training
+images (rounded down; 10,000 of Fashion-MNIST's) and its whole test set; `NAME:unlabelled` is its other training
+images, in the publisher's order. Both read the files of NAME.
 """
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +21,10 @@ from urllib.error import URLError
 import numpy as np
 
 from fl_sim.data.source import Dataset, Source, data_root
-from fl_sim.errors import DataNotAtHandError, FlSimError
+from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+LABELLED = 6  # one of so many training images is in NAME:labelled
 IDX_NAMES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
@@ -85,8 +90,41 @@ VISION = {
 
 
 def sources() -> list[Source]:
-    """Every dataset of this file."""
-    return [_source(name, spec) for name, spec in VISION.items()]
+    """Every dataset of this file, and the parts of one; the others' are alike, and a list would hardly end."""
+    shown = {"fashion-mnist": splits("fashion-mnist")}
+    return [source for name, spec in VISION.items() for source in (_source(name, spec), *shown.get(name, ()))]
+
+
+def splits(name: str) -> tuple[Source, Source]:
+    """`NAME:labelled` and `NAME:unlabelled` of one of `VISION`."""
+    spec = VISION[name]
+    labelled, whole = spec.num_train // LABELLED, _source(name, spec)
+    return (
+        replace(
+            whole,
+            name=f"{name}:labelled",
+            about=f"its first {labelled:,} training images, and its test set",
+            capacity=labelled + spec.num_test,
+            read=partial(_read_labelled, name),
+        ),
+        replace(
+            whole,
+            name=f"{name}:unlabelled",
+            task="unlabelled",
+            about=f"its other {spec.num_train - labelled:,} training images, for reference sets",
+            capacity=spec.num_train - labelled,
+            num_official_test=0,
+            num_classes=None,
+            read=partial(_refuse_unlabelled, name),
+        ),
+    )
+
+
+def unlabelled(name: str) -> np.ndarray:
+    """The images of `NAME:unlabelled`, uint8 (n, channels, height, width), which must be at hand."""
+    whole = _read(name, 0, None, 0)
+    num_train = len(whole.inputs) - whole.num_official_test
+    return whole.inputs[num_train // LABELLED : num_train]
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -144,6 +182,20 @@ def _read(name: str, _count: int, _image_size: int | None, _seed: int) -> Datase
         images = np.ascontiguousarray(images.swapaxes(2, 3))  # its publisher stored columns as rows
     labels = np.concatenate([_labels(train), _labels(test)])
     return Dataset(images, labels, _classes(train), num_official_test=len(_labels(test)))
+
+
+def _read_labelled(name: str, _count: int, _image_size: int | None, _seed: int) -> Dataset:
+    whole = _read(name, 0, None, 0)
+    num_train = len(whole.inputs) - whole.num_official_test
+    rows = np.r_[: num_train // LABELLED, num_train : len(whole.inputs)]
+    return Dataset(whole.inputs[rows], whole.targets[rows], whole.classes, whole.num_official_test)
+
+
+def _refuse_unlabelled(name: str, _count: int, _image_size: int | None, _seed: int) -> Dataset:
+    raise ScenarioError(
+        f"data.name: {name}:unlabelled has no labels; name it among [reference] sets, or use {name}:labelled, which "
+        "has them"
+    )
 
 
 def _read_debian(spec: _Vision) -> Dataset:
