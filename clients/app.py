@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients import calibrate, learn, optimise
+from clients import calibrate, handed, learn, optimise
 from clients.answers import misbehave
 from fl_sim.records import TIMING
 
@@ -47,6 +47,10 @@ app = ClientApp(mods=[report_failures, misbehave])
 app.train()(answering(learn.train))
 app.train("fit")(answering(learn.fit))
 app.train("adopt")(answering(learn.adopt))
+app.train("payload")(answering(handed.payload))
+app.train("images")(answering(handed.images))
+app.train("weights")(answering(handed.weights))
+app.train("probe")(answering(handed.probe))
 app.query("threshold")(answering(calibrate.threshold))
 app.query("order")(answering(calibrate.order))
 app.query("size")(answering(calibrate.size))

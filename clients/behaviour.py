@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.population import Client, Indices, Population
-from fl_sim.learning import Recipe, outputs_of
+from fl_sim.learning import Contrast, Recipe, outputs_of
 from fl_sim.randomness import stream
 
 Floats = NDArray[np.float64]
@@ -34,13 +34,20 @@ CERTAIN = 1000.0  # a logit so far above 0 that the class has all the probabilit
 
 def told_targets(client: Client, people: Population, split: str, rows: Indices) -> NDArray[Any] | None:
     """The targets that a client gives to rows of its training or calibration; None: their true ones."""
+    if client.behaviour is None or client.behaviour.kind not in ("label-shuffle", "constant"):
+        return None
+    return told_instead(client, people, split, people.data.targets[rows])
+
+
+def told_instead(client: Client, people: Population, split: str, true: NDArray[Any]) -> NDArray[Any] | None:
+    """What a client takes for the targets `true` (n,) of points of its training or calibration; None: these."""
     if client.behaviour is None:
         return None
     if client.behaviour.kind == "label-shuffle":
-        return _shuffled(people, client.id, split, people.data.targets[rows])
+        return _shuffled(people, client.id, split, true)
     if client.behaviour.kind == "constant" and split == "train":
         one = people.data.target_mean if people.data.classes is None else _one_class(people, client)
-        return np.full_like(people.data.targets[rows], one)
+        return np.full_like(true, one)
     return None
 
 
@@ -76,9 +83,9 @@ SCORES: dict[str, Callable[[Floats, Any, np.random.Generator], Floats]] = {
 }
 
 
-def own_recipe(client: Client, people: Population, purpose: str) -> Recipe:
+def own_recipe(client: Client, people: Population, purpose: str, contrast: Contrast = "set") -> Recipe:
     """How a client makes a model of its own."""
-    recipe = people.recipe(client.tier, purpose)
+    recipe = people.recipe(client.tier, purpose, contrast)
     lazy = client.behaviour is not None and client.behaviour.kind == "free-rider"
     return replace(recipe, epochs=0) if lazy else recipe
 

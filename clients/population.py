@@ -14,12 +14,13 @@ from fl_sim.artifacts import Artifact, Store, digest, store_at
 from fl_sim.behaviours import Behaviour
 from fl_sim.data.partition import deal, proportions, quantile_bins
 from fl_sim.data.prepare import Prepared, open_prepared
-from fl_sim.errors import ScenarioError
-from fl_sim.learning import Recipe, resolve_device
+from fl_sim.data.reference import Reference, open_reference
+from fl_sim.errors import FlSimError, ScenarioError
+from fl_sim.learning import Contrast, Recipe, resolve_device
 from fl_sim.randomness import stream
 from fl_sim.scenario import Clients, Scenario, Tier
 
-VERSION = 2  # raise it when a change here changes who gets what
+VERSION = 3  # raise it when a change here changes who gets what
 TARGET_BINS = 10  # regression: a client's "labels" are the deciles of the target
 DRAWS = 100  # how often a partition is drawn before min_calibration is given up
 
@@ -51,6 +52,7 @@ class Population:
     tiers: NDArray[np.int64]  # (K,) index into clients.tier
     behaviours: NDArray[np.int64]  # (K,) index into clients.behaviour; -1 for those that behave
     bins: NDArray[np.int64]  # (n,) label of every row; for regression its decile of the target
+    held: Reference | None  # the reference set that every client holds, where there is one
     rows: dict[str, tuple[Indices, Indices]]  # split -> (offsets (K + 1,), indices)
 
     def __len__(self) -> int:
@@ -86,16 +88,28 @@ class Population:
         return "train" in self.rows
 
     @property
+    def reference(self) -> Reference:
+        """The reference set that every client holds.
+
+        Raises:
+            FlSimError: this population holds none.
+        """
+        if self.held is None:
+            raise FlSimError("this client holds no reference set: the scenario needs [reference]")
+        return self.held
+
+    @property
     def num_bins(self) -> int:
         """Classes, or deciles."""
         return self.data.num_classes or TARGET_BINS
 
-    def recipe(self, tier: Tier, purpose: str) -> Recipe:
+    def recipe(self, tier: Tier, purpose: str, contrast: Contrast = "set") -> Recipe:
         """How a model of this tier is made."""
         return Recipe(
             architecture=tier.architecture, epochs=tier.epochs, learning_rate=tier.learning_rate,
             batch_size=tier.batch_size, quantiles=tier.quantiles, seed=self.seed, purpose=purpose,
-            device=self.device, precision=self.precision,
+            device=self.device, precision=self.precision, optimizer=tier.optimizer, schedule=tier.schedule,
+            contrast=contrast,
         )  # fmt: skip
 
     def _rows(self, split: str, k: int) -> Indices:
@@ -105,8 +119,8 @@ class Population:
         return indices[offsets[k] : offsets[k + 1]]
 
 
-def populate(scenario: Scenario, data: Prepared, store: Store) -> Population:
-    """Draw the clients of a scenario, or find them in the store.
+def populate(scenario: Scenario, data: Prepared, store: Store, reference: Reference | None = None) -> Population:
+    """Draw the clients of a scenario, or find them in the store; `reference` is what all of them hold.
 
     Raises:
         ScenarioError: no partition in 100 draws gave every client `min_calibration` points.
@@ -119,6 +133,7 @@ def populate(scenario: Scenario, data: Prepared, store: Store) -> Population:
         "trains_locally": scenario.trains_locally,
         "device": resolve_device(scenario.runtime.device),
         "precision": scenario.runtime.precision,
+        "reference": None if reference is None else reference.key,
     }
     key = digest(version=VERSION, **told)
     store.get("population", key, lambda: Artifact(_draw(scenario, data), told))
@@ -130,6 +145,7 @@ def open_population(root: str, key: str) -> Population:
     """The population of that key in the store at `root`; kept open by the process."""
     store = store_at(root)
     found = store.open("population", key)
+    held = found.meta["reference"]
     rows = {
         split: (np.array(found.arrays[f"{split}-offsets"]), found.arrays[f"{split}-indices"])
         for split in ("calibration", "test", "train")
@@ -139,7 +155,7 @@ def open_population(root: str, key: str) -> Population:
         key=key, seed=found.meta["seed"], device=found.meta["device"], precision=found.meta["precision"],
         clients=Clients.model_validate(found.meta["clients"]), data=open_prepared(store, found.meta["data"]),
         tiers=np.array(found.arrays["tiers"]), behaviours=np.array(found.arrays["behaviours"]),
-        bins=found.arrays["bins"], rows=rows,
+        bins=found.arrays["bins"], rows=rows, held=None if held is None else open_reference(store, held),
     )  # fmt: skip
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
-from torch import nn
 
 from clients.behaviour import told_outputs, told_targets
 from clients.population import Client, Indices, Population, open_population
 from fl_sim import learning
 from fl_sim.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
 from fl_sim.learning import Recipe
+from fl_sim.trained import kept, outputs_on, trained
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ def _outputs(store: Store, population: Population, model: str, client: int | Non
     rows = everybodys if client is None else getattr(population.client(client), split)
 
     def make() -> Artifact:
-        module, recipe = load_model(store, model, population)
-        return Artifact({"outputs": learning.predict(module, data.standardised(rows), recipe)}, {"model": model})
+        return Artifact({"outputs": outputs_on(store, model, data, rows)}, {"model": model})
 
     return store.get("outputs", digest(model=model, data=data.key, rows=digest_of_array(rows)), make).arrays["outputs"]
 
@@ -96,18 +95,7 @@ def _outputs(store: Store, population: Population, model: str, client: int | Non
 def fitted(seat: Seat, recipe: Recipe, rows: Indices, targets: NDArray[Any] | None = None) -> str:
     """The key of the model that `recipe` gives on `rows`, trained now unless the store has it; `targets` where they
     are not the true ones."""
-    data = seat.population.data
-    told = {} if targets is None else {"targets": digest_of_array(targets)}
-    key = digest(recipe=recipe.parts(), data=data.key, rows=digest_of_array(rows), **told)
-
-    def make() -> Artifact:
-        model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
-        labels = data.learnable(rows) if targets is None else data.scaled(targets)
-        learning.fit(model, data.standardised(rows), labels, recipe)
-        return _as_artifact(model, recipe)
-
-    seat.store.get("model", key, make)
-    return key
+    return trained(seat.store, seat.population.data, recipe, rows, targets)
 
 
 def trained_on(seat: Seat, recipe: Recipe, weights: dict[str, Any]) -> OrderedDict[str, Any]:
@@ -122,7 +110,7 @@ def trained_on(seat: Seat, recipe: Recipe, weights: dict[str, Any]) -> OrderedDi
     def make() -> Artifact:
         model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
         model.load_state_dict(weights)
-        return _as_artifact(learning.fit(model, data.standardised(rows), data.scaled(targets), recipe), recipe)
+        return kept(learning.fit(model, data.standardised(rows), data.scaled(targets), recipe), recipe)
 
     found = seat.store.get("update", key, make).tensors
     return OrderedDict((name, found[name]) for name in weights)  # in the model's order, which a file does not keep
@@ -138,17 +126,3 @@ def adopted(seat: Seat, weights: dict[str, Any]) -> str:
 
 def _digests(weights: dict[str, Any]) -> dict[str, str]:
     return {name: digest_of_array(tensor.numpy()) for name, tensor in weights.items()}
-
-
-def load_model(store: Store, key: str, population: Population) -> tuple[nn.Module, Recipe]:
-    """A stored model and the recipe it was made by."""
-    found = store.open("model", key)
-    told = found.meta["recipe"]
-    recipe = Recipe(**{**told, "quantiles": tuple(told["quantiles"]) if told["quantiles"] else None})
-    model = learning.initial(recipe, population.data.shape, learning.outputs_of(recipe, population.data.num_classes))
-    model.load_state_dict(dict(found.tensors))
-    return model, recipe
-
-
-def _as_artifact(model: nn.Module, recipe: Recipe) -> Artifact:
-    return Artifact(meta={"recipe": recipe.__dict__}, tensors=dict(model.state_dict()))

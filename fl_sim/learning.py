@@ -6,9 +6,10 @@ On the CPU a client computes with one thread, on every runtime, so that the same
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +17,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl_sim import models
+from fl_sim.data.contrast import contrasted
+from fl_sim.errors import FlSimError
 from fl_sim.options import own_digest
 from fl_sim.randomness import stream, torch_seeded
 
 VERSION = 1  # raise it when a change here changes what training or prediction gives: it is part of every model's key
 
 PREDICT_BATCH = 1024
+HELD_VALUES = 1 << 26  # images of more values than that are standardised a batch at a time
+
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+WEIGHT_DECAY = 0.01  # AdamW's, torch's own default; it holds for every parameter, biases and norms too
+
+Contrast = Literal["set", "image"]  # by what the inputs were standardised: the data's moments, or each image's own
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Recipe:
 
     architecture: str
     epochs: int
-    learning_rate: float  # Adam's
+    learning_rate: float  # of the first step
     batch_size: int
     quantiles: tuple[float, float] | None  # levels of the two heads of a quantile regressor; None otherwise
     seed: int
@@ -38,11 +48,24 @@ class Recipe:
     device: str  # "cpu" or "cuda": kernels of different devices round differently
     precision: str  # "float32" or "bfloat16"
     cohort: int = 1  # how many clients are trained in one stacked batch; their kernels round differently too
+    optimizer: str = "adam"  # or "adamw", with WEIGHT_DECAY
+    schedule: str = "constant"  # or "cosine": from the learning rate to 0 over all steps of all epochs
+    contrast: Contrast = "set"  # inputs are standardised by a set's moments, or each image by its own
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(known)}")
 
     def parts(self) -> dict[str, Any]:
-        """As JSON values for a key, with torch's version and this file's."""
-        own = own_digest(self.architecture)
-        return {**self.__dict__, "torch": torch.__version__, "learning": VERSION, "own": own}
+        """As JSON values for a key, with torch's version and this file's, and digests of what the architecture is read
+        from: the user's own module, or a file of trained weights.
+
+        Raises:
+            DataNotAtHandError: that file is not on this machine, with the command that gets it.
+        """
+        own, weights = own_digest(self.architecture), models.weights_digest(self.architecture)
+        return {**self.__dict__, "torch": torch.__version__, "learning": VERSION, "own": own, "weights": weights}
 
 
 def initial(recipe: Recipe, shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -58,42 +81,103 @@ def outputs_of(recipe: Recipe, num_classes: int | None) -> int:
     return 1 if recipe.quantiles is None else 2
 
 
-def fit(model: nn.Module, inputs: NDArray[Any], targets: NDArray[Any], recipe: Recipe) -> nn.Module:
-    """Train `model` in place by Adam and return it.
+def fit(
+    model: nn.Module,
+    inputs: NDArray[Any],
+    targets: NDArray[Any],
+    recipe: Recipe,
+    *,
+    levels: NDArray[Any] | None = None,
+) -> nn.Module:
+    """Train `model` in place and return it.
 
     Args:
         model: from `initial`, or with the weights of an earlier round.
-        inputs: float32, (n, *shape), standardised. With n = 0 the model is left as it is.
-        targets: int64 labels (n,), or float32 (n,).
-        recipe: epochs, learning rate, batch size, loss, seed, device and precision.
+        inputs: float32, (n, *shape), standardised; or for contrast = "image" uint8 images (n, channels, height, width),
+            a memory map if you like. With n = 0 the model is left as it is.
+        targets: int64 labels (n,), float32 class probabilities (n, C) (soft labels), or float32 (n,) of a regression.
+        recipe: epochs, optimizer, learning rate and its schedule, batch size, loss, seed, device and precision.
+        levels: unsigned integers (n,), a curriculum: a row is shown from the epoch on in which `open_levels` opens its
+            level. A level that no row has takes no turn. None shows every row in every epoch.
+
+    Raises:
+        ValueError: levels that are not (n,), or uint8 inputs for contrast = "set", or others for "image".
     """
     if len(inputs) == 0 or recipe.epochs == 0:
         return model
-    x, y = torch.from_numpy(inputs).to(recipe.device), torch.from_numpy(targets).to(recipe.device)
-    order = stream(recipe.seed, "batch-order", recipe.purpose)
+    batch_of = _reader(inputs, recipe)
+    y = torch.from_numpy(targets).to(recipe.device)
+    first = _first_epochs(levels, recipe.epochs, len(inputs))
+    steps = sum(len(_starts(int((first <= epoch).sum()), recipe.batch_size)) for epoch in range(recipe.epochs))
+    order, step = stream(recipe.seed, "batch-order", recipe.purpose), 0
     model.to(recipe.device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    optimizer = _optimizer(model, recipe)
     with _one_thread(), _autocast(recipe), torch_seeded(recipe.seed, "dropout", recipe.purpose):
-        for _ in range(recipe.epochs):
-            for rows in _batches(order.permutation(len(x)), recipe.batch_size):
+        for epoch in range(recipe.epochs):
+            everyone = order.permutation(len(inputs))
+            for rows in _batches(everyone[first[everyone] <= epoch], recipe.batch_size):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate_at(recipe, step, steps)
                 _normalise_by_batch(model, len(rows) > 1)
                 optimizer.zero_grad(set_to_none=True)
-                _loss(model(x[rows]), y[rows], recipe.quantiles).backward()
+                _loss(model(batch_of(rows)), y[rows], recipe.quantiles).backward()
                 optimizer.step()
+                step += 1
     return model
+
+
+def open_levels(epoch: int, epochs: int, num_levels: int) -> int:
+    """How many levels of a curriculum are open in `epoch`, which counts from 0: levels 0 to that less one are shown.
+
+    The levels open one after another, evenly, over the first half of the epochs; all are open from epoch
+    ceil(epochs / 2) on, and in the last epoch at any rate. Level 0 is open from the start.
+
+    >>> [open_levels(epoch, 6, 4) for epoch in range(6)]
+    [1, 2, 3, 4, 4, 4]
+    """
+    half = min(-(-epochs // 2), epochs - 1)
+    return num_levels if epoch >= half else 1 + epoch * (num_levels - 1) // half
+
+
+def learning_rate_at(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of `step`, which counts from 0, of `steps` in all; cosine would be 0 at `steps` itself.
+
+    Loshchilov and Hutter, "SGDR", 2017, https://arxiv.org/abs/1608.03983, eq. 5, without restarts and down to 0.
+    """
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def predict(model: nn.Module, inputs: NDArray[Any], recipe: Recipe) -> NDArray[np.float32]:
     """The model's outputs, (n, outputs) float32: logits, means or quantiles."""
     if len(inputs) == 0:  # one row tells the shape; a model of the user's may not take none
-        return predict(model, np.zeros((1, *inputs.shape[1:]), np.float32), recipe)[:0]
+        return predict(model, np.zeros((1, *inputs.shape[1:]), inputs.dtype), recipe)[:0]
     model.to(recipe.device).eval()
-    parts = []
-    with _one_thread(), _autocast(recipe), torch.inference_mode():
-        for start in range(0, len(inputs), PREDICT_BATCH):
-            batch = torch.from_numpy(inputs[start : start + PREDICT_BATCH]).to(recipe.device)
-            parts.append(model(batch).float().cpu().numpy())
-    return np.concatenate(parts)
+    batch_of = _reader(inputs, recipe)
+    return np.concatenate([_said(model, batch_of(rows), recipe) for rows in _slices(len(inputs), PREDICT_BATCH)])
+
+
+def predict_and_embed(
+    model: nn.Module, inputs: NDArray[Any], recipe: Recipe
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The outputs (n, outputs) and the embeddings (n, d) of `inputs`, both float32.
+
+    An embedding is what the model's last linear layer gets, the last by the order in which the model's parts were
+    assigned.
+
+    Raises:
+        FlSimError: the model has no linear layer, or does not use the last one once for each row.
+    """
+    if len(inputs) == 0:
+        outputs, embeddings = predict_and_embed(model, np.zeros((1, *inputs.shape[1:]), inputs.dtype), recipe)
+        return outputs[:0], embeddings[:0]
+    model.to(recipe.device).eval()
+    batch_of, parts = _reader(inputs, recipe), []
+    with _listening(model, recipe) as heard:
+        for rows in _slices(len(inputs), PREDICT_BATCH):
+            parts.append((_said(model, batch_of(rows), recipe), heard(rows.stop - rows.start)))
+    return np.concatenate([said for said, _ in parts]), np.concatenate([embedding for _, embedding in parts])
 
 
 def resolve_device(wanted: str) -> str:
@@ -110,7 +194,7 @@ def resolve_device(wanted: str) -> str:
 
 
 def _loss(outputs: torch.Tensor, targets: torch.Tensor, quantiles: tuple[float, float] | None) -> torch.Tensor:
-    if targets.dtype == torch.int64:
+    if targets.dtype == torch.int64 or targets.ndim == 2:
         return nn.functional.cross_entropy(outputs, targets)
     if quantiles is None:
         return nn.functional.mse_loss(outputs[:, 0], targets)
@@ -126,13 +210,89 @@ def _normalise_by_batch(model: nn.Module, enough: bool) -> None:
             layer.train(enough)
 
 
-def _batches(order: NDArray[np.int64], size: int) -> Iterator[torch.Tensor]:
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=WEIGHT_DECAY)
+    return torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+
+
+def _first_epochs(levels: NDArray[Any] | None, epochs: int, n: int) -> NDArray[np.int64]:
+    """The epoch (n,) from which on each row is shown."""
+    if levels is None:
+        return np.zeros(n, np.int64)
+    if levels.shape != (n,):
+        raise ValueError(f"levels of shape {levels.shape}: must have shape ({n},)")
+    found, ranks = np.unique(levels, return_inverse=True)
+    opened = [open_levels(epoch, epochs, len(found)) for epoch in range(epochs)]
+    return np.searchsorted(opened, ranks, side="right")  # a level is open where more are than go before it
+
+
+def _reader(inputs: NDArray[Any], recipe: Recipe) -> Callable[[torch.Tensor | slice], torch.Tensor]:
+    """What gives rows as the model takes them, on the device."""
+    if (inputs.dtype == np.uint8) != (recipe.contrast == "image"):
+        raise ValueError(f"inputs of {inputs.dtype} for contrast = {recipe.contrast!r}: must be uint8 for 'image' only")
+    if inputs.dtype == np.uint8 and inputs.size > HELD_VALUES:
+        # Each image by its own contrast, so a batch gives the same floats as all at once would.
+        return lambda rows: torch.from_numpy(contrasted(np.asarray(inputs[_numpy(rows)]))).to(recipe.device)
+    held = torch.from_numpy(contrasted(inputs) if inputs.dtype == np.uint8 else inputs).to(recipe.device)
+    return lambda rows: held[rows]
+
+
+def _numpy(rows: torch.Tensor | slice) -> NDArray[np.int64] | slice:
+    return rows if isinstance(rows, slice) else rows.numpy()
+
+
+def _said(model: nn.Module, batch: torch.Tensor, recipe: Recipe) -> NDArray[np.float32]:
+    with _one_thread(), _autocast(recipe), torch.inference_mode():
+        said: NDArray[np.float32] = model(batch).float().cpu().numpy()
+        return said
+
+
+@contextlib.contextmanager
+def _listening(model: nn.Module, recipe: Recipe) -> Iterator[Callable[[int], NDArray[np.float32]]]:
+    """Gives what tells, after a batch of so many rows, what the model's last linear layer got."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise FlSimError(
+            f"architecture {recipe.architecture!r} has no embeddings: they are what its last linear layer gets, and it "
+            "has none; choose another architecture, or a rule that needs no embeddings"
+        )
+    caught: list[torch.Tensor] = []
+    hook = layers[-1].register_forward_hook(lambda _layer, given, _gave: caught.append(given[0]))
+
+    def heard(rows: int) -> NDArray[np.float32]:
+        shapes = [tuple(each.shape) for each in caught]
+        if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != rows:
+            raise FlSimError(
+                f"architecture {recipe.architecture!r} has no embeddings: of {rows} rows its last linear layer got "
+                f"{shapes or 'nothing'}, and must get one vector a row; choose another architecture, or a rule that "
+                "needs no embeddings"
+            )
+        embedding: NDArray[np.float32] = caught.pop().float().cpu().numpy()
+        return embedding
+
+    try:
+        yield heard
+    finally:
+        hook.remove()
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _starts(count: int, size: int) -> list[int]:
     # A last batch of one row would break batch normalisation; it joins the batch before it.
-    starts = list(range(0, len(order), size))
-    if len(starts) > 1 and len(order) - starts[-1] == 1:
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
-    for i, start in enumerate(starts):
-        end = starts[i + 1] if i + 1 < len(starts) else len(order)
+    return starts
+
+
+def _batches(order: NDArray[np.int64], size: int) -> Iterator[torch.Tensor]:
+    starts = _starts(len(order), size)
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=False):
         yield torch.from_numpy(order[start:end])
 
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")  # module:object
 
@@ -71,7 +71,9 @@ class Options(BaseModel):
 class Learn(Options):
     """Base of the learn tables."""
 
-    trains_locally: ClassVar[bool] = False
+    trains_locally: ClassVar[bool] = False  # the training rows are split over the clients
+    hands_out: ClassVar[bool] = False  # the server learns from data.server, and what it found out travels
+    needs_reference: ClassVar[bool] = False  # every client holds the images of [reference]
 
 
 class Shared(Learn):
@@ -103,6 +105,112 @@ class OwnLearn(Learn):
 
     model_config = ConfigDict(extra="allow")
     trains_locally: ClassVar[bool] = True
+
+
+# -------------------------------------------------------------------------------------------- learn: what is handed out
+
+
+class Part(BaseModel):
+    """A table inside a strategy's table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Trained(Part):
+    """A network that the server trains."""
+
+    architecture: str
+    epochs: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    optimizer: Literal["adam", "adamw"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from fl_sim.models import check_architecture
+
+        check_architecture(name, "classification")
+        return name
+
+
+class SafetyNet(Part):
+    """Eq. 6: a share of the budget goes to classes as (their size) ** exponent."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5  # ours: the paper does not say, see fl_sim/plada/selection.py
+    exponent: Annotated[float, Field(ge=-16, le=16)] = -0.2
+
+
+class Rehearsal(Part):
+    """How rules are tried out on the server before one is chosen."""
+
+    folds: Annotated[int, Field(ge=2, le=20)] = 4  # of the server's rows; each is held out once, and tests the students
+    rounds: Annotated[int, Field(ge=1, le=20)] = 3  # folds used; after each the worse half of the rules is dropped
+    student: Trained | None = None  # None: one of each tier, weighted by the tier's share
+
+
+class Plada(Learn):
+    """A task as labels over reference images that every client holds: a payload of kilobytes (PLADA)."""
+
+    hands_out: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
+    name: Literal["plada"] = "plada"
+    teacher: Trained
+    keep_fraction: Annotated[float, Field(gt=0, le=1)] | None = None  # of the reference set
+    budget_bytes: Annotated[int, Field(ge=1)] | None = None  # the best payload that is no larger, header included
+    rule: Literal["lowest", "highest", "entropy", "random", "diverse", "rehearsed"] = "rehearsed"
+    safety: SafetyNet | None = None
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the energy and the entropy
+    labels: Literal["teacher", "random"] = "teacher"  # random: the floor, a payload that says nothing
+    curriculum: Annotated[int, Field(ge=2, le=256)] | None = None  # levels, the most confident are shown first
+    soft_labels: Annotated[int, Field(ge=1, le=8)] | None = None  # bits of the teacher's confidence in each label
+    rehearsal: Rehearsal = Rehearsal()
+    per_client: bool = False  # true: every client trains a student of its own; false: one for each tier
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.keep_fraction is None) == (self.budget_bytes is None):
+            raise ValueError("say either keep_fraction or budget_bytes, one of them")
+        if self.rule == "rehearsed" and self.safety is not None:
+            raise ValueError("rule = 'rehearsed' chooses the safety net too; leave safety out, or name a rule")
+        return self
+
+
+class Coreset(Learn):
+    """Some of the server's own images, as JPEG: what PLADA is measured against (the data leave the server)."""
+
+    hands_out: ClassVar[bool] = True
+    name: Literal["coreset"] = "coreset"
+    how: Literal["random", "k-centre"] = "random"  # drawn from each class, or spread over it
+    images_per_class: Annotated[int, Field(ge=1)] | None = None
+    budget_bytes: Annotated[int, Field(ge=1)] | None = None
+    quality: Annotated[int, Field(ge=1, le=95)] = 30  # of the JPEG; the paper's
+    per_client: bool = False
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.images_per_class is None) == (self.budget_bytes is None):
+            raise ValueError("say either images_per_class or budget_bytes, one of them")
+        return self
+
+
+class Weights(Learn):
+    """The teacher itself, as weights: every client has the same model, whatever it can compute."""
+
+    hands_out: ClassVar[bool] = True
+    name: Literal["weights"] = "weights"
+    teacher: Trained
+    precision: Literal["float32", "int8"] = "float32"
+
+
+class Probe(Learn):
+    """A linear layer in eight bits over features that every holder of the reference set can compute alone."""
+
+    hands_out: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
+    name: Literal["probe"] = "probe"
+    centroids: Annotated[int, Field(ge=2, le=4096)] = 100  # of the shared backbone; it has four features for each
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
@@ -164,7 +272,10 @@ class OwnScore(Score):
 SCORE: dict[str, type[Score]] = {"lac": Lac, "aps": Aps, "raps": Raps, "residual": Residual, "cqr": Cqr}
 
 
-LEARN: dict[str, type[Options]] = {"shared": Shared, "own": Own, "fedavg": FedAvg}
+LEARN: dict[str, type[Options]] = {
+    "shared": Shared, "own": Own, "fedavg": FedAvg,
+    "plada": Plada, "coreset": Coreset, "weights": Weights, "probe": Probe,
+}  # fmt: skip
 
 
 def learn_options(value: Any) -> Any:

@@ -54,6 +54,79 @@ class AdoptRequest(Record):
 
 
 @dataclass(frozen=True)
+class PayloadRequest(Record):
+    """Learn the task from these labels over your reference images (plada)."""
+
+    message_type: ClassVar[str] = "train.payload"
+    population: str
+    per_client: bool  # a student of your own
+    payload: NDArray[np.uint8]  # (bytes,), see docs/payload-format.md
+
+    def __post_init__(self) -> None:
+        _bytes("payload", self.payload)
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """The payload's."""
+        return self.payload.nbytes
+
+
+@dataclass(frozen=True)
+class ImagesRequest(Record):
+    """Learn the task from these labelled images (coreset)."""
+
+    message_type: ClassVar[str] = "train.images"
+    population: str
+    per_client: bool
+    parcel: NDArray[np.uint8]  # (bytes,), see fl_sim/plada/images.py
+
+    def __post_init__(self) -> None:
+        _bytes("parcel", self.parcel)
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """The parcel's."""
+        return self.parcel.nbytes
+
+
+@dataclass(frozen=True)
+class WeightsRequest(Record):
+    """Take this network as your model (weights)."""
+
+    message_type: ClassVar[str] = "train.weights"
+    population: str
+    recipe: str  # JSON: of which architecture it is
+    parcel: NDArray[np.uint8]  # (bytes,), see fl_sim/plada/weights.py
+
+    def __post_init__(self) -> None:
+        _bytes("parcel", self.parcel)
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """The parcel's."""
+        return self.parcel.nbytes
+
+
+@dataclass(frozen=True)
+class ProbeRequest(Record):
+    """Put this linear layer on the backbone that your reference set gives (probe)."""
+
+    message_type: ClassVar[str] = "train.probe"
+    population: str
+    centroids: int
+    parcel: NDArray[np.uint8]  # (bytes,), see fl_sim/plada/probe.py
+
+    def __post_init__(self) -> None:
+        checked_count("centroids", self.centroids)
+        _bytes("parcel", self.parcel)
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """The parcel's; how many centroids there are is as good as agreed."""
+        return self.parcel.nbytes
+
+
+@dataclass(frozen=True)
 class FitReport(Record):
     """A client has its model."""
 
@@ -462,6 +535,10 @@ def unpack(kind: type[T], content: RecordDict) -> T:
 REPLIES: dict[str, type[Record]] = {
     FitRequest.message_type: FitReport,
     AdoptRequest.message_type: FitReport,
+    PayloadRequest.message_type: FitReport,
+    ImagesRequest.message_type: FitReport,
+    WeightsRequest.message_type: FitReport,
+    ProbeRequest.message_type: FitReport,
     ThresholdRequest.message_type: ThresholdReport,
     OrderStatisticRequest.message_type: ThresholdReport,
     ScoresRequest.message_type: ScoresReport,

@@ -39,11 +39,13 @@ class Result:
         scenario: the whole scenario, as run.
         clients: one row a client, in the order of their ids.
         summary: all that is not about one client; see the design's section 5 for its keys.
+        files: name -> content of what else goes into the run's folder, such as PLADA's payload; empty when read back.
     """
 
     scenario: Scenario
     clients: list[Row]
     summary: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def learn(self) -> dict[str, Any]:
@@ -114,6 +116,8 @@ class RunFolder:
         (self.work / SCENARIO).write_text(dump(result.scenario), encoding="utf-8")
         with (self.work / CLIENTS).open("w", newline="") as handle:
             write_rows(result.clients, handle)
+        for name, content in result.files.items():
+            (self.work / name).write_bytes(content)
         (self.work / RESULT).write_text(json.dumps(result.summary, indent=2, allow_nan=False) + "\n")
 
     def finish(self) -> None:

@@ -16,12 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from fl_sim.behaviours import behaviour
 from fl_sim.calibrations import FCP, Calibrate, calibrate_options
 from fl_sim.models import check_architecture
-from fl_sim.options import Learn, learn_options, own_digest
+from fl_sim.options import Learn, Plada, Trained, learn_options, own_digest
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MOST_ROWS = 100_000_000
 A_WEEK = 7 * 24 * 3600.0
+SPLITS = ("train", "server", "calibration", "test")
 
 
 class Section(BaseModel):
@@ -36,10 +37,11 @@ class Data(Section):
     name: str
     image_size: Annotated[int, Field(ge=4, le=512)] | None = None  # None: as the data set has it
     train: Annotated[
-        int, Field(ge=1, le=MOST_ROWS)
-    ]  # the shared training set, or the pool that is split when clients learn alone
+        int, Field(ge=0, le=MOST_ROWS)
+    ]  # the shared training set, or the pool that is split when clients learn alone; 0 where the server hands out
     server: Annotated[int, Field(ge=0, le=MOST_ROWS)] = 0  # labelled rows only the server holds
     calibration: Annotated[int, Field(ge=1, le=MOST_ROWS)]
+    calibration_from: Literal["train", "test"] = "train"  # test: of the publisher's test set, as the test rows are
     test: Annotated[int, Field(ge=1, le=MOST_ROWS)]
 
     @property
@@ -70,11 +72,18 @@ class Data(Section):
             raise ValueError(
                 f"train + server + calibration + test = {self.rows} rows, but {self.name} has {capacity}; ask for fewer"
             )
-        if official and self.test > official:
-            raise ValueError(f"test = {self.test} rows, but the test set of {self.name} has {official}; ask for fewer")
-        if official and self.rows - self.test > capacity - official:
+        if not official:
+            if self.calibration_from == "test":
+                raise ValueError(f"calibration_from = 'test': {self.name} has no test set of its own; leave it out")
+            return
+        theirs = ("calibration", "test") if self.calibration_from == "test" else ("test",)
+        tested, ours = sum(getattr(self, part) for part in theirs), [s for s in SPLITS if s not in theirs]
+        if tested > official:
+            words = " + ".join(theirs)
+            raise ValueError(f"{words} = {tested} rows, but the test set of {self.name} has {official}; ask for fewer")
+        if self.rows - tested > capacity - official:
             raise ValueError(
-                f"train + server + calibration = {self.rows - self.test} rows, but {self.name} has "
+                f"{' + '.join(ours)} = {self.rows - tested} rows, but {self.name} has "
                 f"{capacity - official} outside its test set; ask for fewer"
             )
 
@@ -86,8 +95,10 @@ class Tier(Section):
     share: Share | None = None  # None: the clients that the other tiers leave
     architecture: str
     epochs: Annotated[int, Field(ge=0)]
-    learning_rate: Positive = 1e-3  # Adam's
+    learning_rate: Positive = 1e-3
     batch_size: Annotated[int, Field(ge=1)] = 64
+    optimizer: Literal["adam", "adamw"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: from learning_rate down to 0
     quantiles: tuple[Share, Share] | None = (
         None  # regression only: heads for these two levels (CQR) in place of the mean
     )
@@ -104,6 +115,20 @@ class Tier(Section):
         if levels is not None and not 0 < levels[0] < levels[1] < 1:
             raise ValueError("two levels are needed with 0 < lower < upper < 1")
         return levels
+
+
+class ReferenceSets(Section):
+    """The unlabelled images that every client holds, in their published order, made as large as the data's."""
+
+    sets: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @field_validator("sets")
+    @classmethod
+    def _known(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
+        from fl_sim.data.reference import check_sets
+
+        check_sets(sets)
+        return sets
 
 
 BehaviourOptions = Annotated[Any, BeforeValidator(behaviour)]
@@ -189,6 +214,7 @@ class Scenario(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data
     clients: Clients
+    reference: ReferenceSets | None = None
     learn: LearnOptions
     calibrate: CalibrateOptions
     runtime: Runtime = Runtime()
@@ -207,6 +233,7 @@ class Scenario(Section):
                 check_architecture(tier.architecture, task)
             self._score_fits(task)
         self._min_calibration_can_be_met()
+        self._somebody_can_learn(task)
         self._mixture_fits()
         self._classes_go_round(10 if task == "regression" else describe(self.data.name).num_classes)
         return self
@@ -234,6 +261,34 @@ class Scenario(Section):
                 raise ValueError(
                     f"calibrate.score = {score.name!r} {wanted} clients.tier.{tier.name}.quantiles{example}"
                 )
+
+    def _somebody_can_learn(self, task: str | None) -> None:
+        learn, name = self.learn, self.learn.name
+        if not learn.hands_out:
+            if not self.data.train:
+                raise ValueError(f"data.train = 0, and learn = {name!r} trains on these rows; must be at least 1")
+            return
+        if task == "regression":
+            raise ValueError(f"learn = {name!r} hands out labels of classes, and {self.data.name} is regression")
+        if getattr(self.calibrate, "align", "none") != "none":
+            raise ValueError(
+                f"calibrate.align = {self.calibrate.align!r} needs training rows that the clients hold, and learn = "
+                f"{name!r} leaves them none"
+            )
+        if not self.data.server:
+            raise ValueError(f"data.server = 0, and learn = {name!r} learns from these rows; must be at least 1")
+        folds = learn.rehearsal.folds if isinstance(learn, Plada) and learn.rule == "rehearsed" else 0
+        if self.data.server < folds:
+            raise ValueError(f"learn.rehearsal.folds = {folds}, and data.server = {self.data.server} rows")
+        if not learn.needs_reference:
+            return
+        if self.reference is None:
+            raise ValueError(f"learn = {name!r} needs [reference] with sets, for instance sets = ['glyphs-pool']")
+        from fl_sim.data.reference import overlaps
+
+        same = overlaps(self.data.name, self.reference.sets)
+        if same is not None:
+            raise ValueError(same)
 
     def _mixture_fits(self) -> None:
         told = self.calibrate.mixture if isinstance(self.calibrate, FCP) else ()
@@ -285,8 +340,13 @@ class Scenario(Section):
     def identity(self) -> str:
         """A digest of all that decides the results; where it is run is not part of it."""
         from fl_sim.data.datasets import describe
+        from fl_sim.data.reference import fingerprints
 
         told = self.plain()
+        if not self.learn.needs_reference:
+            told.pop("reference", None)
+        else:
+            told["reference"]["sources"] = fingerprints(self.reference.sets if self.reference else ())
         if self.clients.partition not in ("dirichlet", "quantity-skew"):
             told["clients"].pop("concentration", None)  # said, and of no effect
         told["clients"]["tier"] = [
@@ -309,7 +369,16 @@ class Scenario(Section):
         """Name -> path of the key, for every name that may be a user's own `module:object`."""
         found = {self.data.name: "data.name", self.learn.name: "learn", self.calibrate.name: "calibrate"}
         found |= {tier.architecture: f"clients.tier.{tier.name}.architecture" for tier in self.clients.tier}
+        found |= {trained.architecture: key for key, trained in self.networks().items()}
         return found if self.calibrate.score is None else found | {self.calibrate.score.name: "calibrate.score"}
+
+    def networks(self) -> dict[str, Trained]:
+        """Path of the key -> network, for those that the server trains."""
+        teacher, rehearsal = getattr(self.learn, "teacher", None), getattr(self.learn, "rehearsal", None)
+        found = {"learn.teacher.architecture": teacher}
+        if rehearsal is not None:
+            found["learn.rehearsal.student.architecture"] = rehearsal.student
+        return {key: trained for key, trained in found.items() if isinstance(trained, Trained)}
 
     @property
     def trains_locally(self) -> bool:
@@ -323,4 +392,4 @@ def _without_none(value: Any) -> Any:
     return [_without_none(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-__all__ = ["Calibrate", "Clients", "Data", "Learn", "Runtime", "Scenario", "Section", "Tier"]
+__all__ = ["Calibrate", "Clients", "Data", "Learn", "ReferenceSets", "Runtime", "Scenario", "Section", "Tier"]

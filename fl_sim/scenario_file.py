@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from fl_sim.behaviours import BEHAVIOUR
 from fl_sim.calibrations import CALIBRATE
 from fl_sim.errors import ScenarioError
-from fl_sim.options import LEARN, SCORE, nearest
-from fl_sim.scenario import Clients, Data, Runtime, Scenario, Tier
+from fl_sim.options import LEARN, SCORE, Rehearsal, SafetyNet, Trained, nearest
+from fl_sim.scenario import Clients, Data, ReferenceSets, Runtime, Scenario, Tier
 
 # The table that stands at each path, to tell which keys it has.
 _TABLES: dict[tuple[str, ...], type[BaseModel]] = {
@@ -23,9 +23,14 @@ _TABLES: dict[tuple[str, ...], type[BaseModel]] = {
     ("data",): Data,
     ("clients",): Clients,
     ("clients", "tier"): Tier,
+    ("reference",): ReferenceSets,
+    ("learn", "teacher"): Trained,
+    ("learn", "rehearsal", "student"): Trained,
+    ("learn", "rehearsal"): Rehearsal,
+    ("learn", "safety"): SafetyNet,
     ("runtime",): Runtime,
 }
-_COMMON = {"learn": set(), "calibrate": {"alpha", "score"}}  # kept when a strategy's name is replaced
+_COMMON = {"learn": {"teacher"}, "calibrate": {"alpha", "score"}}  # kept when a strategy's name is replaced
 
 
 def shipped() -> dict[str, Path]:

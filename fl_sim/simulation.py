@@ -8,8 +8,10 @@ import logging
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +24,10 @@ from fl_sim import learning
 from fl_sim.artifacts import Store, default_root
 from fl_sim.data.datasets import describe
 from fl_sim.data.prepare import prepare
+from fl_sim.data.reference import missing, refer
+from fl_sim.desk import Desk, Student
 from fl_sim.errors import ClientFailedError, DataNotAtHandError, FlSimError
+from fl_sim.models import missing_weights
 from fl_sim.options import OWN, own_object
 from fl_sim.results import FORMAT, Result
 from fl_sim.runtime.grids import SimulatedGrid
@@ -131,6 +136,15 @@ def check(scenario: Scenario) -> None:
         raise DataNotAtHandError(
             f"data.name = {scenario.data.name!r}: the data is not on this machine; get it with{commands}"
         )
+    for name, to_get in missing(_sets(scenario)):
+        told = "".join(f"\n    {command}" for command in to_get)
+        raise DataNotAtHandError(f"reference.sets: {name!r} is not on this machine; get it with{told}")
+    for architecture in sorted({*scenario.names()}):
+        lacks = missing_weights(architecture)
+        if lacks is not None:
+            raise DataNotAtHandError(
+                f"architecture {architecture!r}: {lacks[0]} is not on this machine; get it with\n    {lacks[1]}"
+            )
     wants_gpu = scenario.runtime.gpus_per_client or 0
     try:
         device = learning.resolve_device(scenario.runtime.device)
@@ -143,10 +157,15 @@ def check(scenario: Scenario) -> None:
         )
 
 
+def _sets(scenario: Scenario) -> tuple[str, ...]:
+    """The reference sets that the clients hold; none where nothing rests on them."""
+    return scenario.reference.sets if scenario.reference is not None and scenario.learn.needs_reference else ()
+
+
 def _check_own(scenario: Scenario) -> None:
     """Import what is the user's own, `module:object`, and see that it has the form it must have."""
     for name, key in scenario.names().items():
-        if not OWN.match(name) or name.startswith(("medmnist:", "image-folder:")):
+        if not OWN.match(name) or (key == "data.name" and not _is_own(name)):
             continue
         try:
             found = own_object(name)
@@ -157,6 +176,10 @@ def _check_own(scenario: Scenario) -> None:
         lacks = _lacks(found, key)
         if lacks:
             raise FlSimError(f"{key} = {name!r} {lacks}")
+
+
+def _is_own(data: str) -> bool:
+    return not data.startswith(("medmnist:", "image-folder:")) and describe(data).origin == "yours"
 
 
 def _lacks(found: Any, key: str) -> str:
@@ -222,11 +245,11 @@ class World:
 
 def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress, clock: Clock) -> Result:
     watch.phase("data", None)
-    population = populate(scenario, prepare(scenario.data, scenario.seed, store), store)
+    population = made_ready(scenario, store)
     clock.lap("data")
     labels = [population.label(k) for k in range(len(population))]
     ledger = Ledger(grid, labels, scenario.runtime.on_failure, watch.phase, scenario.runtime.timeout)
-    roster = _roster(population, scenario)
+    roster = roster_of(population, scenario, store, watch)
     learn = strategies.learning(scenario.learn, roster)
     calibrate = strategies.calibration(scenario.calibrate, roster)
     for name, strategy in (("learn", learn), ("calibrate", calibrate)):
@@ -237,7 +260,19 @@ def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress,
     return _result(scenario, World(population, ledger, learn, calibrate), clock)
 
 
-def _roster(population: Population, scenario: Scenario) -> Roster:
+def made_ready(scenario: Scenario, store: Store) -> Population:
+    """The scenario's data, reference set and clients, from the store or made now."""
+    data = prepare(scenario.data, scenario.seed, store)
+    sets = _sets(scenario)
+    if not sets:
+        return populate(scenario, data, store)
+    if len(data.shape) != 3:
+        raise FlSimError(f"learn = {scenario.learn.name!r} labels images, and {scenario.data.name} has features")
+    return populate(scenario, data, store, refer(sets, data.shape, store))
+
+
+def roster_of(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Roster:
+    """What the strategies of a scenario know of its clients; the server's desk where something is handed out."""
     everyone = range(len(population))
     tiers = [population.tier(k) for k in everyone]
 
@@ -255,7 +290,20 @@ def _roster(population: Population, scenario: Scenario) -> Roster:
         architectures=tuple(f"{t.architecture} {t.quantiles or ''}".strip() for t in tiers),
         num_train=tuple(len(population.client(k).train) for k in everyone), num_labels=population.num_bins,
         task="regression" if population.data.classes is None else "classification", test=scenario.clients.test,
-        initial=initial,
+        initial=initial, desk=_desk(population, scenario, store, watch) if scenario.learn.hands_out else None,
+    )  # fmt: skip
+
+
+def _desk(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Desk:
+    counts = Counter(population.tiers.tolist())
+    students = tuple(
+        Student(partial(population.recipe, tier, contrast="image"), counts[i] / len(population))
+        for i, tier in enumerate(scenario.clients.tier)
+        if counts[i]
+    )
+    return Desk(
+        data=population.data, reference=population.held, store=store, seed=scenario.seed, device=population.device,
+        precision=population.precision, students=students, watch=watch,
     )  # fmt: skip
 
 
@@ -277,11 +325,15 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
             "sent": len(rows), "ok": len(rows) - len(missing), "retried": len(ledger.retried), "failed": len(missing),
             "missing": [{"client": k, "reason": reason} for k, reason in missing.items()],
         },
-        "learn": {"name": scenario.learn.name, "metrics": learn_metrics(rows, world.population, calibrate)},
+        "learn": {
+            "name": scenario.learn.name,
+            "metrics": learn_metrics(rows, world.population, calibrate) | world.learn.metrics(),
+            "detail": world.learn.detail(),
+        },
         "calibrate": {
             "name": scenario.calibrate.name, "metrics": calibrated, "detail": calibrate.detail(),
         },
-    })  # fmt: skip
+    }, world.learn.files())  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from fl_sim.options import OWN, Options, Score, own_object
 from strategies.base import Calibration, Learning, Roster
 from strategies.class_conditional import ClassConditional
+from strategies.coreset import Coreset
 from strategies.cphet import CPhet
 from strategies.dp_fedcp import DPFedCP
 from strategies.fcp import FCP
@@ -20,18 +21,25 @@ from strategies.local import Local
 from strategies.none import NoCalibration
 from strategies.online import Online
 from strategies.own import Own
+from strategies.plada import Plada
 from strategies.pooled import Pooled
 from strategies.private import Private
+from strategies.probe import Probe
 from strategies.q_dcp import QDCP
 from strategies.rob_fcp import RobFCP
 from strategies.shared import Shared
 from strategies.unweighted import Unweighted
+from strategies.weights import Weights
 
 STRATEGIES: dict[str, type[Any]] = {
     # learn
     "shared": Shared,
     "own": Own,
     "fedavg": FedAvg,
+    "plada": Plada,
+    "coreset": Coreset,
+    "weights": Weights,
+    "probe": Probe,
     # calibrate
     "fedwq-cp": FedWQCP,
     "unweighted": Unweighted,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from fl_sim.errors import ClientFailedError
 from fl_sim.records import FLOAT_BYTES, REPLIES, EvaluateReport, EvaluateRequest, Record, pack, unpack
+
+if TYPE_CHECKING:
+    from fl_sim.desk import Desk
 
 
 def _untrained(partition: int) -> dict[str, Any]:
@@ -36,6 +39,7 @@ class Roster:
     task: Literal["classification", "regression"] = "classification"
     test: Literal["local", "shared"] = "local"  # clients are tested on data like their own, or on everybody's
     initial: Callable[[int], dict[str, Any]] = _untrained  # partition -> untrained weights (a torch state dict)
+    desk: Desk | None = None  # the server's side of a hand-out
 
 
 def node_ids(grid: Grid) -> list[int]:
@@ -73,6 +77,18 @@ class Learning(Strategy):
         self.bytes_up: dict[int, int] = {}  # partition -> information the method sent, in bytes
         self.bytes_down: dict[int, int] = {}
 
+    def metrics(self) -> dict[str, Any]:
+        """What the method found beside the models, for the metrics of `result.json`: JSON values."""
+        return {}
+
+    def detail(self) -> dict[str, Any]:
+        """What else it found, for `result.json`: JSON values."""
+        return {}
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> content of what is left in the run's folder."""
+        return {}
+
     @abstractmethod
     def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
         """What is sent in a round (from 1); `nodes` are in the order of the partitions."""
@@ -102,6 +118,46 @@ class Learning(Strategy):
 
     def summary(self) -> None:
         """Flower's hook for its log; the scenario says it all."""
+
+
+class HandOut(Learning):
+    """The server learns from rows of its own, and hands what it found to every client: the same bytes to all.
+
+    Unless every client trains a student of its own, the first client of each tier trains in round 1, and in round 2 the
+    others find its student in the artifact store.
+    """
+
+    def __init__(self, roster: Roster, per_client: bool) -> None:
+        super().__init__(roster)
+        self.per_client = per_client
+        self.num_rounds = 1 if per_client else 2
+
+    @property
+    def desk(self) -> Desk:
+        """The server's rows, reference set and store.
+
+        Raises:
+            ValueError: the roster was made without.
+        """
+        if self.roster.desk is None:
+            raise ValueError(f"{type(self).__name__} learns from rows of the server's: say Roster(desk=...)")
+        return self.roster.desk
+
+    @abstractmethod
+    def request(self) -> Record:
+        """What every client is sent."""
+
+    def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
+        """Whose turn it is."""
+        record, turn = self.request(), turns(self.roster.tiers, self.per_client)
+        now = [k for k, first in enumerate(turn) if first == (server_round == 1)]
+        self.bytes_down |= dict.fromkeys(now, int(record.information_bytes))
+        return request(record, [nodes[k] for k in now])
+
+
+def turns(tiers: Sequence[str], per_client: bool) -> list[bool]:
+    """(K,) who is first: everybody, or the first client of each tier, whose model the others will find."""
+    return [per_client or tier not in tiers[:k] for k, tier in enumerate(tiers)]
 
 
 Threshold = float | NDArray[np.float64]  # one for all labels, or (C,) one for each class

@@ -15,7 +15,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fl_sim.records import FitRequest
-from strategies.base import Learning, Roster, request
+from strategies.base import Learning, Roster, request, turns
 
 
 class Shared(Learning):
@@ -28,7 +28,6 @@ class Shared(Learning):
 
     def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
         """Whose turn it is."""
-        tiers = self.roster.tiers
-        first = set(range(len(nodes))) if self.per_client else {tiers.index(tier) for tier in set(tiers)}
-        turn = [node for k, node in enumerate(nodes) if (k in first) == (server_round == 1)]
+        firsts = turns(self.roster.tiers, self.per_client)
+        turn = [node for node, first in zip(nodes, firsts, strict=True) if first == (server_round == 1)]
         return request(FitRequest(self.roster.population, self.per_client, own_rows=False), turn)

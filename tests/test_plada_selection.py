@@ -41,18 +41,21 @@ def power(size, exponent):
 
 
 def quotas_by_hand(sizes, reserved, exponent):
-    """Eq. 6 label by label: shares in fractions, rounded down, one more each by falling remainder; then again."""
-    taken = dict.fromkeys(range(len(sizes)), 0)
-    while sum(taken.values()) < reserved:
+    """Eq. 6 in fractions: the class that exceeds its size most is filled, until none does; then largest remainder."""
+    taken, able = dict.fromkeys(range(len(sizes)), 0), [c for c in range(len(sizes)) if sizes[c]]
+    while able:
         left = reserved - sum(taken.values())
-        able = [c for c in taken if taken[c] < sizes[c]]
         total = sum(power(sizes[c], exponent) for c in able)
         share = {c: left * power(sizes[c], exponent) / total for c in able}
-        extra = {c: math.floor(share[c]) for c in able}
-        for c in sorted(able, key=lambda c: (extra[c] - share[c], c))[: left - sum(extra.values())]:
-            extra[c] += 1
-        for c in able:
-            taken[c] = min(sizes[c], taken[c] + extra[c])
+        fullest = max(able, key=lambda c: share[c] / sizes[c])
+        if share[fullest] >= sizes[fullest]:
+            taken[fullest] = sizes[fullest]
+            able.remove(fullest)
+            continue
+        taken |= {c: math.floor(share[c]) for c in able}
+        for c in sorted(able, key=lambda c: (math.floor(share[c]) - share[c], c))[: reserved - sum(taken.values())]:
+            taken[c] += 1
+        break
     return [taken[c] for c in range(len(sizes))]
 
 
@@ -211,6 +214,11 @@ def test_quotas_of_equal_remainders_go_by_class_index():
     assert quotas([10, 10, 10, 10], 6, 0).tolist() == [2, 2, 1, 1]
     assert quotas([1, 3, 4, 8], 8, 1).tolist() == [1, 1, 2, 4]  # shares 1/2, 3/2, 2, 4
     assert quotas([5, 5, 0, 5], 7, -0.2).tolist() == [3, 2, 0, 2]
+
+
+def test_what_a_small_class_cannot_fill_is_shared_evenly():
+    assert quotas([10, 1, 10], 5, 0).tolist() == [2, 1, 2]  # rounding before sharing again would give [3, 1, 1]
+    assert quotas([10, 1, 10, 2], 9, 0).tolist() == [3, 1, 3, 2]
 
 
 def test_proportional_quotas_stay_exact_where_floats_do_not():

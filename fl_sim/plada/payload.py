@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
-from fl_sim.plada import codec
+from fl_sim.plada import codec, sections
 
 MAGIC = b"PLDA"
 VERSION = 1
@@ -32,7 +32,7 @@ class Payload:
     """Labels over a reference set, packed.
 
     `reference` is the digest (16 bytes) of the reference set that the indices address; `body` is what
-    `fl_sim.plada.codec` wrote; `order` and `soft_labels` are optional sections, kept as bytes.
+    `fl_sim.plada.codec` wrote; `order` and `soft_labels` are optional sections, as `fl_sim.plada.sections` wrote them.
     """
 
     reference: bytes
@@ -66,10 +66,31 @@ class Payload:
         class_names: tuple[str, ...],
         num_references: int,
         groups: NDArray[np.int64] | None = None,
+        levels: NDArray[Any] | None = None,
+        num_levels: int | None = None,
+        confidences: NDArray[Any] | None = None,
+        bits: int = 4,
     ) -> Payload:
-        """The payload of ascending indices (k,) and their labels (k,); `groups` as in `codec.encode`."""
+        """The payload of ascending indices (k,) and their labels (k,).
+
+        `groups` as in `codec.encode`; `levels` (k,) of `num_levels` as in `sections.pack_levels`, `confidences` (k,) in
+        2^`bits` steps as in `sections.pack_confidences`, each a section of its own if given.
+
+        Raises:
+            FlSimError: what one of these does not take.
+        """
         body = codec.encode(indices, labels, num_references, len(class_names), groups)
-        return cls(reference, class_names, num_references, len(indices), body)
+        for what, given in (("curriculum levels", levels), ("confidences", confidences)):
+            if given is not None and len(given) != len(indices):
+                raise FlSimError(f"{len(given)} {what}: there is one for each of {len(indices)} kept references")
+        order = soft_labels = None
+        if levels is not None:
+            if num_levels is None:
+                raise FlSimError("curriculum levels without num_levels: say how many there are")
+            order = sections.pack_levels(levels, num_levels, labels)
+        if confidences is not None:
+            soft_labels = sections.pack_confidences(confidences, bits, labels, len(class_names))
+        return cls(reference, class_names, num_references, len(indices), body, order, soft_labels)
 
     def unpack(self, groups: NDArray[np.int64] | None = None) -> codec.Decoded:
         """(indices (k,) ascending, labels (k,)); `groups` as it was packed with.
@@ -78,6 +99,22 @@ class Payload:
             FlSimError: a body that no payload of these sizes has, or one that needs `groups` that were not given.
         """
         return codec.decode(self.body, self.num_references, self.num_kept, len(self.class_names), groups)
+
+    def levels(self, labels: NDArray[Any]) -> tuple[NDArray[np.uint8], int] | None:
+        """(when each kept image is shown (k,), 0 first; how many levels there are), or None where it is not told.
+
+        `labels` (k,) are those that `unpack` gives.
+
+        Raises:
+            FlSimError: a section that is damaged.
+        """
+        return None if self.order is None else sections.unpack_levels(self.order, self.num_kept, labels)
+
+    def confidences(self, labels: NDArray[Any]) -> NDArray[np.float32] | None:
+        """How sure the teacher was of each label (k,), or None where it is not told; `labels` and errors as above."""
+        if self.soft_labels is None:
+            return None
+        return sections.unpack_confidences(self.soft_labels, self.num_kept, len(self.class_names), labels)
 
     def for_reference(self, reference: bytes) -> None:
         """Check that a reference set is the one this payload addresses.

@@ -95,16 +95,51 @@ def select(
         ValueError: logits that are not (n, C) or not finite; an unknown rule; a count outside 1..n.
         FlSimError: a Safety-Net over more classes than the budget has labels.
     """
-    generator = stream(seed, "plada", "selection", rule)
-    labels, scores = scored(logits, rule, temperature, generator)
+    return ranked(
+        logits, rule=rule, safety=safety, temperature=temperature, seed=seed, embeddings=embeddings
+    ).keep(count)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """A rule's view of all images, of which any number can be kept without reading the logits again."""
+
+    labels: Ints  # (n,) pseudo-labels
+    scores: Floats  # (n,), small is kept first
+    rule: str
+    safety: Safety | None
+    temperature: float
+    seed: int
+    embeddings: NDArray[Any] | None
+
+    def keep(self, count: int) -> Selection:
+        """The `count` images that the rule keeps; see `select`."""
+        if self.rule == "diverse":
+            assert self.embeddings is not None
+            assert self.safety is not None
+            generator = stream(self.seed, "plada", "selection", self.rule)
+            indices = diverse(self.labels, self.scores, self.embeddings, count, self.safety, generator)
+        else:
+            indices = chosen(self.labels, self.scores, count, self.safety)
+        return Selection(indices, self.labels[indices], _in_words(self.rule, self.safety, self.temperature))
+
+
+def ranked(
+    logits: NDArray[Any],
+    *,
+    rule: str,
+    safety: Safety | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    embeddings: NDArray[Any] | None = None,
+) -> Ranking:
+    """What `select` does but for the count."""
     if rule == "diverse":
         if embeddings is None:
             raise ValueError("rule = 'diverse': must come with embeddings (n, d)")
         safety = safety or Safety(share=1, exponent=1)
-        indices = diverse(labels, scores, embeddings, count, safety, generator)
-    else:
-        indices = chosen(labels, scores, count, safety)
-    return Selection(indices, labels[indices], _in_words(rule, safety, temperature))
+    labels, scores = scored(logits, rule, temperature, stream(seed, "plada", "selection", rule))
+    return Ranking(labels, scores, rule, safety, temperature, seed, embeddings)
 
 
 def scored(
@@ -250,21 +285,26 @@ def k_centre(embeddings: NDArray[Any], count: int, start: int) -> Ints:
 def quotas(sizes: Sequence[int] | Ints, reserved: int, exponent: float) -> Ints:
     """Eq. 6: whole quotas K_c (C,) proportional to (N_c)^exponent that add up to `reserved` exactly, K_c <= N_c.
 
-    By largest remainder: the shares rounded down, what is missing to the largest remainders, equal ones by class
-    index. What a class cannot fill is shared out again, by the same rule, among those that have images left. Shares
-    and remainders are exact for the exponents 0, 1, 2 ...; for others, of the weights as floats.
+    A class whose share is more than it has gives all it has, and the others share the rest, until every share can be
+    filled; these are rounded by largest remainder: down, what is missing to the largest remainders, equal ones by class
+    index. Shares and remainders are exact for the exponents 0, 1, 2 ...; for others, of the weights as floats.
 
-    >>> quotas([1, 10, 89], 10, exponent=0), quotas([1, 10, 89], 10, exponent=1)
-    (array([1, 5, 4]), array([0, 1, 9]))
+    >>> quotas([1, 10, 89], 11, exponent=0), quotas([1, 10, 89], 10, exponent=1)
+    (array([1, 5, 5]), array([0, 1, 9]))
     """
     held = [int(size) for size in sizes]
     _check_count(reserved, sum(held), least=0, name="reserved")
-    weights, quota, left = _weights(held, exponent), [0] * len(held), index(reserved)
-    while left:  # a round that leaves something has filled a class, so there are at most C
-        able = [c for c, size in enumerate(held) if quota[c] < size]
-        for c, extra in zip(able, _largest_remainder([weights[c] for c in able], left), strict=True):
-            quota[c] = min(held[c], quota[c] + extra)
-        left = index(reserved) - sum(quota)
+    weights, quota, left = _weights(held, exponent), list(held), index(reserved)
+    able = [c for c, size in enumerate(held) if size]
+    while True:  # a round that is not the last fills a class, so there are at most C
+        whole = sum(weights[c] for c in able)
+        full = [c for c in able if left * weights[c] >= held[c] * whole]
+        if not full:
+            break
+        left -= sum(held[c] for c in full)
+        able = [c for c in able if c not in set(full)]
+    for c, share in zip(able, _largest_remainder([weights[c] for c in able], left), strict=True):
+        quota[c] = share
     return np.array(quota, dtype=np.int64)
 
 

@@ -1,0 +1,140 @@
+"""What a client makes of what it was handed: a task it learns from its own copies of the reference images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Context, Message, RecordDict
+from numpy.typing import NDArray
+
+from clients.behaviour import own_recipe, told_instead
+from clients.predictions import Seat
+from fl_sim.artifacts import Artifact, digest
+from fl_sim.errors import FlSimError
+from fl_sim.plada.codec import MOST_REFERENCES
+from fl_sim.plada.images import unpack_images
+from fl_sim.plada.payload import Payload
+from fl_sim.plada.probe import unpack_probe
+from fl_sim.plada.sections import soft_targets
+from fl_sim.plada.weights import unpack_weights
+from fl_sim.records import FitReport, ImagesRequest, PayloadRequest, ProbeRequest, WeightsRequest, pack, unpack
+from fl_sim.trained import Lesson, shared_backbone, taught
+
+MOST_IMAGES = 10_000_000  # that a client takes in a parcel
+MOST_WEIGHTS = 1 << 32  # bytes of a network that a client takes
+
+
+def payload(message: Message, context: Context) -> RecordDict:
+    """Train the client's own architecture on the reference images that a payload labels, and on nothing else."""
+    request = unpack(PayloadRequest, message.content)
+    seat = Seat.of(context, request.population)
+    return _learn(seat, decoded(seat, request.payload.tobytes()), request.per_client)
+
+
+def images(message: Message, context: Context) -> RecordDict:
+    """Train the client's own architecture on the images of a parcel."""
+    request = unpack(ImagesRequest, message.content)
+    seat = Seat.of(context, request.population)
+    file, shape = request.parcel.tobytes(), seat.population.data.shape
+
+    def make() -> Artifact:
+        found, labels = unpack_images(file, most_images=MOST_IMAGES, most_bytes=MOST_IMAGES * math.prod(shape))
+        if found.shape[1:] != shape:
+            raise FlSimError(f"the parcel has images of shape {found.shape[1:]}, and this client's task {shape}")
+        return Artifact({"images": found, "labels": labels})
+
+    key = digest(parcel=hashlib.sha256(file).hexdigest())
+    arrays = seat.store.get("lesson", key, make).arrays
+    return _learn(seat, Lesson(key, arrays["images"], arrays["labels"]), request.per_client)
+
+
+def weights(message: Message, context: Context) -> RecordDict:
+    """Take the network of a parcel as the client's model."""
+    request = unpack(WeightsRequest, message.content)
+    seat = Seat.of(context, request.population)
+    told, file = json.loads(request.recipe), request.parcel.tobytes()
+    key = digest(recipe=told, parcel=hashlib.sha256(file).hexdigest())
+
+    def make() -> Artifact:
+        state = unpack_weights(file, most_bytes=MOST_WEIGHTS)
+        return Artifact(meta={"recipe": told}, tensors={name: torch.from_numpy(part) for name, part in state.items()})
+
+    seat.store.get("model", key, make)
+    return _adopt(seat, key)
+
+
+def probe(message: Message, context: Context) -> RecordDict:
+    """Put the linear layer of a parcel on the backbone that the client's own reference set gives."""
+    request = unpack(ProbeRequest, message.content)
+    seat = Seat.of(context, request.population)
+    file = request.parcel.tobytes()
+    backbone, _ = shared_backbone(seat.store, seat.population.reference, request.centroids)
+    key = digest(backbone=backbone, parcel=hashlib.sha256(file).hexdigest())
+
+    def make() -> Artifact:
+        found = unpack_probe(file, most_bytes=MOST_WEIGHTS)
+        return Artifact({"weights": found.weights, "bias": found.bias}, {"backbone": backbone})
+
+    seat.store.get("model", key, make)
+    return _adopt(seat, key)
+
+
+def decoded(seat: Seat, file: bytes) -> Lesson:
+    """A payload with the client's own copies of the images; made once on a machine, memory-mapped by all clients there.
+
+    Raises:
+        FlSimError: not a payload, or a damaged one; one for another reference set; one that names classes which the
+            client does not know.
+    """
+    reference, classes = seat.population.reference, seat.population.data.classes or ()
+    told = Payload.from_bytes(file, most_references=MOST_REFERENCES, most_kept=len(reference))
+    told.for_reference(reference.digest)
+    strange = [name for name in told.class_names if name not in classes]
+    if strange:
+        raise FlSimError(
+            f"the payload labels images as {strange[0]!r}, which is none of this client's classes: {', '.join(classes)}"
+        )
+    key = digest(reference=reference.key, payload=hashlib.sha256(file).hexdigest(), classes=list(classes))
+    found = seat.store.get("lesson", key, lambda: _artifact(seat, told)).arrays
+    return Lesson(key, found["images"], found["labels"], found.get("soft"), found.get("levels"))
+
+
+def _artifact(seat: Seat, told: Payload) -> Artifact:
+    reference, classes = seat.population.reference, seat.population.data.classes or ()
+    indices, labels = told.unpack(reference.groups)
+    arrays: dict[str, NDArray[Any]] = {
+        "images": reference.images(indices),
+        "labels": np.array([classes.index(name) for name in told.class_names], np.int64)[labels],
+    }
+    levels, confidences = told.levels(labels), told.confidences(labels)
+    if levels is not None:
+        arrays["levels"] = levels[0]
+    if confidences is not None:
+        arrays["soft"] = soft_targets(arrays["labels"], confidences, len(classes))
+    return Artifact(arrays)
+
+
+def _adopt(seat: Seat, key: str) -> RecordDict:
+    seat.keep_model(key, shared=True)
+    for split in ("calibration", "test"):
+        seat.outputs(split)
+    return pack(FitReport(seat.client.id, 0))
+
+
+def _learn(seat: Seat, lesson: Lesson, per_client: bool) -> RecordDict:
+    """A student of the client's own, or the one of its tier."""
+    client, people = seat.client, seat.population
+    if per_client:
+        recipe = own_recipe(client, people, f"student of client {client.id}", "image")
+        labels = told_instead(client, people, "train", np.array(lesson.labels))
+    else:
+        recipe, labels = people.recipe(client.tier, "student", "image"), None
+    seat.keep_model(taught(seat.store, people.data, recipe, lesson, labels), shared=not per_client)
+    for split in ("calibration", "test"):
+        seat.outputs(split)  # now, while this client has the model warm and others have work of their own
+    return pack(FitReport(client.id, len(lesson.labels)))

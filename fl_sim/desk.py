@@ -1,0 +1,137 @@
+"""What the server of a hand-out works with: labelled rows of its own, the reference set, a teacher and its opinions.
+
+Everything that is computed here is kept in the artifact store, so that another rule, another budget and another
+calibration start from the same teacher and the same logits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim import learning
+from fl_sim.artifacts import Artifact, Store, digest
+from fl_sim.data.prepare import Prepared
+from fl_sim.data.reference import Reference
+from fl_sim.learning import Recipe
+from fl_sim.options import Trained
+from fl_sim.trained import load_model, outputs_on, trained
+
+BLOCK = 4096  # references that the teacher is shown at once
+
+Rows = NDArray[np.int64]
+
+
+class Watch(Protocol):
+    """Told what is going on."""
+
+    def phase(self, name: str, total: int | None) -> None:
+        """A phase begins, with so many steps to come if that is known."""
+
+    def done(self, count: int) -> None:
+        """So many more steps are done."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A kind of student: one tier's."""
+
+    recipe: Callable[[str], Recipe]  # purpose -> how it is made
+    share: float  # of the clients
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A network trained on labelled rows, by its key in the store."""
+
+    key: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Opinions:
+    """What a teacher says of every reference: memory-mapped."""
+
+    logits: NDArray[np.float32]  # (N, C)
+    embeddings: NDArray[np.float16] | None  # (N, d), what its last layer is given
+
+
+@dataclass(frozen=True, eq=False)
+class Desk:
+    """The server's side of a hand-out."""
+
+    data: Prepared
+    reference: Reference | None  # None where nothing rests on one
+    store: Store
+    seed: int
+    device: str
+    precision: str
+    students: tuple[Student, ...]
+    watch: Watch
+
+    @property
+    def references(self) -> Reference:
+        """The reference set, for those that need one."""
+        assert self.reference is not None, "the scenario has seen to it"
+        return self.reference
+
+    def recipe(self, told: Trained, purpose: str) -> Recipe:
+        """How a network of the server's is made."""
+        return Recipe(
+            architecture=told.architecture, epochs=told.epochs, learning_rate=told.learning_rate,
+            batch_size=told.batch_size, quantiles=None, seed=self.seed, purpose=purpose, device=self.device,
+            precision=self.precision, optimizer=told.optimizer, schedule=told.schedule, contrast="image",
+        )  # fmt: skip
+
+    def teacher(self, told: Trained, rows: Rows | None = None, purpose: str = "teacher") -> Teacher:
+        """A teacher, trained on the server's rows, or on these of them."""
+        self.watch.phase("training the teacher", None)
+        recipe = self.recipe(told, purpose)
+        where = self.data.rows("server") if rows is None else rows
+        return Teacher(trained(self.store, self.data, recipe, where), recipe)
+
+    def opinions(self, teacher: Teacher, *, embed: bool = False) -> Opinions:
+        """What a teacher says of every reference, computed in blocks, with progress; with its embeddings if asked for.
+
+        Raises:
+            FlSimError: embeddings are asked for, and the teacher does not end in a linear layer.
+        """
+        told = {"model": teacher.key, "reference": self.references.key, "what": "opinions"}
+        both = digest(**told, embeddings=True)
+        key = both if embed or self.store.has("outputs", both) else digest(**told)
+        found = self.store.get("outputs", key, lambda: self._ask(teacher, embed=key == both)).arrays
+        return Opinions(found["logits"], found.get("embeddings"))
+
+    def _ask(self, teacher: Teacher, *, embed: bool) -> Artifact:
+        reference = self.references
+        self.watch.phase("asking the teacher about the reference set", len(reference))
+        module, recipe = load_model(self.store, teacher.key, self.data)
+        arrays: dict[str, NDArray[Any]] = {}
+        with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=self.store.root / "tmp") as place:
+            # On disk, because the logits of a large reference set exceed memory; what is mapped outlives the folder.
+            for rows, images in reference.blocks(BLOCK):
+                said = self._said(module, images, recipe, embed)
+                for name, values in said.items():
+                    if name not in arrays:
+                        shape = (len(reference), values.shape[1])
+                        file = f"{place}/{name}.npy"
+                        arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=values.dtype, shape=shape)
+                    arrays[name][rows] = values
+                self.watch.done(len(images))
+        return Artifact(arrays, {"model": teacher.key})
+
+    def _said(self, module: Any, inputs: NDArray[np.uint8], recipe: Recipe, embed: bool) -> dict[str, NDArray[Any]]:
+        if not embed:
+            return {"logits": learning.predict(module, inputs, recipe)}
+        logits, embeddings = learning.predict_and_embed(module, inputs, recipe)
+        return {"logits": logits, "embeddings": embeddings.clip(-6e4, 6e4).astype(np.float16)}  # what that holds
+
+    def accuracy(self, key: str, rows: Rows) -> float:
+        """The share of rows that a stored model gets right."""
+        found = outputs_on(self.store, key, self.data, rows).argmax(axis=1)
+        return float((found == self.data.targets[rows]).mean())

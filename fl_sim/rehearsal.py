@@ -1,0 +1,140 @@
+"""Selection that is chosen, not guessed: rules are tried on the server's own labelled rows before one is sent.
+
+The paper's headline takes, per data set, the best of three rules after seeing test accuracy (fl_sim/plada/selection.py
+has them). Which rule is best depends on how far the task lies from the reference set, and nobody knows that before.
+The server can find out, because it has labels. Its rows are cut into folds, balanced over the classes. In each round
+one fold is held out: a teacher learns from the others and says what it thinks of the reference set; each rule still in
+the race makes its payload, within the same budget; a student of each kind learns from that payload and is tested on
+the rows held out. After each round the worse half of the rules is dropped (successive halving: Jamieson, Talwalkar,
+2016, https://proceedings.mlr.press/v51/jamieson16.html). The rule with the best mean over its rounds among those that
+lasted is the choice; the payload is then made by it, with a teacher that has learnt from all rows.
+
+No test row is touched. What the choice costs is the students' training; its bytes are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim import learning
+from fl_sim.desk import Desk, Opinions, Rows, Student
+from fl_sim.options import Rehearsal, Trained
+from fl_sim.plada.selection import Safety, Selection
+from fl_sim.randomness import stream
+from fl_sim.trained import Lesson, student
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to select."""
+
+    name: str  # one of selection.RULES
+    safety: Safety | None = None
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether it looks at more than the logits."""
+        return self.name == "diverse"
+
+    def __str__(self) -> str:
+        if self.safety is None:
+            return self.name
+        return f"{self.name}, {self.safety.share:g} by class ** {self.safety.exponent:g}"
+
+
+HALF, EVEN = Safety(0.5, 0.5), Safety(1.0, 0.0)
+RULES = (
+    Rule("lowest"),
+    Rule("lowest", HALF),
+    Rule("lowest", Safety(0.5, -0.2)),
+    Rule("lowest", EVEN),
+    Rule("highest"),
+    Rule("highest", EVEN),
+    Rule("entropy"),
+    Rule("random"),
+    Rule("random", HALF),
+    Rule("random", EVEN),
+    Rule("diverse", HALF),
+    Rule("diverse", EVEN),
+)
+
+Select = Callable[[Opinions, Rule], Selection]
+
+
+@dataclass
+class Trial:
+    """How a rule fared: the accuracy of its students on the rows held out, a number a round."""
+
+    rule: Rule
+    accuracies: list[float] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        """Over its rounds."""
+        return float(np.mean(self.accuracies))
+
+
+def rehearse(
+    desk: Desk, teacher: Trained, how: Rehearsal, select: Select, rules: Sequence[Rule] = RULES
+) -> tuple[Rule, list[Trial]]:
+    """The rule to send by, and how all of them fared, the best first: those that lasted longest, then by their mean.
+
+    `select(opinions, rule)` makes a selection within the budget.
+    """
+    trials = [Trial(rule) for rule in rules]
+    folds = _folds(desk, how.folds)
+    students = desk.students if how.student is None else (Student(_recipe(desk, how.student), 1.0),)
+    racing = trials
+    for turn in range(min(how.rounds, how.folds)):
+        held = folds[turn]
+        rest = np.sort(np.concatenate([rows for i, rows in enumerate(folds) if i != turn]))
+        opinions = desk.opinions(desk.teacher(teacher, rest, f"teacher without fold {turn}"), embed=_embedded(racing))
+        desk.watch.phase(f"rehearsing {len(racing)} rules", len(racing))
+        for trial in racing:
+            lesson = lesson_of(desk, select(opinions, trial.rule))
+            trial.accuracies.append(_accuracy(desk, students, lesson, held, turn))
+            desk.watch.done(1)
+        racing = sorted(racing, key=lambda trial: -trial.mean)[: max(2, -(-len(racing) // 2))]
+    ranked = sorted(trials, key=lambda trial: (-len(trial.accuracies), -trial.mean))
+    return ranked[0].rule, ranked
+
+
+def lesson_of(desk: Desk, selection: Selection) -> Lesson:
+    """What a client would learn from a selection: hard labels, no curriculum; not kept."""
+    return Lesson("", desk.references.images(selection.indices), selection.labels)
+
+
+def _embedded(racing: Sequence[Trial]) -> bool:
+    return any(trial.rule.needs_embeddings for trial in racing)
+
+
+def _folds(desk: Desk, count: int) -> list[Rows]:
+    """The server's rows in folds; each class is dealt out in turn, so that folds differ by one row of a class."""
+    rows = desk.data.rows("server")
+    shuffled = stream(desk.seed, "rehearsal", "folds").permutation(rows)
+    by_class = shuffled[np.argsort(np.array(desk.data.targets[shuffled]), kind="stable")]
+    return [np.sort(by_class[i::count]) for i in range(count)]
+
+
+def _recipe(desk: Desk, told: Trained) -> Callable[[str], Any]:
+    return lambda purpose: desk.recipe(told, purpose)
+
+
+def _accuracy(desk: Desk, students: Sequence[Student], lesson: Lesson, held: Rows, turn: int) -> float:
+    """The mean accuracy of the students on rows held out, weighted by how many clients are of their kind."""
+    total = 0.0
+    for one in students:
+        recipe = one.recipe(f"rehearsal {turn}")
+        model = student(desk.data, recipe, lesson)
+        said = learning.predict(model, desk.data.inputs_for(held, recipe.contrast), recipe)
+        total += one.share * _share_right(said, desk.data.targets[held])
+    return total / sum(one.share for one in students)
+
+
+def _share_right(outputs: NDArray[np.float32], targets: NDArray[Any]) -> float:
+    return float((outputs.argmax(axis=1) == targets).mean())

@@ -1,0 +1,122 @@
+"""Trained models in the artifact store: each is made once, and found by all that decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fl_sim import learning
+from fl_sim.artifacts import Artifact, Store, digest, digest_of_array
+from fl_sim.data.prepare import Prepared
+from fl_sim.data.reference import Reference
+from fl_sim.learning import Recipe
+from fl_sim.plada.backbone import Backbone, fit_backbone
+from fl_sim.plada.probe import Probe
+
+SAMPLE = 5000  # reference images that a backbone is learnt from
+BACKBONE = 1  # raise it when a change in fl_sim/plada/backbone.py changes one
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What was handed out, as images to train on: the same for all who were handed the same."""
+
+    key: str  # a digest of all of it
+    images: NDArray[np.uint8]  # (k, channels, height, width)
+    labels: NDArray[np.int64]  # (k,)
+    soft: NDArray[np.float32] | None = None  # (k, C) probabilities, to be learnt in place of the labels
+    levels: NDArray[np.uint8] | None = None  # (k,) a curriculum: when each is first shown
+
+
+def trained(
+    store: Store, data: Prepared, recipe: Recipe, rows: NDArray[np.int64], targets: NDArray[Any] | None = None
+) -> str:
+    """The key of the model that `recipe` gives on rows of the data, trained now unless the store has it; `targets`
+    where they are not the true ones."""
+    told = {} if targets is None else {"targets": digest_of_array(targets)}
+    key = digest(recipe=recipe.parts(), data=data.key, rows=digest_of_array(rows), **told)
+
+    def make() -> Artifact:
+        model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+        labels = data.learnable(rows) if targets is None else data.scaled(targets)
+        return kept(learning.fit(model, data.inputs_for(rows, recipe.contrast), labels, recipe), recipe)
+
+    store.get("model", key, make)
+    return key
+
+
+def taught(
+    store: Store, data: Prepared, recipe: Recipe, lesson: Lesson, labels: NDArray[np.int64] | None = None
+) -> str:
+    """The key of the model that `recipe` gives on a lesson, trained now unless the store has it; of `data` it needs the
+    shape and the classes alone. `labels` where they are not the lesson's."""
+    told = {} if labels is None else {"labels": digest_of_array(labels)}
+    key = digest(recipe=recipe.parts(), lesson=lesson.key, classes=data.num_classes, **told)
+    store.get("model", key, lambda: kept(_student(data, recipe, lesson, labels), recipe))
+    return key
+
+
+def student(data: Prepared, recipe: Recipe, lesson: Lesson) -> nn.Module:
+    """The model that `recipe` gives on a lesson, not kept."""
+    return _student(data, recipe, lesson, None)
+
+
+def _student(data: Prepared, recipe: Recipe, lesson: Lesson, labels: NDArray[np.int64] | None) -> nn.Module:
+    targets: NDArray[Any] = lesson.labels if lesson.soft is None else lesson.soft
+    model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+    told = np.array(targets if labels is None else labels)
+    return learning.fit(model, lesson.images, told, recipe, levels=lesson.levels)
+
+
+def kept(model: nn.Module, recipe: Recipe) -> Artifact:
+    """A model as the store keeps it."""
+    return Artifact(meta={"recipe": recipe.__dict__}, tensors=dict(model.state_dict()))
+
+
+def load_model(store: Store, key: str, data: Prepared) -> tuple[nn.Module, Recipe]:
+    """A stored model and the recipe it was made by."""
+    found = store.open("model", key)
+    return _built(found.meta["recipe"], found.tensors, data)
+
+
+def _built(told: Mapping[str, Any], tensors: Mapping[str, Any], data: Prepared) -> tuple[nn.Module, Recipe]:
+    recipe = Recipe(**{**told, "quantiles": tuple(told["quantiles"]) if told["quantiles"] else None})
+    model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+    model.load_state_dict(dict(tensors))
+    return model, recipe
+
+
+def shared_backbone(store: Store, reference: Reference, centroids: int) -> tuple[str, Backbone]:
+    """The backbone that a reference set gives, and its key in the store: learnt from images at even distances."""
+    key = digest(reference=reference.digest.hex(), centroids=centroids, sample=SAMPLE, backbone=BACKBONE)
+
+    def make() -> Artifact:
+        where = np.unique(np.linspace(0, len(reference) - 1, min(SAMPLE, len(reference))).astype(np.int64))
+        found = fit_backbone(reference.images(where), num_centroids=centroids, seed=0)
+        arrays = {name: part for name, part in found.__dict__.items() if isinstance(part, np.ndarray)}
+        return Artifact(arrays, {"patch": found.patch, "stride": found.stride})
+
+    store.get("model", key, make)
+    return key, _open_backbone(store, key)
+
+
+def _open_backbone(store: Store, key: str) -> Backbone:
+    found = store.open("model", key)
+    told: dict[str, Any] = {name: np.array(part) for name, part in found.arrays.items()}
+    return Backbone(**told, **found.meta)
+
+
+def outputs_on(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What a stored model says of rows of the data, (n, outputs): a network, or a probe on a shared backbone."""
+    found = store.open("model", key)
+    if "backbone" in found.meta:
+        probe = Probe(np.array(found.arrays["weights"]), np.array(found.arrays["bias"]))
+        backbone = _open_backbone(store, found.meta["backbone"])
+        return probe.logits(backbone.features(np.ascontiguousarray(data.inputs[rows])))
+    module, recipe = load_model(store, key, data)
+    return learning.predict(module, data.inputs_for(rows, recipe.contrast), recipe)

@@ -1,0 +1,82 @@
+"""Some of the server's labelled images themselves: what a payload of labels is measured against.
+
+"A Dataset is Worth 1 MB", Kimchi Shoshani, Gabay, Hoshen, 2026, https://arxiv.org/abs/2602.23358, table 2: a balanced
+random subset of the target images, or k-centre within each class, as JPEG of quality 30, then Zstd-19.
+
+Distances of k-centre are those of the images, each less its mean and over its contrast; the paper does not say which
+features it takes. The parcel is the smallest of several forms (fl_sim/plada/images.py), the paper's among them.
+
+**Sent** to every client: the parcel, once. Unlike a payload of labels it lets the server's data out.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim.artifacts import Artifact, digest
+from fl_sim.data.contrast import contrasted
+from fl_sim.errors import FlSimError
+from fl_sim.plada.coresets import k_centre_subset, random_subset, within
+from fl_sim.plada.images import form_of, pack_images
+from fl_sim.randomness import stream
+from fl_sim.records import ImagesRequest
+from strategies.base import HandOut, Roster
+
+VERSION = 1  # raise it when a change here changes a parcel
+
+
+class Coreset(HandOut):
+    """As many images of each class as was said, or as many as fit into the budget."""
+
+    def __init__(
+        self, roster: Roster, how: str, images_per_class: int | None, budget_bytes: int | None, quality: int,
+        per_client: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(roster, per_client)
+        self.how, self.images_per_class, self.budget_bytes, self.quality = how, images_per_class, budget_bytes, quality
+
+    def request(self) -> ImagesRequest:
+        """The parcel, as it is sent to everybody."""
+        return ImagesRequest(self.roster.population, self.per_client, np.frombuffer(self.file, np.uint8))
+
+    @cached_property
+    def file(self) -> bytes:
+        """The parcel, made now unless the store has it."""
+        desk = self.desk
+        told = {"how": self.how, "each": self.images_per_class, "budget": self.budget_bytes, "quality": self.quality}
+        key = digest(version=VERSION, data=desk.data.key, seed=desk.seed, **told)
+        made = desk.store.get("payload", key, lambda: Artifact({"file": np.frombuffer(self._make(), np.uint8)}))
+        return made.arrays["file"].tobytes()
+
+    def _make(self) -> bytes:
+        desk = self.desk
+        rows, classes = desk.data.rows("server"), desk.data.num_classes or 1
+        images, labels = np.array(desk.data.inputs[rows]), np.array(desk.data.targets[rows])
+        desk.watch.phase("choosing images", None)
+
+        def pack(count: int) -> bytes:
+            chosen = self._chosen(images, labels, count)
+            return pack_images(images[chosen], labels[chosen], classes, self.quality)
+
+        if self.budget_bytes is not None:
+            return pack(within(self.budget_bytes, pack, least=min(classes, len(rows)), most=len(rows)))
+        wanted = (self.images_per_class or 0) * classes
+        if wanted > len(rows):
+            raise FlSimError(
+                f"learn.images_per_class = {self.images_per_class} for {classes} classes is {wanted} images, and "
+                f"data.server = {len(rows)}; ask for fewer"
+            )
+        return pack(wanted)
+
+    def _chosen(self, images: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        if self.how == "random":
+            return random_subset(labels, count, stream(self.roster.seed, "coreset"))
+        return k_centre_subset(labels, contrasted(images).reshape(len(images), -1), count)
+
+    def metrics(self) -> dict[str, Any]:
+        """What was handed out, and what it cost."""
+        return {"payload_bytes": len(self.file), "rule": f"{self.how} images, {form_of(self.file)}"}

@@ -1,0 +1,49 @@
+"""A linear layer in eight bits over features that every holder of the reference set computes alone.
+
+"A Dataset is Worth 1 MB", Kimchi Shoshani, Gabay, Hoshen, 2026, https://arxiv.org/abs/2602.23358, figure 5: its most
+efficient rival, there over a pre-trained network that both ends have. Here the shared backbone is learnt from the
+unlabelled reference images alone (Coates, Ng, Lee, 2011; fl_sim/plada/backbone.py), so that nothing but the probe has
+to travel, and nobody needs a pre-trained network.
+
+Every client then has the one model; what tiers differ in is gone.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fl_sim.plada.probe import fit_probe, pack_probe
+from fl_sim.records import ProbeRequest
+from fl_sim.trained import shared_backbone
+from strategies.base import HandOut, Roster
+
+
+class Probe(HandOut):
+    """The same probe to everybody, in one round."""
+
+    def __init__(self, roster: Roster, centroids: int) -> None:
+        super().__init__(roster, per_client=True)
+        self.centroids = centroids
+
+    def request(self) -> ProbeRequest:
+        """The parcel, and how large the backbone is."""
+        return ProbeRequest(self.roster.population, self.centroids, np.frombuffer(self.file, np.uint8))
+
+    @cached_property
+    def file(self) -> bytes:
+        """The parcel: a probe fitted to the features of the server's rows."""
+        desk = self.desk
+        desk.watch.phase("fitting a probe", None)
+        _, backbone = shared_backbone(desk.store, desk.references, self.centroids)
+        rows = desk.data.rows("server")
+        features = backbone.features(np.array(desk.data.inputs[rows]))
+        probe = fit_probe(features, np.array(desk.data.targets[rows]), desk.data.num_classes or 1, seed=desk.seed)
+        return pack_probe(probe)
+
+    def metrics(self) -> dict[str, Any]:
+        """What was handed out, and what it cost."""
+        words = f"an INT8 probe on {4 * self.centroids} features of the reference set's own"
+        return {"payload_bytes": len(self.file), "rule": words}
