@@ -2,6 +2,10 @@
 
     .venv/bin/python benchmarks/plada_codec.py              all of them, about two minutes
     .venv/bin/python benchmarks/plada_codec.py --small      without those over 14.2 million references
+    .venv/bin/python benchmarks/plada_codec.py RUN FILE.plada --reference-folders STARTS.npy     of real runs instead
+
+A payload of a real run is a file, or a folder with `payload.plada` and, where there are any, the folders' starts in
+`folders.npy`; what `--reference-folders` names goes before the latter. Its indices and labels are encoded again.
 
 *sorted*: the reference set lies in folders (log-normal sizes); a folder's density is Gamma(0.1), its kept references
 lie anywhere in it, a label is the folder's own class for 80 %, the folder's second class for 10 %, any class for the
@@ -13,14 +17,16 @@ under the better Zstd, *bound+* over the bound. First our codec without the fold
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.plada import baselines, codec
+from fl_sim.plada.payload import Payload
 
 PURITY, SECOND, SHAPE, ZIPF = 0.8, 0.1, 0.1, 0.7
 SETS = ((14_200_000, 650, (0.01,)), (50_000, 500, (0.001, 0.005, 0.01, 0.05, 0.1)), (41_284, 62, (0.001, 0.01, 0.1)))
@@ -28,12 +34,12 @@ CLASSES = {14_200_000: (10, 100, 365), 50_000: (10, 100), 41_284: (26,)}
 
 
 class Made(NamedTuple):
-    """A payload, where its folders start, and the bytes that its maker's law allows."""
+    """A payload, where its folders start, and the bytes that its maker's law allows, where they are known."""
 
     indices: NDArray[np.int64]
     labels: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    law: float
+    starts: NDArray[np.int64] | None
+    law: float | None
 
 
 def popularity(classes: int) -> NDArray[np.float64]:
@@ -85,30 +91,55 @@ def timed(how, *what):
     return found, time.perf_counter() - start
 
 
+def real(place: Path, folders: Path | None) -> tuple[Made, int, int]:
+    """(a run's payload, N, C)."""
+    file = place / "payload.plada" if place.is_dir() else place
+    payload = Payload.from_bytes(file.read_bytes(), most_references=codec.MOST_REFERENCES, most_kept=20_000_000)
+    beside = file.parent / "folders.npy"
+    held = folders if folders is not None else beside if beside.exists() else None
+    starts = None if held is None else np.load(held, allow_pickle=False)
+    return Made(*payload.unpack(starts), starts, None), payload.num_references, len(payload.class_names)
+
+
 def row(kind: str, made: Made, size: int, keep: float, classes: int) -> str:
     """One payload's line, its bodies decoded and compared."""
     indices, labels, starts, law = made
     zstd = baselines.zstd_sizes(indices, labels, size, classes)
     best, told = min(zstd.values()), []
-    for groups in (None, starts):
+    for groups in [None] if starts is None else [None, starts]:
         body, writing = timed(codec.encode, indices, labels, size, classes, groups)
         found, reading = timed(codec.decode, body, size, len(indices), classes, groups)
         assert np.array_equal(found, [indices, labels])
         under = f"{1 - len(body) / best:6.1%} {len(body) / baselines.bound(labels, size) - 1:+7.1%}"
         told.append(f"{codec.reading_of(body):9} {len(body):7} {under} {writing:5.2f} {reading:5.2f}")
-    bounds = f"{baselines.bound(labels, size):7.0f} {law:7.0f}"
+    bounds = f"{baselines.bound(labels, size):7.0f} " + ("      ?" if law is None else f"{law:7.0f}")
     sizes = f"{zstd['indices']:7} {zstd['bitmap']:7} {bounds}"
-    return f"{kind:8} {size:9} {keep:6.1%} {classes:4} {len(indices):7} | {sizes} | {told[0]} | {told[1]}"
+    return f"{kind:8} {size:9} {keep:6.1%} {classes:4} {len(indices):7} | {sizes} | " + " | ".join(told)
 
 
 def main() -> None:
     """Print the table."""
+    asked = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    asked.add_argument("payloads", nargs="*", type=Path, help="payload files or run folders; none: made payloads")
+    asked.add_argument("--reference-folders", type=Path, help="a .npy file, where the reference set's folders start")
+    asked.add_argument("--small", action="store_true", help="without the made payloads over 14.2 million references")
+    given = asked.parse_args()
     ours = "reading     bytes  under bound+    enc   dec"
     print(
         "kind             N   keep    C       k |     idx     bmp   bound     law | alone:", ours, "| by folders:", ours
     )
+    for place in given.payloads:
+        found, size, classes = real(place, given.reference_folders)
+        name = place.parent.name if place.name == "payload.plada" else place.stem
+        print(row(name[-8:], found, size, len(found.indices) / size, classes), flush=True)
+    if not given.payloads:
+        made(given.small)
+
+
+def made(small: bool) -> None:
+    """The rows of made payloads."""
     for size, mean, keeps in SETS:
-        if size > 1_000_000 and "--small" in sys.argv:
+        if size > 1_000_000 and small:
             continue
         for keep in keeps:
             for classes in CLASSES[size]:

@@ -5,7 +5,8 @@ same payload are tried, and the smallest is sent; its first byte says which:
 
 - *plain*: kept references lie anywhere with one density, labels come by their frequencies, learnt on the way. Within
   2 % of log2 C(N, k) + k H(labels), which nothing can beat when the references are shuffled.
-- *clustered*: a gap is coded given the gaps before it, a label given the labels lately met (`fl_sim/plada/local.py`).
+- *clustered*: a gap is coded given what the gaps before say of the density here, a label given the labels lately met
+  (`fl_sim/plada/local.py`, `fl_sim/plada/density.py`).
 - *foldered*: with the starts of the reference set's folders, which both ends know: how many are kept in each folder,
   where in it, and labels given those of the same folder (`fl_sim/plada/local.py`).
 - *paper*: the better of the paper's encodings with Zstd-19, so that no body is larger than that.
@@ -23,12 +24,14 @@ from numpy.typing import NDArray
 from fl_sim.errors import FlSimError
 from fl_sim.plada import paper
 from fl_sim.plada.coder import Coder, frequencies
+from fl_sim.plada.density import HAZARDS
 from fl_sim.plada.gaps import bucket_lows, bucket_widths, buckets_of, geometric
 from fl_sim.plada.local import MOST_FOLDERS, code_clustered, code_foldered
 
 MOST_CLASSES = 1 << 16
 MOST_REFERENCES = 1 << 31
 PLAIN, CLUSTERED, FOLDERED, PAPER = range(4)  # the low two bits of a body's first byte; the rest is the reading's own
+SAMPLE, STRETCHES = 4096, 4  # how many kept references set the clustered reading, from how many places
 PRIORS = (1, 4, 32, 256)  # a class's weight before it is met, in units where one label met counts 32
 
 Decoded = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -59,7 +62,9 @@ def encode(
         return b""
     starts = _starts(groups, num_references)
     tried = [_written(PLAIN | prior << 2, indices, labels, num_references, num_classes) for prior in range(len(PRIORS))]
-    tried.append(_written(CLUSTERED, indices, labels, num_references, num_classes))
+    head = _clustered_head(indices, labels, num_classes)
+    if head is not None:
+        tried.append(_written(head, indices, labels, num_references, num_classes))
     if starts is not None:
         tried.append(_written(FOLDERED, indices, labels, num_references, num_classes, starts))
     variant, content = paper.smallest(indices, labels, num_references, num_classes, min(map(len, tried)))
@@ -89,7 +94,7 @@ def decode(
         starts = _starts(groups, num_references) if reading == FOLDERED else None
         if reading == FOLDERED and starts is None:
             raise FlSimError("the payload was packed by the reference set's folders: give their starts to decode it")
-        if detail >= (len(PRIORS) if reading == PLAIN else 1):
+        if detail >= {PLAIN: len(PRIORS), CLUSTERED: HAZARDS, FOLDERED: 1}[reading]:
             raise FlSimError(f"the payload's body is damaged: its first byte is {body[0]}, which means nothing")
         indices, labels = _coded(body[0], Coder(body[1:]), None, num_references, num_kept, num_classes, starts)
     try:
@@ -117,6 +122,35 @@ def _written(
     return bytes([head]) + coder.body()
 
 
+def _clustered_head(indices: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> int | None:
+    """The clustered reading's first byte: how often the density changes, by a sample's bytes, downhill from the middle.
+
+    None where the sample says that a large payload has no clusters: trying would take as long again as all the rest.
+    """
+    rows = np.arange(len(indices))
+    if len(indices) > SAMPLE:
+        ends = np.linspace(SAMPLE // STRETCHES, len(indices), STRETCHES).astype(np.int64)
+        rows = np.concatenate([np.arange(end - SAMPLE // STRETCHES, end) for end in ends])
+    places = np.cumsum(np.diff(indices, prepend=-1)[rows]) - 1  # the stretches joined
+    size = int(places[-1]) + 1
+    found: dict[int, int] = {}
+
+    def cost(hazard: int) -> int:
+        if hazard not in found:
+            found[hazard] = len(_written(CLUSTERED | hazard << 2, places, np.zeros(len(rows), np.int64), size, 1))
+        return found[hazard]
+
+    best = HAZARDS // 2
+    while cost(other := min((h for h in (best - 1, best + 1) if 0 <= h < HAZARDS), key=cost)) < cost(best):
+        best = other
+    heads = [PLAIN | 1 << 2, CLUSTERED | best << 2]
+    if len(indices) > 8 * SAMPLE:
+        plain, clustered = (len(_written(head, places, labels[rows], size, num_classes)) for head in heads)
+        if clustered > plain:
+            return None
+    return heads[1]
+
+
 def _coded(
     head: int,
     coder: Coder,
@@ -128,7 +162,7 @@ def _coded(
 ) -> Decoded:
     """Write what is given, or read it where nothing is."""
     if head & 3 == CLUSTERED:
-        return code_clustered(coder, given, num_references, num_kept, num_classes)
+        return code_clustered(coder, given, num_references, num_kept, num_classes, head >> 2)
     if starts is not None:
         return code_foldered(coder, given, num_references, num_kept, num_classes, starts)
     indices, labels = given if given is not None else (None, None)

@@ -35,7 +35,7 @@ class Coder:
             self._written = queue.RangeEncoder()
             self._call = self._written.encode
         else:
-            words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
+            words = np.frombuffer(body + bytes(-len(body) % 4), ">u4").astype(np.uint32)
             self._call = queue.RangeDecoder(words).decode
 
     def code(self, symbol: int, using: Any) -> int:
@@ -82,9 +82,18 @@ class Coder:
         return self.code(value, model.Uniform(size)) if size > 1 else 0
 
     def body(self) -> bytes:
-        """What was written; zeros at the end are left out, since the decoder reads zeros past its end."""
+        """What was written, in the fewest bytes: the decoder reads zeros past its end."""
         assert self._written is not None
-        return np.asarray(self._written.get_compressed(), "<u4").tobytes().rstrip(b"\0")
+        sealed = np.asarray(self._written.get_compressed()).astype(">u4").tobytes()
+        words, (low, width) = self._written.pos()
+        settled, end = sealed[: 4 * words], sealed[4 * words :].ljust(8, b"\0")
+        # Any 64 bits from low on, fewer than width above it, end as well as those: take what ends in most zeros. Where
+        # those are below low they were carried over into what is settled, and stay.
+        if end >= low.to_bytes(8, "big"):
+            most = min(low + width, 1 << 64) - 1
+            rounded = (-(-low >> zeros) << zeros for zeros in range(64, -1, -8))
+            end = next(number for number in rounded if number <= most).to_bytes(8, "big")
+        return (settled + end).rstrip(b"\0")
 
 
 @cache

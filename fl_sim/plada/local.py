@@ -1,14 +1,16 @@
 """Readings of a payload whose kept references, and their labels, come in clusters.
 
 A gap is coded by its bucket under frequencies that adapt in each context, then by its place in the bucket. The context
-of the *clustered* reading is the density lately met, short-term and long-term. The *foldered* reading tells how many
-are kept in each folder, given its size and the folder before, and then their places, given how many are left for how
-much room. A label is first looked for among those lately met nearby (or in the folder), best first, and else told by
-the frequencies of all labels, without those.
+of the *clustered* reading is what a hidden Markov model believes of the density (`fl_sim/plada/density.py`), and the
+bucket before; the model's law is what a context starts from. The *foldered* reading tells how many are kept in each
+folder, given its size and the folder before, and then their places, given how many are left for how much room. A label
+is first looked for among those lately met nearby (or in the folder), best first, and else told by the frequencies of
+all labels, without those.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from itertools import pairwise
 
 import numpy as np
@@ -16,11 +18,13 @@ from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
 from fl_sim.plada.coder import Adaptive, Coder, frequencies
+from fl_sim.plada.density import Density
 from fl_sim.plada.gaps import bucket_lows, bucket_of, bucket_widths, long_tailed, without_return
 
 MOST_FOLDERS = 1 << 18
-FORGET = (0, 0, 1, 2, 4, 6)  # by how many bits scores shrink after a gap 0, 1, 2 ... octaves over the average
-MANY_CLASSES = 1024  # beyond, the labels near by are not taken out of the frequencies of all: too slow
+SAME = (26, 102, 179, 230, 248)  # of 256: where the contexts of a label part, by the chance of the same cluster
+TRUST = 64  # how many gaps the law that a context starts from counts for
+MANY_CLASSES = 256  # beyond, the labels near by are not taken out of the frequencies of all: too slow
 Decoded = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -97,32 +101,28 @@ class Labels:
 
 
 def code_clustered(
-    coder: Coder, given: Decoded | None, num_references: int, num_kept: int, num_classes: int
+    coder: Coder, given: Decoded | None, num_references: int, num_kept: int, num_classes: int, hazard: int
 ) -> Decoded:
-    """Write or read a payload by the density and the labels lately met."""
+    """Write or read a payload by the density and the labels lately met; `hazard` as in `Density`."""
     places, told = (given[0].tolist(), given[1].tolist()) if given is not None else ([0] * num_kept, [0] * num_kept)
     gaps, labels = Gaps(coder), Labels(coder, num_classes)
-    mean = num_references // num_kept
-    fast = slow = bucket_of(mean)[0] << 8  # averages of buckets, which are quarters of octaves
+    density = Density(num_references, num_kept, hazard)
     last = -1
     for i in range(num_kept):
-        context = (fast >> 10, slow >> 11)
+        context = (*density.context(), gaps.bucket // 6)
         if not gaps.known(context):
-            middle = (fast + slow) >> 9
-            gaps.learn(context, long_tailed(int(bucket_lows()[middle]) + 1, 2, num_references), 4)
+            gaps.learn(context, density.law(), TRUST)
         gap = gaps.code(places[i] - last - 1, context)
         last += gap + 1
         if last >= num_references:
             raise FlSimError(f"the payload's body is damaged: a reference beyond {num_references - 1}")
         places[i] = last
-        step = (gaps.bucket << 8) - fast
-        wide = max(0, min(5, (step >> 10) + 1))
-        fast += step >> 2
-        slow += ((gaps.bucket << 8) - slow) >> 3
+        same = density.met(gaps.bucket)
         if num_classes > 1:
-            told[i] = label = labels.code(told[i], (wide,))
-            # A gap much wider than of late is likely the way to another cluster: what was near counts for less.
-            near = {one: (score - (score >> 4)) >> FORGET[wide] for one, score in labels.near.items() if score > 64}
+            told[i] = label = labels.code(told[i], (bisect(SAME, same),))
+            # Where the density was drawn anew, another cluster is likely: what was near counts for less.
+            kept = same * 15
+            near = {one: score * kept >> 12 for one, score in labels.near.items() if score * kept >> 18}
             near[label] = near.get(label, 0) + 1024
             labels.near = near
     return np.array(places, np.int64), np.array(told, np.int64)
