@@ -86,7 +86,7 @@ def test_the_pool_holds_about_forty_thousand_distinct_images_in_a_fixed_order():
     assert len(found.images) == len(found.font) == len(found.code_point)
     assert len({image.tobytes() for image in found.images}) == len(found.images)
     assert found.images.any(axis=(1, 2, 3)).all()
-    order = found.font.astype(np.int64) * 2**21 + found.code_point
+    order = found.code_point.astype(np.int64) * 64 + found.font
     assert (np.diff(order) > 0).all()
     assert {found.fonts[i] for i in np.unique(found.font)} == set(fonts.POOL_FONTS)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fl_sim.artifacts import Store
-from fl_sim.data import fonts, named, reference, vision
+from fl_sim.data import fonts, glyphs, named, reference, vision
 from fl_sim.data.folders import fingerprint
 from fl_sim.data.prepare import as_shape, grey, resized
 from fl_sim.data.reference import check_sets, missing, open_reference, overlaps, refer
@@ -138,15 +138,18 @@ def test_grey_becomes_colour_by_repetition_and_colour_grey_as_pillow_does(publis
     assert as_shape(np.full((1, 3, 4, 4), 9, np.uint8), GREY).tolist() == np.full((1, *GREY), 9).tolist()
 
 
-def test_the_glyph_pools_have_a_group_a_font(store):
+def test_the_glyph_pools_have_a_group_a_code_point(store):
     found = refer(["glyphs-pool:seen"], (1, 8, 8), store)
-    assert len(found.groups) == len(fonts.SEEN_FONTS) == 22
+    pool = glyphs.pool(8, fonts.SEEN_FONTS)
+    assert len(fonts.SEEN_FONTS) == 22
+    assert len(found) == len(pool.images) > 30_000
+    assert len(found.groups) == len(np.unique(pool.code_point))
     assert found.groups[0] == 0
     assert (np.diff(found.groups) > 0).all()
-    assert len(found) > 30_000
     letter_a = fonts.draw(fonts.open_font("DejaVuSans-Bold"), ord("A"), 8)
-    bold = found.images(range(int(found.groups[1]), int(found.groups[2])))
-    assert (bold[:, 0] == letter_a).all(axis=(1, 2)).sum() == 1
+    group = int(np.searchsorted(np.unique(pool.code_point), ord("A")))
+    drawn = found.images(range(int(found.groups[group]), int(found.groups[group + 1])))
+    assert (drawn[:, 0] == letter_a).all(axis=(1, 2)).sum() == 1
 
 
 def test_medmnist_is_read_without_its_labels(tmp_path, monkeypatch, store):

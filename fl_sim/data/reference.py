@@ -283,7 +283,7 @@ def _images(name: str, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
     """A set's images as it has them (n, channels, height, width), and where its groups begin."""
     if name in POOLS:
         pool = glyphs.pool(side, POOLS[name])
-        return pool.images, np.flatnonzero(np.diff(pool.font, prepend=-1))
+        return pool.images, np.flatnonzero(np.diff(pool.code_point, prepend=-1))
     base, _, part = name.partition(":")
     if base in vision.VISION and part == "unlabelled":
         return vision.unlabelled(base), np.zeros(1, np.int64)
