@@ -159,7 +159,7 @@ class Plada(Learn):
     teacher: Trained
     keep_fraction: Annotated[float, Field(gt=0, le=1)] | None = None  # of the reference set
     budget_bytes: Annotated[int, Field(ge=1)] | None = None  # the best payload that is no larger, header included
-    rule: Literal["lowest", "highest", "entropy", "random", "diverse", "rehearsed"] = "rehearsed"
+    rule: Literal["lowest", "highest", "entropy", "random", "mixed", "diverse", "rehearsed"] = "rehearsed"
     safety: SafetyNet | None = None
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of the energy and the entropy
     labels: Literal["teacher", "random"] = "teacher"  # random: the floor, a payload that says nothing

@@ -47,19 +47,17 @@ class Rule:
         return f"{self.name}, {self.safety.share:g} by class ** {self.safety.exponent:g}"
 
 
-HALF, EVEN = Safety(0.5, 0.5), Safety(1.0, 0.0)
+EVEN = Safety(1.0, 0.0)  # every class as many
 RULES = (
     Rule("lowest"),
-    Rule("lowest", HALF),
+    Rule("lowest", Safety(0.5, 0.5)),
     Rule("lowest", Safety(0.5, -0.2)),
-    Rule("lowest", EVEN),
     Rule("highest"),
     Rule("highest", EVEN),
-    Rule("entropy"),
     Rule("random"),
-    Rule("random", HALF),
     Rule("random", EVEN),
-    Rule("diverse", HALF),
+    Rule("mixed", EVEN),
+    Rule("diverse", Safety(1.0, 0.5)),
     Rule("diverse", EVEN),
 )
 

@@ -393,3 +393,24 @@ def test_what_cannot_be_meant_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=f"^{message}") as refused:
         call()
     assert "\n" not in str(refused.value)
+
+
+def test_mixed_keeps_half_by_confidence_and_half_by_chance_in_each_class():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=3000)
+    logits = np.full((3000, 3), -50.0)
+    logits[np.arange(3000), labels] = rng.exponential(5, 3000)
+    found = select(logits, rule="mixed", count=300, safety=Safety(share=1, exponent=0), seed=1)
+    lowest = select(logits, rule="lowest", count=300, safety=Safety(share=1, exponent=0)).indices
+    assert np.bincount(found.labels).tolist() == [100, 100, 100]
+    shared = np.isin(found.indices, lowest).mean()
+    assert 0.45 < shared < 0.65  # half of them, and a tenth of the other half by chance
+    again = select(logits, rule="mixed", count=300, safety=Safety(share=1, exponent=0), seed=1)
+    assert again.indices.tolist() == found.indices.tolist()
+
+
+def test_mixed_scores_are_the_smaller_of_standing_and_draw():
+    logits = np.log([[8.0, 1.0], [4.0, 1.0], [1.0, 9.0], [2.0, 1.0], [1.0, 1.5]])  # classes 0 0 1 0 1
+    _, scores = scored(logits, "mixed", generator=np.random.default_rng(5))
+    drawn = np.random.default_rng(5).random(5)
+    assert scores.tolist() == np.minimum([0, 1 / 3, 0, 2 / 3, 1 / 2], drawn).tolist()

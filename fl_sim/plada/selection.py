@@ -40,7 +40,8 @@ from numpy.typing import NDArray
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import stream
 
-RULES = ("lowest", "highest", "entropy", "random", "diverse")
+RULES = ("lowest", "highest", "entropy", "random", "mixed", "diverse")
+DRAWN = ("random", "mixed")  # those that draw a number for each image
 BLOCK = 1 << 21  # logits read at once: 16 MiB as float64
 CANDIDATES = 8192  # images among which one run of k-centre chooses, see `diverse`
 _TINY = -800.0  # exp of it is 0, and it is finite
@@ -89,7 +90,7 @@ def select(
 ) -> Selection:
     """Keep `count` of the n images with `logits` (n, C) by `rule`, one of RULES, under a Safety-Net if one is given.
 
-    "random" and "diverse" draw from the streams of `seed`; "diverse" needs `embeddings` (n, d).
+    "random", "mixed" and "diverse" draw from the streams of `seed`; "diverse" needs `embeddings` (n, d).
 
     Raises:
         ValueError: logits that are not (n, C) or not finite; an unknown rule; a count outside 1..n.
@@ -147,12 +148,14 @@ def scored(
 ) -> tuple[Ints, Floats]:
     """Pseudo-labels (n,) and the rule's scores (n,), small is kept first, in one pass over `logits` (n, C).
 
-    The score of "diverse" is the energy: it says where k-centre starts. "random" needs the generator.
+    The score of "diverse" is the energy: it says where k-centre starts. That of "mixed" is the smaller of an image's
+    rank by energy within its class, as a share, and a number drawn evenly from [0, 1): about half of what it keeps of a
+    class is the most confident, the other half is drawn from all of it. "random" and "mixed" need the generator.
     """
     if rule not in RULES:
         raise ValueError(f"rule = {rule!r}: must be one of {', '.join(RULES)}")
-    if rule == "random" and generator is None:
-        raise ValueError("rule = 'random': must come with a generator")
+    if rule in DRAWN and generator is None:
+        raise ValueError(f"rule = {rule!r}: must come with a generator")
     labels, scores = np.empty(len(logits), dtype=np.int64), np.empty(len(logits))
     for rows, block in _blocks(logits):
         labels[rows] = block.argmax(axis=1)
@@ -163,7 +166,20 @@ def scored(
             scores[rows] = _entropy(block, temperature)
         else:
             scores[rows] = _energy(block, temperature) * (-1 if rule == "highest" else 1)
+    if rule == "mixed":
+        assert generator is not None
+        scores = np.minimum(_standing(labels, scores), generator.random(len(scores)))
     return labels, scores
+
+
+def _standing(labels: Ints, scores: Floats) -> Floats:
+    """Each image's place by score within its class, over the size of the class: (n,) in [0, 1); equal ones by index."""
+    order = np.lexsort((scores, labels))
+    sizes = np.bincount(labels)
+    starts = np.cumsum(sizes) - sizes
+    place = np.empty(len(scores))
+    place[order] = np.arange(len(scores)) - starts[labels[order]]
+    return np.asarray(place / sizes[labels])
 
 
 def pseudo_labels(logits: NDArray[Any]) -> Ints:
@@ -399,6 +415,7 @@ def _in_words(rule: str, safety: Safety | None, temperature: float) -> str:
         "highest": f"highest energy at T = {temperature:g}",
         "entropy": f"lowest entropy at T = {temperature:g}",
         "random": "random",
+        "mixed": f"half lowest energy at T = {temperature:g} within classes, half random",
         "diverse": f"k-centre within classes, then lowest energy at T = {temperature:g}",
     }[rule]
     if safety is None:
