@@ -252,13 +252,17 @@ _LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
 
 
 @data_app.command("get")
-def data_get(name: Annotated[str, typer.Argument(help="As in fl-sim list datasets.")]) -> None:
-    """Download a data set: the only command that does."""
+def data_get(
+    name: Annotated[str, typer.Argument(help="As in fl-sim list datasets, or weights:NAME, ImageNet's for a model.")],
+) -> None:
+    """Download a data set, or a model's ImageNet weights: the only command that does."""
     from fl_sim.data.datasets import get
+    from fl_sim.data.pretrained import get_weights
 
+    kind, _, model = name.partition(":")
     with Bars(err) as bars:
         bars.phase(f"getting {escape(name)}", None)
-        said = get(name)
+        said = get_weights(model) if kind == "weights" else get(name)
     out.print(escape(said), soft_wrap=True)
 
 

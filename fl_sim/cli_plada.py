@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,18 +11,110 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fl_sim.cli_arguments import out
+from fl_sim.cli_arguments import FileArgument as ScenarioArgument
+from fl_sim.cli_arguments import Overrides, StoreOption, err, out
 from fl_sim.errors import FlSimError
 
 plada_app = typer.Typer(help="PLADA's payload files: a task in kilobytes.", no_args_is_help=True)
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A payload.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A payload, or the folder of a run that made one.")]
 FoldersOption = Annotated[
     Path | None,
-    typer.Option("--folders", help="Where the reference set's folders start, if it was packed by them: a .npy file."),
+    typer.Option("--folders", help="Where the reference set's folders start (default: what lies beside the payload)."),
 ]
 MostReferences = Annotated[int, typer.Option(min=0, help="Refuse a payload over more references.")]
 MostKept = Annotated[int, typer.Option(min=0, help="Refuse a payload that keeps more of them.")]
+
+MOST_CLASSES = 20  # of which `info` tells one by one what is kept
+IN_RUN, FOLDERS_IN_RUN = "payload.plada", "folders.npy"  # what a run's folder holds
+
+
+@plada_app.command()
+def pack(
+    file: ScenarioArgument,
+    to: Annotated[Path, typer.Option("--out", help="A .plada file; must not exist.")],
+    overrides: Overrides = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="A .png file for some kept images of each class; must not exist.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Make a scenario's payload here, without any client: teacher, rehearsal, selection, packing."""
+    from fl_sim.artifacts import Store, default_root
+    from fl_sim.report.progress import Bars
+    from fl_sim.scenario import Scenario
+
+    scenario = Scenario.load(file, *(overrides or []))
+    if scenario.learn.name != "plada":
+        raise FlSimError(f"learn = {scenario.learn.name!r}: only learn = 'plada' makes a payload; choose that")
+    beside = to.with_suffix(".folders.npy")
+    for path, suffix in ((to, ".plada"), (beside, ".npy"), (sheet, ".png")):
+        _refuse(path, suffix)
+    with Bars(err) as bars:
+        learn = _learning(scenario, Store(store or default_root()), bars)
+        contents, found = learn.files(), learn.metrics()
+        _write(beside, contents[FOLDERS_IN_RUN])
+        _write(to, contents[IN_RUN])
+        if sheet is not None:
+            bars.phase("drawing", None)
+            _draw(learn, found, sheet)
+    _say_made(to, beside, sheet, found)
+
+
+def _learning(scenario: Any, store: Any, bars: Any) -> Any:
+    """The scenario's learn strategy, as a run would have it."""
+    import strategies
+    from fl_sim.simulation import check, made_ready, roster_of
+
+    check(scenario)
+    bars.phase("data", None)
+    return strategies.learning(scenario.learn, roster_of(made_ready(scenario, store), scenario, store, bars))
+
+
+def _refuse(path: Path | None, suffix: str) -> None:
+    if path is None:
+        return
+    if path.suffix != suffix:
+        raise FlSimError(f"{path}: its name must end in {suffix}")
+    if path.exists():
+        raise FlSimError(f"{path}: is there already; choose another name, or delete it first")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as handle:
+            handle.write(content)
+    except OSError as error:
+        raise FlSimError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _draw(learn: Any, found: dict[str, Any], sheet: Path) -> None:
+    from fl_sim.report.figure_kept import draw_kept
+
+    references, payload = learn.desk.references, learn.payload
+    indices, labels = payload.unpack(references.groups)
+    about = f"{found['rule']}; of {payload.num_references:,} references ({', '.join(references.sets)})"
+    try:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        draw_kept(references.images, indices, labels, payload.class_names, sheet, about)
+    except OSError as error:
+        raise FlSimError(f"{sheet}: cannot be written: {error.strerror or error}") from None
+
+
+def _say_made(to: Path, beside: Path, sheet: Path | None, found: dict[str, Any]) -> None:
+    from fl_sim.report.handed import kept
+    from fl_sim.report.words import percent, size_of
+
+    drawn = f"; some kept images are in {sheet}" if sheet is not None else ""
+    for line in (
+        f"{to}: {size_of(found['payload_bytes'])}, the labels of {kept(found)}; {found['rule']}",
+        f"the teacher's accuracy on the test rows is {percent(found['teacher_accuracy'])}",
+        f"{beside}: where the reference set's folders start, which its readers need too{drawn}",
+        f"    fl-sim plada info {shlex.quote(str(to))}",
+        f"    fl-sim plada unpack {shlex.quote(str(to))} --out {shlex.quote(str(to.with_suffix('.csv')))}",
+    ):
+        out.print(escape(line), soft_wrap=True, highlight=False)
 
 
 @plada_app.command()
@@ -30,32 +124,81 @@ def info(
     most_references: MostReferences = 100_000_000,
     most_kept: MostKept = 20_000_000,
 ) -> None:
-    """A payload's sizes, part by part, beside the entropy bound and Zstd's best."""
-    from fl_sim.plada import baselines, codec
+    """A payload's sizes, part by part, what it keeps of each class, the entropy bound and Zstd's best."""
+    from fl_sim.plada import codec
+    from fl_sim.report.words import count
 
     payload = _read(file, most_references, most_kept)
-    table = Table(title=escape(str(file)), title_justify="left", box=None, pad_edge=False)
+    starts = _folders(folders, file)
+    indices, labels = payload.unpack(starts)
+    mask = len(codec.encode(indices, labels * 0, payload.num_references, 1, starts))
+    out.print(f"[bold]{escape(str(_place(file)))}[/]", soft_wrap=True, highlight=False)
+    out.print(_parts(payload, mask))
+    share = f" ({payload.num_kept / payload.num_references:.3%})" if payload.num_references else ""
+    classes = count(len(payload.class_names), "class", "classes")
+    for line in (
+        f"{payload.num_kept:,} of {payload.num_references:,} references{share}, {classes}",
+        f"reference set {payload.reference.hex()}",
+        *_rates(payload, labels, mask),
+        *_rivals(payload, indices, labels),
+    ):
+        out.print(line, soft_wrap=True, highlight=False)
+    out.print(_by_class(payload.class_names, labels), soft_wrap=True, highlight=False)
+
+
+def _parts(payload: Any, mask: int) -> Table:
+    """Bytes of each part; the body's indices are what they take alone, its labels are the rest."""
+    table = Table(box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("bytes", justify="right")
     for part, size in payload.parts().items():
         table.add_row(part, f"{size:,}")
+        if part == "body":
+            table.add_row("  of it indices", f"{mask:,}", style="dim")
+            table.add_row("  of it labels", f"{size - mask:,}", style="dim")
     table.add_row("all", f"{sum(payload.parts().values()):,}", style="bold")
-    out.print(table)
-    share = f" ({payload.num_kept / payload.num_references:.3%})" if payload.num_references else ""
-    out.print(
-        f"{payload.num_kept:,} of {payload.num_references:,} references{share}, {len(payload.class_names)} classes, "
-        f"reference set {payload.reference.hex()}, body read as {codec.reading_of(payload.body)}",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
-    indices, labels = payload.unpack(_folders(folders))
+    return table
+
+
+def _rates(payload: Any, labels: Any, mask: int) -> list[str]:
+    from fl_sim.plada import baselines
+
+    if not payload.num_kept:
+        return []
+    body, bits = len(payload.body), 8 / payload.num_kept
+    return [
+        f"{bits * body:.2f} bits a kept reference: {bits * mask:.2f} for which it is, {bits * (body - mask):.2f} for "
+        f"its label (the entropy of the labels alone is {baselines.entropy(labels):.2f})"
+    ]
+
+
+def _rivals(payload: Any, indices: Any, labels: Any) -> list[str]:
+    from fl_sim.plada import baselines, codec
+
     sizes = baselines.zstd_sizes(indices, labels, payload.num_references, len(payload.class_names))
-    best = min(sizes, key=lambda name: sizes[name])
     bound = baselines.bound(labels, payload.num_references)
-    out.print(
-        f"the body beside: {sizes[best]:,} bytes, the paper's {best} with Zstd-19; {bound:,.0f} bytes, the entropy "
-        "bound of a payload without clusters",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
+    return [
+        f"the body takes {len(payload.body):,} bytes, read as {codec.reading_of(payload.body)}; the paper's encodings "
+        f"with Zstd-19 would take {sizes['indices']:,} (indices) and {sizes['bitmap']:,} (bitmap), the entropy bound "
+        f"of a payload without clusters is {bound:,.0f}"
+    ]
+
+
+def _by_class(names: tuple[str, ...], labels: Any) -> Any:
+    """What is kept of each class; of many classes the fewest, the median and the most."""
+    import numpy as np
+
+    counts = np.bincount(labels, minlength=len(names))
+    if len(names) > MOST_CLASSES:
+        fewest, most = (names[int(place)] for place in (counts.argmin(), counts.argmax()))
+        said = f"kept of each class: {counts.min():,} ({fewest}) to {counts.max():,} ({most}), "
+        return escape(f"{said}median {np.median(counts):,.0f}; {int((counts == 0).sum()):,} classes have none")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    table.add_column("kept", justify="right")
+    for name, many in zip(names, counts.tolist(), strict=True):
+        table.add_row(escape(name), f"{many:,}")
+    return table
 
 
 @plada_app.command()
@@ -63,32 +206,68 @@ def unpack(
     file: FileArgument,
     to: Annotated[Path, typer.Option("--out", help="A .csv or .npz file; must not exist.")],
     folders: FoldersOption = None,
+    names: Annotated[bool, typer.Option("--names", help="A column with the class's name too (.csv).")] = False,
     most_references: MostReferences = 100_000_000,
     most_kept: MostKept = 20_000_000,
 ) -> None:
-    """A payload's indices and labels as a file."""
+    """A payload's indices and labels as a file, with what it tells of curriculum levels and confidences.
+
+    A .npz always holds the class names, in `class_names`; a .csv has numbers alone unless --names is given.
+    """
     import numpy as np
 
     if to.suffix not in (".csv", ".npz"):
         raise FlSimError(f"--out {to}: its name must end in .csv or .npz")
+    if names and to.suffix == ".npz":
+        raise FlSimError(f"--names: is for a .csv; {to} will hold the class names anyway, in class_names")
     if to.exists():
         raise FlSimError(f"{to}: is there already; choose another --out")
     payload = _read(file, most_references, most_kept)
-    indices, labels = payload.unpack(_folders(folders))
+    indices, labels = payload.unpack(_folders(folders, file))
+    columns = {"index": indices, "label": labels}
+    levels, confidences = payload.levels(labels), payload.confidences(labels)
+    if levels is not None:
+        columns["level"] = levels[0]
+    if confidences is not None:
+        columns["confidence"] = confidences
     try:
         if to.suffix == ".npz":
-            np.savez_compressed(to, indices=indices, labels=labels, class_names=np.array(payload.class_names))
+            named = {"index": "indices", "label": "labels", "level": "levels", "confidence": "confidences"}
+            arrays = {named[name]: column for name, column in columns.items()}
+            np.savez_compressed(to, **arrays, class_names=np.array(payload.class_names))
         else:
-            rows = np.stack([indices, labels], axis=1)
-            np.savetxt(to, rows, fmt="%d", delimiter=",", header="index,label", comments="")
+            written = {name: column.tolist() for name, column in columns.items()}
+            if confidences is not None:
+                written["confidence"] = [f"{value:.6g}" for value in written["confidence"]]
+            if names:
+                written["name"] = [payload.class_names[label] for label in written["label"]]
+            with to.open("w", newline="", encoding="utf-8") as handle:
+                writer = csv.writer(handle, lineterminator="\n")
+                writer.writerow(written)
+                writer.writerows(zip(*written.values(), strict=True))
     except OSError as error:
         raise FlSimError(f"{to}: cannot be written: {error.strerror or error}") from None
-    out.print(f"{len(indices)} indices and labels are in {escape(str(to))}", soft_wrap=True)
+    told = ", ".join([*columns, *["name"] * names])
+    out.print(f"{len(indices):,} references, by {told}, are in {escape(str(to))}", soft_wrap=True, highlight=False)
+
+
+def _place(file: Path) -> Path:
+    """The payload's file; a run's folder stands for the one in it.
+
+    Raises:
+        FlSimError: a folder without one.
+    """
+    if not file.is_dir():
+        return file
+    if not (file / IN_RUN).is_file():
+        raise FlSimError(f"{file}: holds no {IN_RUN}; name a payload, or the folder of a run with learn = 'plada'")
+    return file / IN_RUN
 
 
 def _read(file: Path, most_references: int, most_kept: int) -> Any:
     from fl_sim.plada.payload import Payload
 
+    file = _place(file)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -99,9 +278,13 @@ def _read(file: Path, most_references: int, most_kept: int) -> Any:
         raise FlSimError(f"{file}: {error}") from None
 
 
-def _folders(file: Path | None) -> Any:
+def _folders(told: Path | None, payload: Path) -> Any:
+    """Where folders start: as told, or what `pack` or `run` wrote beside the payload, or None."""
     import numpy as np
 
+    place = _place(payload)
+    beside = [place.with_suffix(".folders.npy"), *[place.with_name(FOLDERS_IN_RUN)] * (place.name == IN_RUN)]
+    file = told or next((path for path in beside if path.is_file()), None)
     if file is None:
         return None
     try:

@@ -102,7 +102,8 @@ def _frames(
         if (place / RESULT).is_file():
             result = loaded.get(run) or loaded.setdefault(run, Result.load(place))
             title = f"{name}: {fixed(result.scenario, axes)}"
-            row |= {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))
+            told = {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))
+            row |= told | settings  # an axis keeps its value where a metric has its name, as learn.keep_fraction
             clients += [{"point": number, **settings, **_flat(client)} for client in result.clients]
         rows.append(row)
     return Frames(pd.DataFrame(rows), pd.DataFrame(clients), axes, title)

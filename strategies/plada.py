@@ -38,8 +38,7 @@ from fl_sim.records import PayloadRequest
 from fl_sim.rehearsal import Rule, Trial, rehearse
 from strategies.base import HandOut, Roster
 
-VERSION = 1  # raise it when a change here changes a payload
-MOST = codec.MOST_REFERENCES
+VERSION = 2  # raise it when a change here changes a payload
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ class Plada(HandOut):
     @cached_property
     def payload(self) -> Payload:
         """The payload."""
-        return Payload.from_bytes(self.file, most_references=MOST, most_kept=len(self.desk.references))
+        most = codec.MOST_REFERENCES
+        return Payload.from_bytes(self.file, most_references=most, most_kept=most)
 
     @cached_property
     def _made(self) -> Artifact:
@@ -100,15 +100,25 @@ class Plada(HandOut):
         teacher = desk.teacher(self.teacher)
         opinions = desk.opinions(teacher, embed=rule.needs_embeddings)
         selection = self.select(opinions, rule)
-        file = self.pack(selection, opinions).to_bytes()
-        meta = {
+        payload = self.pack(selection, opinions)
+        file, counts = payload.to_bytes(), np.bincount(selection.labels, minlength=len(payload.class_names))
+        metrics = {
+            "payload_bytes": len(file),
+            "num_kept": payload.num_kept,
+            "num_references": payload.num_references,
+            "keep_fraction": payload.num_kept / payload.num_references,
             "rule": selection.rule,
-            "teacher": teacher.key,
             "teacher_accuracy": desk.accuracy(teacher.key, desk.data.rows("test")),
+            "codec": sizes(payload, selection, desk.references.groups),
+        }
+        detail = {
+            "reference": {"sets": list(desk.references.sets), "digest": payload.reference.hex()},
+            "kept_by_class": dict(zip(payload.class_names, counts.tolist(), strict=True)),
             "rehearsal": [
                 {"rule": str(t.rule), "accuracy": t.mean, "rounds": [round(a, 6) for a in t.accuracies]} for t in trials
             ],
         }
+        meta = {"teacher": teacher.key, "metrics": metrics, "detail": detail}
         return Artifact({"file": np.frombuffer(file, np.uint8)}, meta)
 
     def select(self, opinions: Opinions, rule: Rule) -> Selection:
@@ -152,47 +162,19 @@ class Plada(HandOut):
 
     def metrics(self) -> dict[str, Any]:
         """What was handed out, and what it cost."""
-        payload, meta = self.payload, self._made.meta
-        return {
-            "payload_bytes": len(self.file),
-            "num_kept": payload.num_kept,
-            "num_references": payload.num_references,
-            "keep_fraction": payload.num_kept / payload.num_references,
-            "rule": meta["rule"],
-            "teacher_accuracy": meta["teacher_accuracy"],
-            "codec": self._codec(),
-        }
+        found: dict[str, Any] = self._made.meta["metrics"]
+        return found
 
     def detail(self) -> dict[str, Any]:
         """The reference set, what is kept of each class, and how the rules fared in rehearsal."""
-        _, labels = self.payload.unpack(self.desk.references.groups)
-        counts = np.bincount(labels, minlength=len(self.payload.class_names)).tolist()
-        return {
-            "reference": {"sets": list(self.desk.references.sets), "digest": self.payload.reference.hex()},
-            "kept_by_class": dict(zip(self.payload.class_names, counts, strict=True)),
-            "rehearsal": self._made.meta["rehearsal"],
-        }
+        found: dict[str, Any] = self._made.meta["detail"]
+        return found
 
     def files(self) -> dict[str, bytes]:
         """The payload, and where the reference set's folders start, which its reader needs."""
         folders = io.BytesIO()
         np.save(folders, self.desk.references.groups, allow_pickle=False)
         return {"payload.plada": self.file, "folders.npy": folders.getvalue()}
-
-    def _codec(self) -> dict[str, Any]:
-        """Bytes of the payload's parts, of Zstd's best on the same content, and of the entropy bound."""
-        payload, groups = self.payload, self.desk.references.groups
-        indices, labels = payload.unpack(groups)
-        kept, references, classes = payload.num_kept, payload.num_references, len(payload.class_names)
-        mask = len(codec.encode(indices, np.zeros(kept, np.int64), references, 1, groups))
-        return {
-            **{part.replace(" ", "_"): size for part, size in payload.parts().items()},
-            "indices": mask,
-            "labels": len(payload.body) - mask,
-            "reading": codec.reading_of(payload.body),
-            "zstd": min(baselines.zstd_sizes(indices, labels, references, classes).values()),
-            "entropy_bound": round(baselines.bound(labels, references), 1),
-        }
 
     def _labelled(self, selection: Selection) -> Selection:
         """The selection as it is, or with labels drawn at random: the floor."""
@@ -210,6 +192,20 @@ class Plada(HandOut):
                 f"learn.keep_fraction = {share:g} of {references} references is {count_of(share, references)} labels: "
                 f"must be at least one for each of {classes} classes"
             )
+
+
+def sizes(payload: Payload, selection: Selection, groups: NDArray[np.int64]) -> dict[str, Any]:
+    """Bytes of a payload's parts, of Zstd's best on the same content, and of the entropy bound."""
+    kept, references, classes = payload.num_kept, payload.num_references, len(payload.class_names)
+    mask = len(codec.encode(selection.indices, np.zeros(kept, np.int64), references, 1, groups))
+    return {
+        **{part.replace(" ", "_"): size for part, size in payload.parts().items()},
+        "indices": mask,
+        "labels": len(payload.body) - mask,
+        "reading": codec.reading_of(payload.body),
+        "zstd": min(baselines.zstd_sizes(selection.indices, selection.labels, references, classes).values()),
+        "entropy_bound": round(baselines.bound(selection.labels, references), 1),
+    }
 
 
 # What decides a payload beside data, references and networks.

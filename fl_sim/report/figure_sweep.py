@@ -12,6 +12,7 @@ from fl_sim.report import sweep_points as over
 from fl_sim.report.figure_sweep_dots import dots
 from fl_sim.report.figure_sweep_lines import lines
 from fl_sim.report.style import save, styled
+from fl_sim.report.sweep_labels import is_of_learn
 from fl_sim.report.sweep_plot import Measure, Plot
 from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, cells, strategy
 
@@ -81,7 +82,7 @@ def _measures(points: pd.DataFrame, axes: Sequence[str]) -> Iterator[Measure]:
         Measure(worst, f"coverage of the worst\nclient{tested}", 2.0, promised=True),
         Measure(over.size_metric(points), "mean interval length" if regression else "mean set size", 1.3),
     ]
-    if not calibrated or "learn" in axes:
+    if not calibrated or any(map(is_of_learn, axes)):
         some.append(Measure(over.RMSE, "RMSE", 1.3) if regression else Measure(over.ACCURACY, "accuracy", 1.3))
     if not calibrated:
         worst_model = Measure(f"{over.ACCURACY}_client_min", "accuracy at the\nworst client", 1.3)

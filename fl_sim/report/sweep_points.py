@@ -22,6 +22,8 @@ COVERAGE, CLIENT_MEAN = "calibrate.coverage", "calibrate.coverage_client_mean"
 WORST, WORST_TESTED = "calibrate.coverage_client_min", "calibrate.coverage_client_min_tested"
 SET_SIZE, LENGTH = "calibrate.mean_set_size", "calibrate.mean_interval_length"
 ACCURACY, RMSE, BYTES_UP = "learn.accuracy", "learn.rmse", "calibrate.bytes_up_per_client"
+PAYLOAD, KEPT, TEACHER, TIERS = "learn.payload_bytes", "learn.keep_fraction", "learn.teacher_accuracy", "learn.tiers."
+LEAST = f"{ACCURACY}_client_min"
 OF_MANY = "Of many clients the smallest is below the promise under any method"
 STRATEGIES = ("learn", "calibrate")  # the axes whose values are strategies
 

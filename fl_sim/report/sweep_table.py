@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_sim.report import sweep_points as over
+from fl_sim.report.handed import share
 from fl_sim.report.intervals import LEVEL, Interval, paired_differences
+from fl_sim.report.sweep_labels import is_of_learn, of_models
 from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, cells, shown
 from fl_sim.report.table import bullets as bullets
 from fl_sim.report.words import number, size_of
@@ -39,6 +41,8 @@ class _Column:
             return f"{(100 if self.unit == 'share' else 1) * value:+.{self.decimals}f}"
         if self.unit == "share":
             return f"{100 * value:.1f}{unit}"
+        if self.unit == "small share":
+            return share(value).removesuffix("" if unit else "%")
         return size_of(value).removesuffix(" bytes") if self.unit == "bytes" else number(value)
 
 
@@ -67,7 +71,8 @@ def summary(points: pd.DataFrame, axes: Sequence[str], title: str) -> Renderable
             f"{len(found)} rows are too many to show. Above the gap, averages over all worlds; below it, the worlds "
             f"where the {_lost_most(points)}. All rows: {ALL_ROWS}"
         )
-    return _Report(title, [_block(points, axes, columns, sections)] if columns else [], said, points, axes)
+    blocks = [_block(points, axes, columns, sections), *_handed_out(points, axes)] if columns else []
+    return _Report(title, blocks, said, points, axes)
 
 
 def _lost_most(points: pd.DataFrame) -> str:
@@ -86,7 +91,7 @@ def comparison(points: pd.DataFrame, axes: Sequence[str], title: str) -> Rendera
         points = over.over_worlds(points, axes, [column.metric for column in columns])
         axes = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
     blocks = [_block(points, axes, columns, [cells(points, axes)]), *_differences(points, axes, columns)]
-    return _Report(title, blocks, said, *whole)
+    return _Report(title, [*blocks, *_handed_out(*whole)], said, *whole)
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
@@ -117,6 +122,27 @@ def _block(
     rows = [[_row(cell, named, columns) for cell in section] for section in sections]
     heading = over.over_seeds(seeds) if seeds > 1 else ""
     return _Block(heading, [axis_names(axes)[axis] for axis in named], columns, rows, seeds)
+
+
+def _handed_out(points: pd.DataFrame, axes: Sequence[str]) -> Iterator[_Block]:
+    """The block of what was handed out and what came of it; none where nothing was, or learning is not swept."""
+    if not (over.has(points, over.PAYLOAD) and any(map(is_of_learn, axes))):
+        return
+    points, axes = of_models(points, axes)
+    tiers = [str(column) for column in points if str(column).startswith(over.TIERS)]
+    by_tier = {column.split(".")[2]: column for column in tiers if column.endswith(".accuracy")}
+    columns = [
+        _Column("payload\nbytes", over.PAYLOAD, 0, "bytes"),
+        _Column("kept", over.KEPT, 5, "small share"),
+        *(_Column(f"accuracy\n{tier}", column, 1) for tier, column in by_tier.items() if len(by_tier) > 1),
+        *[_Column("accuracy", over.ACCURACY, 1)] * (len(by_tier) < 2),
+        _Column("worst\nclient", over.LEAST, 3),
+        _Column("teacher", over.TEACHER, 4),
+    ]
+    found = cells(points, axes)
+    block = _block(points, axes, [c for c in columns if over.has(points, c.metric)], [found[:MOST_ROWS]])
+    cut = f" (the first {MOST_ROWS} of {len(found)} rows; all rows: {ALL_ROWS})" * (len(found) > MOST_ROWS)
+    yield replace(block, heading=f"What was handed out to every client, and the accuracy of its models{cut}:")
 
 
 def _row(cell: Cell, axes: Sequence[str], columns: Sequence[_Column]) -> _Row:
@@ -252,6 +278,10 @@ def _notes(points: pd.DataFrame, axes: Sequence[str], metrics: Collection[str]) 
     worst += [f"worst (30+): {smallest} with at least 30 test points"] * (over.WORST_TESTED in metrics)
     if worst:
         yield f"{'; '.join(worst)}. {over.OF_MANY}, so it has no mark."
+    handed = ["kept: the share of the reference images"] * (over.KEPT in metrics)
+    handed += ["worst client: the smallest accuracy of a client, however few its test points"] * (over.LEAST in metrics)
+    if handed:
+        yield f"{'; '.join(handed)}."
     yield from filter(None, [over.few_seeds(seeds)] * bool(metrics))
     yield from over.lost(points, axes)
     if metrics and (points["status"] != "ok").any():

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_sim.conformal.thresholds import min_calibration
-from fl_sim.report import words
+from fl_sim.report import handed, words
 from fl_sim.report.words import count, number, percent
 from fl_sim.results import Result
 
@@ -129,6 +129,7 @@ def notes(result: Result) -> Iterator[str]:
         yield from _few_points(result)
         yield from _infinite(result)
     yield from _failures(result)
+    yield from handed.notes(result)
     yield from _cost(result)
     if words.is_calibrated(result):
         yield from _worst(result)
