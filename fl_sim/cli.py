@@ -177,15 +177,19 @@ def new(
 _MORE = """
 # What else can be said (fl-sim list shows all names):
 #
-# [data]       image_size = 28
+# [data]       image_size = 28;  calibration_from = "test" (of a set that has one of its own)
 # [clients]    partition = "iid" | "dirichlet" | "pathological" (with classes_per_client = 2) | "quantity-skew"
 #              min_calibration = 10      draw the partition again until every client has that many points
 #              test = "shared"           every client is tested on the whole test set
 #              tier_by = "size"          the first tier takes the clients with the fewest points
+# [[clients.tier]]      optimizer = "adamw", schedule = "cosine"
 # [[clients.tier]]      quantiles = [0.025, 0.975]    regression with score = "cqr": two heads in place of the mean
 # [[clients.behaviour]] kind = "label-shuffle" | "sign-flip" | "noise" | "inflate" | "free-rider" | "constant" | "nan" |
 #                       "wrong-n" | "raise" | "dropout" | "straggler" (with delay = 10);  share = 0.1
 # [learn]      name = "own" | "fedavg" (with rounds = 10) | "module:object"
+#              name = "plada" (with budget_bytes = 2000 or keep_fraction = 0.01, rule = "rehearsed" | "lowest" | ...),
+#              a table [learn.teacher] with architecture and epochs, [reference] sets = ["glyphs-pool"], and data.server;
+#              or what it is measured against: "coreset", "weights", "probe"; see plada-then-fedwqcp
 # [calibrate]  name = "grouped" | "local" | "pooled" | "fcp" | "none" | ... (fl-sim list strategies) | "module:object"
 #              score = "aps" | { name = "raps", randomized = true, penalty = 0.01, k_reg = 1 }
 #              small_n = "clip" | "inf" | "drop"

@@ -59,7 +59,7 @@ def test_strategies_and_clients_do_not_know_each_other():
 
 
 def test_only_the_top_sees_both():
-    above = {"fl_sim/simulation.py", "fl_sim/summary.py", "fl_sim/cli.py"}
+    above = {"fl_sim/simulation.py", "fl_sim/summary.py", "fl_sim/cli.py", "fl_sim/cli_plada.py"}
     both = who_imports("strategies") | who_imports("clients")
     assert {file for file in both if file.startswith("fl_sim/")} <= above
 
@@ -84,6 +84,33 @@ def test_the_conformal_mathematics_stands_alone():
         assert {n for n in names if not n.startswith(("numpy", "scipy", "fl_sim.conformal"))} == set(), file
 
 
+def test_a_payload_is_read_and_written_by_what_stands_alone():
+    """Reader and writer of a payload, and of its rivals, need no simulator: torch only where networks are."""
+    files = [file for file in FILES if file.startswith("fl_sim/plada/")]
+    assert len(files) >= 10
+    for file in files:
+        ours = {name for name in imported(file) if name.partition(".")[0] in PACKAGES}
+        allowed = ("fl_sim.errors.", "fl_sim.randomness.", "fl_sim.plada.")
+        assert {name for name in ours if not f"{name}.".startswith(allowed)} == set(), file
+        heavy = {"torch", "torchvision", "PIL", "zstandard"}
+        assert roots(file, when_imported=True) & heavy == set(), file
+
+
+def test_desk_and_rehearsal_are_the_servers_and_lie_below_the_strategies():
+    server = ("fl_sim.desk", "fl_sim.rehearsal")
+    files = {file for file in FILES if any(name.startswith(server) for name in imported(file))}
+    assert files - {"fl_sim/desk.py", "fl_sim/rehearsal.py", "fl_sim/simulation.py"} <= {
+        file for file in FILES if file.startswith("strategies/")
+    }
+    trained = {file for file in FILES if any(name.startswith("fl_sim.trained") for name in imported(file))}
+    assert trained - {"fl_sim/desk.py", "fl_sim/rehearsal.py"} <= {
+        file for file in FILES if file.startswith(("strategies/", "clients/"))
+    }
+    for file in ("fl_sim/desk.py", "fl_sim/rehearsal.py", "fl_sim/trained.py"):
+        assert roots(file) & {"strategies", "clients", "flwr"} == set()
+        assert not {name for name in imported(file) if name.startswith(("fl_sim.simulation", "fl_sim.records"))}
+
+
 @pytest.mark.parametrize(("package", "allowed"), [
     ("ray", ("fl_sim/runtime/ray.py",)),
     ("matplotlib", ("fl_sim/report/", "fl_sim/data/glyphs.py", "fl_sim/data/fonts.py")),
@@ -99,6 +126,7 @@ def test_the_conformal_mathematics_stands_alone():
     ("dp_accounting", ("fl_sim/conformal/pinball.py",)),
     ("constriction", ("fl_sim/plada/coder.py",)),
     ("zstandard", ("fl_sim/plada/",)),
+    ("PIL", ("fl_sim/data/", "fl_sim/plada/images.py")),
 ])  # fmt: skip
 def test_a_library_is_imported_in_its_place_only(package, allowed):
     found = who_imports(package)

@@ -241,3 +241,80 @@ def test_shipped_scenarios_are_found_from_anywhere(tmp_path, monkeypatch):
     assert load_sweep("conformal/fifty-clients").points[0].scenario.clients.count == 50
     assert Scenario.load("digits").data.name == "digits"
     assert Path(locate("digits")).is_file()
+
+
+# --------------------------------------------------------------------------------------------------- what is handed out
+
+PLADA = "plada-then-fedwqcp"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("learn.teacher.epoch=3", "learn.teacher.epoch: there is no such key; did you mean 'epochs'?"),
+        ("learn.teacher.architecture=cn", "learn.teacher.architecture = 'cn': no architecture is called 'cn'; did you"),
+        ("learn.safety.shar=1", "learn.safety.shar: there is no such key; did you mean 'share'?"),
+        ("learn.rehearsal.fold=3", "learn.rehearsal.fold: there is no such key; did you mean 'folds'?"),
+        (
+            "learn.rehearsal.student={architecture='cnn', epochs=2, epoch=3}",
+            "learn.rehearsal.student.epoch: there is no such key; did you mean 'epochs'?",
+        ),
+        ("learn.rehearsal.student={architecture='cnn'}", "learn.rehearsal.student.epochs: this key is needed and is"),
+        ("learn.rule=lowes", "learn.rule = 'lowes': input should be 'lowest', 'highest'"),
+        ("learn.budget_byte=3", "learn.budget_byte: there is no such key; did you mean 'budget_bytes'?"),
+        ("learn={name='weights', precision='int4'}", "learn.precision = 'int4': input should be 'float32' or 'int8'"),
+        ("learn.keep_fraction=0.1", "learn: say either keep_fraction or budget_bytes, one of them"),
+        ("reference.set=[]", "reference.set: there is no such key; did you mean 'sets'?"),
+        ("reference.sets=[]", "reference.sets = []"),
+        ("reference.sets=['glyphspool']", "reference.sets: no dataset 'glyphspool'; nearest: glyphs-pool"),
+    ],
+)
+def test_the_tables_of_a_hand_out_are_refused_by_path_too(assignment, words):
+    with pytest.raises(ScenarioError) as refusal:
+        Scenario.load(PLADA, assignment)
+    assert words in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_the_reference_set_decides_results_only_where_something_rests_on_it(tmp_path):
+    base = Scenario.load(PLADA)
+    (tmp_path / "a.png").write_bytes(b"an image")
+    sets = ["['glyphs-pool:seen']", "['glyphs-pool', 'mnist']", f"['image-folder:{tmp_path}']"]
+    found = {Scenario.load(PLADA, f"reference.sets={names}").identity() for names in sets} | {base.identity()}
+    assert len(found) == 4
+    (tmp_path / "b.png").write_bytes(b"another image")
+    assert Scenario.load(PLADA, f"reference.sets={sets[2]}").identity() not in found  # nor is it the name alone
+    for learn in ("coreset", "weights"):
+        plain = Scenario.load(PLADA, f"learn={learn}")
+        assert plain.identity() == Scenario.load(PLADA, f"learn={learn}", f"reference.sets={sets[1]}").identity()
+        assert plain.reference is not None
+        assert plain.identity() == plain.model_copy(update={"reference": None}).identity()
+
+
+def test_what_the_server_trains_decides_results():
+    changes = ["learn.teacher.epochs=31", "learn.teacher.schedule=cosine", "learn.rehearsal.folds=5",
+               "learn.rehearsal.student={architecture='cnn', epochs=30}", "learn.budget_bytes=2001",
+               "learn.curriculum=4", "learn.soft_labels=4", "learn.labels=random", "data.server=699"]  # fmt: skip
+    assert (
+        len({Scenario.load(PLADA, *change).identity() for change in [[c] for c in changes] + [[]]}) == len(changes) + 1
+    )
+
+
+def test_a_rival_of_a_payload_keeps_what_both_know():
+    teacher = Scenario.load(PLADA).learn.teacher
+    for switch in ("learn=weights", "learn.name=weights", "learn={name='weights', precision='int8'}"):
+        weights = Scenario.load(PLADA, switch).learn
+        assert (weights.name, weights.teacher) == ("weights", teacher)
+    coreset = Scenario.load(PLADA, "learn=coreset").learn
+    assert (coreset.budget_bytes, coreset.images_per_class, coreset.quality) == (2000, None, 30)
+    whole = Scenario.load(PLADA, "learn={name='plada', keep_fraction=0.01}").learn  # of the other size nothing is left
+    assert (whole.teacher, whole.keep_fraction, whole.budget_bytes) == (teacher, 0.01, None)
+    assert Scenario.load(PLADA, "learn=probe").learn.centroids == 100
+
+
+def test_networks_of_the_server_are_among_the_names_that_may_be_ones_own():
+    student = "learn.rehearsal.student={architecture='mine:net', epochs=1}"
+    scenario = Scenario.load(PLADA, "learn.teacher.architecture=mine:other", student)
+    names = scenario.names()
+    assert names["mine:other"] == "learn.teacher.architecture"
+    assert names["mine:net"] == "learn.rehearsal.student.architecture"

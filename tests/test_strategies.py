@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import strategies
 from clients.population import Population, populate
-from clients.predictions import load_model
 from fl_sim import calibrations, learning, options, simulate
 from fl_sim.conformal import scores as conformal_scores
 from fl_sim.conformal.thresholds import conformal_threshold, local_threshold
@@ -39,7 +38,9 @@ from fl_sim.runtime.grids import FIRST_NODE, SimulatedGrid, partition_of
 from fl_sim.runtime.inline import InlineGrid
 from fl_sim.runtime.ledger import Ledger
 from fl_sim.scenario import Scenario
-from fl_sim.simulation import _roster
+from fl_sim.simulation import Silent as Unwatched
+from fl_sim.simulation import roster_of
+from fl_sim.trained import load_model
 from strategies import STRATEGIES, Roster
 from strategies.base import Calibration
 from strategies.fedavg import FedAvg
@@ -288,7 +289,7 @@ def federated(store, **how: Any) -> tuple[Population, FedAvg, Watched]:
     grid = Watched("clients.app:app", 6, 60.0)
     grid.sent = []
     told: dict[str, Any] = {"rounds": 1, "fraction": 1.0, "aggregation": "FedAvg"} | how
-    strategy = FedAvg(_roster(population, world), **told)
+    strategy = FedAvg(roster_of(population, world, store, Unwatched()), **told)
     strategy.start(Ledger(grid, [f"{k}" for k in range(6)], "stop"), ArrayRecord(), num_rounds=strategy.num_rounds)
     return population, strategy, grid
 
@@ -306,7 +307,7 @@ def test_one_round_of_fedavg_is_the_average_by_hand(store):
             torch.testing.assert_close(tensor.double(), by_hand, rtol=1e-6, atol=1e-7)
         for k in federation.members:  # and it is what every member has now
             key = grid.states[FIRST_NODE + k]["model"]["key"]
-            kept = dict(load_model(store, key, population)[0].state_dict())
+            kept = dict(load_model(store, key, population.data)[0].state_dict())
             assert all(torch.equal(kept[name], tensor) for name, tensor in average.items())
 
 
@@ -379,7 +380,11 @@ def test_the_lists_of_names_agree():
 
 
 def test_every_strategy_takes_what_its_table_says():
-    needed: dict[str, dict[str, Any]] = {"fedavg": {"rounds": 2}}
+    teacher = {"architecture": "linear", "epochs": 1}
+    needed: dict[str, dict[str, Any]] = {
+        "fedavg": {"rounds": 2}, "plada": {"teacher": teacher, "keep_fraction": 0.1},
+        "coreset": {"images_per_class": 1}, "weights": {"teacher": teacher},
+    }  # fmt: skip
     roster = Roster("p", 0, ("only",), ("linear",), (1,), num_labels=10, initial=lambda k: {"w": torch.zeros(2)})
     for name, table in options.LEARN.items():
         made = strategies.learning(table(name=name, **needed.get(name, {})), roster)
