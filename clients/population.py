@@ -99,6 +99,11 @@ class Population:
         return self.held
 
     @property
+    def tested(self) -> Indices:
+        """The rows on which any client is tested, ascending."""
+        return np.sort(np.array(self.rows["test"][1])) if "test" in self.rows else self.data.rows("test")
+
+    @property
     def num_bins(self) -> int:
         """Classes, or deciles."""
         return self.data.num_classes or TARGET_BINS

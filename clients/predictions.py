@@ -16,7 +16,7 @@ from clients.population import Client, Indices, Population, open_population
 from fl_sim import learning
 from fl_sim.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
 from fl_sim.learning import Recipe
-from fl_sim.trained import kept, outputs_on, trained
+from fl_sim.trained import kept, kept_outputs, trained
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,7 @@ def _outputs(store: Store, population: Population, model: str, client: int | Non
     data = population.data
     everybodys = np.arange(*data.evaluated) if split == "evaluated" else data.rows("train")
     rows = everybodys if client is None else getattr(population.client(client), split)
-
-    def make() -> Artifact:
-        return Artifact({"outputs": outputs_on(store, model, data, rows)}, {"model": model})
-
-    return store.get("outputs", digest(model=model, data=data.key, rows=digest_of_array(rows)), make).arrays["outputs"]
+    return kept_outputs(store, model, data, rows)
 
 
 def fitted(seat: Seat, recipe: Recipe, rows: Indices, targets: NDArray[Any] | None = None) -> str:

@@ -188,7 +188,7 @@ _MORE = """
 #                       "wrong-n" | "raise" | "dropout" | "straggler" (with delay = 10);  share = 0.1
 # [learn]      name = "own" | "fedavg" (with rounds = 10) | "module:object"
 #              name = "plada" (with budget_bytes = 2000 or keep_fraction = 0.01, rule = "rehearsed" | "lowest" | ...),
-#              a table [learn.teacher] with architecture and epochs, [reference] sets = ["glyphs-pool"], and data.server;
+#              [learn.teacher] with architecture and epochs, [reference] sets = ["glyphs-pool"], and data.server;
 #              or what it is measured against: "coreset", "weights", "probe"; see plada-then-fedwqcp
 # [calibrate]  name = "grouped" | "local" | "pooled" | "fcp" | "none" | ... (fl-sim list strategies) | "module:object"
 #              score = "aps" | { name = "raps", randomized = true, penalty = 0.01, k_reg = 1 }

@@ -18,9 +18,10 @@ from fl_sim import learning
 from fl_sim.artifacts import Artifact, Store, digest
 from fl_sim.data.prepare import Prepared
 from fl_sim.data.reference import Reference
+from fl_sim.errors import FlSimError
 from fl_sim.learning import Recipe
 from fl_sim.options import Trained
-from fl_sim.trained import load_model, outputs_on, trained
+from fl_sim.trained import kept_outputs, load_model, trained
 
 BLOCK = 4096  # references that the teacher is shown at once
 
@@ -72,6 +73,7 @@ class Desk:
     device: str
     precision: str
     students: tuple[Student, ...]
+    tested: Rows  # all clients' test rows; for what is told after the hand-out, never for what is handed out
     watch: Watch
 
     @property
@@ -116,6 +118,11 @@ class Desk:
             # On disk, because the logits of a large reference set exceed memory; what is mapped outlives the folder.
             for rows, images in reference.blocks(BLOCK):
                 said = self._said(module, images, recipe, embed)
+                if not all(np.isfinite(values).all() for values in said.values()):
+                    raise FlSimError(
+                        f"the teacher ({recipe.architecture}) says NaN or infinite numbers of reference images: its "
+                        f"training diverged; lower learn.teacher.learning_rate = {recipe.learning_rate:g}"
+                    )
                 for name, values in said.items():
                     if name not in arrays:
                         shape = (len(reference), values.shape[1])
@@ -131,7 +138,10 @@ class Desk:
         logits, embeddings = learning.predict_and_embed(module, inputs, recipe)
         return {"logits": logits, "embeddings": embeddings.clip(-6e4, 6e4).astype(np.float16)}  # what that holds
 
-    def accuracy(self, key: str, rows: Rows) -> float:
-        """The share of rows that a stored model gets right."""
-        found = outputs_on(self.store, key, self.data, rows).argmax(axis=1)
-        return float((found == self.data.targets[rows]).mean())
+    def accuracy(self, key: str) -> float | None:
+        """The share of the clients' test rows that a stored model gets right; None where nobody is tested."""
+        if not len(self.tested):
+            return None
+        first, last = self.data.evaluated
+        said = kept_outputs(self.store, key, self.data, np.arange(first, last))[self.tested - first]
+        return float((said.argmax(axis=1) == self.data.targets[self.tested]).mean())

@@ -86,7 +86,7 @@ def rehearse(
     """
     trials = [Trial(rule) for rule in rules]
     folds = _folds(desk, how.folds)
-    students = desk.students if how.student is None else (Student(_recipe(desk, how.student), 1.0),)
+    students = students_tried(desk, how)
     racing = trials
     for turn in range(min(how.rounds, how.folds)):
         held = folds[turn]
@@ -105,6 +105,11 @@ def rehearse(
 def lesson_of(desk: Desk, selection: Selection) -> Lesson:
     """What a client would learn from a selection: hard labels, no curriculum; not kept."""
     return Lesson("", desk.references.images(selection.indices), selection.labels)
+
+
+def students_tried(desk: Desk, how: Rehearsal) -> tuple[Student, ...]:
+    """The students that rules are tried on: one of each tier, or the one that was named."""
+    return desk.students if how.student is None else (Student(_recipe(desk, how.student), 1.0),)
 
 
 def _embedded(racing: Sequence[Trial]) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from fl_sim.behaviours import behaviour
 from fl_sim.calibrations import FCP, Calibrate, calibrate_options
 from fl_sim.models import check_architecture
-from fl_sim.options import Learn, Plada, Trained, learn_options, own_digest
+from fl_sim.options import OWN, Learn, Plada, Trained, learn_options, own_digest
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -265,7 +265,7 @@ class Scenario(Section):
     def _somebody_can_learn(self, task: str | None) -> None:
         learn, name = self.learn, self.learn.name
         if not learn.hands_out:
-            if not self.data.train:
+            if not self.data.train and not OWN.match(name):
                 raise ValueError(f"data.train = 0, and learn = {name!r} trains on these rows; must be at least 1")
             return
         if task == "regression":
@@ -343,10 +343,9 @@ class Scenario(Section):
         from fl_sim.data.reference import fingerprints
 
         told = self.plain()
-        if not self.learn.needs_reference:
-            told.pop("reference", None)
-        else:
-            told["reference"]["sources"] = fingerprints(self.reference.sets if self.reference else ())
+        told.pop("reference", None)
+        if self.references:
+            told["reference"] = {"sets": list(self.references), "sources": fingerprints(self.references)}
         if self.clients.partition not in ("dirichlet", "quantity-skew"):
             told["clients"].pop("concentration", None)  # said, and of no effect
         told["clients"]["tier"] = [
@@ -371,6 +370,12 @@ class Scenario(Section):
         found |= {tier.architecture: f"clients.tier.{tier.name}.architecture" for tier in self.clients.tier}
         found |= {trained.architecture: key for key, trained in self.networks().items()}
         return found if self.calibrate.score is None else found | {self.calibrate.score.name: "calibrate.score"}
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The reference sets that the clients hold; none where nothing rests on them."""
+        rests = self.learn.needs_reference or OWN.match(self.learn.name)  # of a user's own it is not known
+        return self.reference.sets if self.reference is not None and rests else ()
 
     def networks(self) -> dict[str, Trained]:
         """Path of the key -> network, for those that the server trains."""

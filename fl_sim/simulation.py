@@ -23,7 +23,7 @@ from clients.population import Population, populate
 from fl_sim import learning
 from fl_sim.artifacts import Store, default_root
 from fl_sim.data.datasets import describe
-from fl_sim.data.prepare import prepare
+from fl_sim.data.prepare import Prepared, prepare
 from fl_sim.data.reference import missing, refer
 from fl_sim.desk import Desk, Student
 from fl_sim.errors import ClientFailedError, DataNotAtHandError, FlSimError
@@ -35,7 +35,7 @@ from fl_sim.runtime.ledger import Ledger
 from fl_sim.runtime.session import Session
 from fl_sim.scenario import Runtime, Scenario
 from fl_sim.summary import calibrate_metrics, client_rows, learn_metrics
-from strategies.base import Calibration, Learning, Roster
+from strategies.base import Calibration, HandOut, Learning, Roster
 
 PACKAGES = ("fl-sim", "flwr", "ray", "torch", "numpy", "scikit-learn", "matplotlib")  # whose versions may move a digit
 
@@ -136,7 +136,7 @@ def check(scenario: Scenario) -> None:
         raise DataNotAtHandError(
             f"data.name = {scenario.data.name!r}: the data is not on this machine; get it with{commands}"
         )
-    for name, to_get in missing(_sets(scenario)):
+    for name, to_get in missing(scenario.references):
         told = "".join(f"\n    {command}" for command in to_get)
         raise DataNotAtHandError(f"reference.sets: {name!r} is not on this machine; get it with{told}")
     for architecture in sorted({*scenario.names()}):
@@ -157,9 +157,9 @@ def check(scenario: Scenario) -> None:
         )
 
 
-def _sets(scenario: Scenario) -> tuple[str, ...]:
-    """The reference sets that the clients hold; none where nothing rests on them."""
-    return scenario.reference.sets if scenario.reference is not None and scenario.learn.needs_reference else ()
+def _hands_out(scenario: Scenario) -> bool:
+    name = scenario.learn.name
+    return scenario.learn.hands_out or (OWN.match(name) is not None and issubclass(own_object(name), HandOut))
 
 
 def _check_own(scenario: Scenario) -> None:
@@ -263,12 +263,22 @@ def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress,
 def made_ready(scenario: Scenario, store: Store) -> Population:
     """The scenario's data, reference set and clients, from the store or made now."""
     data = prepare(scenario.data, scenario.seed, store)
-    sets = _sets(scenario)
-    if not sets:
+    if _hands_out(scenario):
+        _check_can_be_handed_out(scenario, data)
+    if not scenario.references:
         return populate(scenario, data, store)
-    if len(data.shape) != 3:
-        raise FlSimError(f"learn = {scenario.learn.name!r} labels images, and {scenario.data.name} has features")
-    return populate(scenario, data, store, refer(sets, data.shape, store))
+    channels, height, width = data.shape
+    return populate(scenario, data, store, refer(scenario.references, (channels, height, width), store))
+
+
+def _check_can_be_handed_out(scenario: Scenario, data: Prepared) -> None:
+    """Refuse what only the data themselves show: a user's own may be of any form."""
+    for wrong, has in ((len(data.shape) != 3, "features"), (data.classes is None, "no classes")):
+        if wrong:
+            raise FlSimError(
+                f"learn = {scenario.learn.name!r} hands out classes of images, and data.name = {scenario.data.name!r} "
+                f"has {has}; choose other data"
+            )
 
 
 def roster_of(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Roster:
@@ -290,7 +300,7 @@ def roster_of(population: Population, scenario: Scenario, store: Store, watch: P
         architectures=tuple(f"{t.architecture} {t.quantiles or ''}".strip() for t in tiers),
         num_train=tuple(len(population.client(k).train) for k in everyone), num_labels=population.num_bins,
         task="regression" if population.data.classes is None else "classification", test=scenario.clients.test,
-        initial=initial, desk=_desk(population, scenario, store, watch) if scenario.learn.hands_out else None,
+        initial=initial, desk=_desk(population, scenario, store, watch) if _hands_out(scenario) else None,
     )  # fmt: skip
 
 
@@ -303,7 +313,7 @@ def _desk(population: Population, scenario: Scenario, store: Store, watch: Progr
     )
     return Desk(
         data=population.data, reference=population.held, store=store, seed=scenario.seed, device=population.device,
-        precision=population.precision, students=students, watch=watch,
+        precision=population.precision, students=students, tested=population.tested, watch=watch,
     )  # fmt: skip
 
 

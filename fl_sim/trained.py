@@ -111,6 +111,13 @@ def _open_backbone(store: Store, key: str) -> Backbone:
     return Backbone(**told, **found.meta)
 
 
+def kept_outputs(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """`outputs_on`, computed once and memory-mapped."""
+    name = digest(model=key, data=data.key, rows=digest_of_array(rows))
+    made = store.get("outputs", name, lambda: Artifact({"outputs": outputs_on(store, key, data, rows)}, {"model": key}))
+    return made.arrays["outputs"]
+
+
 def outputs_on(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """What a stored model says of rows of the data, (n, outputs): a network, or a probe on a shared backbone."""
     found = store.open("model", key)

@@ -35,7 +35,7 @@ from fl_sim.plada.payload import Payload
 from fl_sim.plada.selection import Safety, Selection, count_of, energy, ranked
 from fl_sim.randomness import stream
 from fl_sim.records import PayloadRequest
-from fl_sim.rehearsal import Rule, Trial, rehearse
+from fl_sim.rehearsal import Rule, Trial, rehearse, students_tried
 from strategies.base import HandOut, Roster
 
 VERSION = 2  # raise it when a change here changes a payload
@@ -84,7 +84,8 @@ class Plada(HandOut):
         self._check_count(desk)
         told = {name: _plain(value) for name, value in self.__dict__.items() if name in _DECIDES}
         recipe = desk.recipe(self.teacher, "teacher").parts()
-        students = [[one.recipe("rehearsal").parts(), one.share] for one in desk.students] if not self.rule else []
+        tried = students_tried(desk, self.rehearsal) if self.rule is None else ()
+        students = [[one.recipe("rehearsal").parts(), one.share] for one in tried]
         key = digest(
             version=VERSION, data=desk.data.key, reference=desk.references.key, teacher_recipe=recipe,
             students=students, **told,
@@ -108,7 +109,6 @@ class Plada(HandOut):
             "num_references": payload.num_references,
             "keep_fraction": payload.num_kept / payload.num_references,
             "rule": selection.rule,
-            "teacher_accuracy": desk.accuracy(teacher.key, desk.data.rows("test")),
             "codec": sizes(payload, selection, desk.references.groups),
         }
         detail = {
@@ -162,8 +162,8 @@ class Plada(HandOut):
 
     def metrics(self) -> dict[str, Any]:
         """What was handed out, and what it cost."""
-        found: dict[str, Any] = self._made.meta["metrics"]
-        return found
+        meta = self._made.meta
+        return meta["metrics"] | {"teacher_accuracy": self.desk.accuracy(meta["teacher"])}
 
     def detail(self) -> dict[str, Any]:
         """The reference set, what is kept of each class, and how the rules fared in rehearsal."""
@@ -187,6 +187,11 @@ class Plada(HandOut):
     def _check_count(self, desk: Desk) -> None:
         """Refuse a share too small for one label a class, before any work."""
         share, references, classes = self.size.keep_fraction, len(desk.references), desk.data.num_classes or 1
+        if references < classes:
+            raise FlSimError(
+                f"the reference set has {references} images: must be at least one for each of {classes} classes; add "
+                "to reference.sets"
+            )
         if share is not None and count_of(share, references) < classes:
             raise FlSimError(
                 f"learn.keep_fraction = {share:g} of {references} references is {count_of(share, references)} labels: "

@@ -21,14 +21,15 @@ from clients.behaviour import told_instead
 from clients.population import Population, populate
 from clients.predictions import Seat
 from fl_sim import Result, Scenario, learning, rehearsal, simulate
-from fl_sim.artifacts import Store
+from fl_sim.artifacts import Artifact, Store
 from fl_sim.data import glyphs
 from fl_sim.data.contrast import contrasted
 from fl_sim.data.fonts import POOL_FONTS
 from fl_sim.data.prepare import prepare
+from fl_sim.data.source import Dataset
 from fl_sim.desk import Desk, Student, Teacher
 from fl_sim.errors import ClientFailedError, FlSimError, ScenarioError
-from fl_sim.options import Rehearsal, Trained
+from fl_sim.options import Rehearsal, Trained, _text_digest
 from fl_sim.plada import backbone
 from fl_sim.plada.coresets import k_centre_subset, random_subset
 from fl_sim.plada.images import pack_images, unpack_images
@@ -45,6 +46,7 @@ from fl_sim.simulation import Silent, made_ready, roster_of
 from fl_sim.sweep import run_sweep
 from fl_sim.trained import Lesson, load_model, shared_backbone
 from strategies.base import HandOut, Roster
+from strategies.coreset import Coreset
 from strategies.plada import Plada
 
 NUM_REFERENCES = 310  # of the pool's stand-in
@@ -183,7 +185,7 @@ def test_what_is_told_of_a_payload_is_so(store):
     assert codec["zstd"] > codec["body"]
     population = made_ready(world(), store)
     module, recipe = load_model(store, *models(store, "teacher").values(), population.data)
-    test = population.data.rows("test")
+    test = population.tested
     right = learning.predict(module, population.data.inputs[test], recipe).argmax(1) == population.data.targets[test]
     assert told["teacher_accuracy"] == right.mean()
     detail = result.summary["learn"]["detail"]
@@ -309,6 +311,51 @@ def test_a_size_too_small_for_one_label_a_class_is_refused(store):
         "learn.keep_fraction = 0.02 of 310 references is 6 labels: must be at least one for each of 10 classes"
     )
     assert len(models(store, "teacher")) == 1  # the second one was not trained
+
+
+# ------------------------------------------------------------------------------------------------------------- its key
+
+
+def payload_key(store: Store, learn: dict[str, Any], **more: Any) -> str:
+    """Under which key a payload of these options lies; what it holds is not computed."""
+    strategy, _ = handing_out(world(learn, **more), store)
+    before = set((store.root / "payload").glob("*"))
+    assert strategy.file == b"nothing"
+    new = set((store.root / "payload").glob("*")) - before
+    return new.pop().name if new else ""
+
+
+def test_all_that_decides_a_payload_is_in_its_key(store, monkeypatch):
+    monkeypatch.setattr(Plada, "_make", lambda _: Artifact({"file": np.frombuffer(b"nothing", np.uint8)}))
+    rehearsed = {"rule": "rehearsed"}
+    tiers = [{"name": "only", "architecture": "linear", "epochs": 9}]
+    decides: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {}), ({"keep_fraction": 0.3}, {}), ({"keep_fraction": None, "budget_bytes": 900}, {}),
+        ({"rule": "highest"}, {}), ({"safety": {}}, {}), ({"safety": {"share": 0.1}}, {}),
+        ({"safety": {"exponent": 0.0}}, {}), ({"temperature": 2.0}, {}), ({"labels": "random"}, {}),
+        ({"curriculum": 4}, {}), ({"curriculum": 5}, {}), ({"soft_labels": 4}, {}),
+        ({"teacher": NETWORK | {"epochs": 5}}, {}), ({"teacher": NETWORK | {"schedule": "cosine"}}, {}),
+        ({}, {"data": {"server": 190}}), ({}, {"seed": 1}), ({}, {"reference": {"sets": ["glyphs-pool:seen"]}}),
+        ({}, {"runtime": {"precision": "bfloat16"}}), (rehearsed, {}), (rehearsed, {"clients": {"tier": tiers}}),
+        (rehearsed | {"rehearsal": {"folds": 5}}, {}), (rehearsed | {"rehearsal": {"student": NETWORK}}, {}),
+    ]  # fmt: skip
+    for learn, more in decides:
+        assert payload_key(store, learn, **more), f"{learn} {more} is found under another's key"
+    others = ({"clients": {"tier": tiers}}, {"clients": {"count": 3}},
+              {"calibrate": {"name": "local", "alpha": 0.1, "score": "lac"}})  # fmt: skip
+    for more in others:
+        assert not payload_key(store, {}, **more)
+    assert not payload_key(store, {"per_client": True})
+
+
+def test_all_that_decides_a_coreset_is_in_its_key(store, monkeypatch):
+    monkeypatch.setattr(Coreset, "_make", lambda _: b"nothing")
+    base = {"name": "coreset", "images_per_class": 2}
+    for change in ({}, {"images_per_class": 3}, {"how": "k-centre"}, {"quality": 31}):
+        assert payload_key(store, base | change, reference=None)
+    assert payload_key(store, {"name": "coreset", "budget_bytes": 2}, reference=None)
+    assert payload_key(store, base, reference=None, seed=1)
+    assert not payload_key(store, base | {"per_client": True}, reference=None)
 
 
 # -------------------------------------------------------------------------------------------------- what is not taken
@@ -761,3 +808,54 @@ def test_a_sweep_over_calibrations_makes_payload_and_students_once(tmp_path):
     files = sorted((tmp_path / "out").rglob("payload.plada"))
     assert len(files) == 2
     assert len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == 1
+
+
+# -------------------------------------------------------------------------- what only the data or the teacher show
+
+
+def features(count: int, image_size: int | None, seed: int) -> Dataset:
+    return Dataset(np.ones((count, 5), np.float32), np.arange(count) % 3, ("a", "b", "c"))
+
+
+def brightness(count: int, image_size: int | None, seed: int) -> Dataset:
+    return Dataset(np.ones((count, 1, 8, 8), np.uint8), np.arange(count, dtype=np.float32), None)
+
+
+def hundreds(count: int, image_size: int | None, seed: int) -> Dataset:
+    classes = tuple(f"class {c}" for c in range(NUM_REFERENCES + 1))
+    return Dataset(np.ones((count, 1, 8, 8), np.uint8), np.arange(count) % len(classes), classes)
+
+
+@pytest.mark.parametrize("own", ["features", "brightness"])
+@pytest.mark.parametrize("learn", [
+    LEARN, {"name": "coreset", "images_per_class": 1}, {"name": "probe"}, {"name": "weights", "teacher": NETWORK},
+], ids=lambda learn: learn["name"])  # fmt: skip
+def test_data_of_ones_own_must_be_images_with_classes(store, learn, own):
+    has = {"features": "features", "brightness": "no classes"}[own]
+    with pytest.raises(FlSimError, match=f"hands out classes of images, and data.name = .*{own}' has {has}; choose"):
+        run(store, learn, data={"name": f"{__name__}:{own}"})
+    assert not (store.root / "model").exists()
+
+
+@pytest.mark.parametrize("size", [{}, {"budget_bytes": 5000, "keep_fraction": None}], ids=str)
+def test_references_must_go_round_the_classes(store, size):
+    with pytest.raises(FlSimError, match="reference set has 310 images: must be at least one for each of 311 classes"):
+        run(store, size, data={"name": f"{__name__}:hundreds"})
+    assert not (store.root / "model").exists()
+
+
+def test_a_teacher_that_diverged_is_named(store):
+    teacher = {"architecture": "mlp", "epochs": 8, "learning_rate": 1e20}
+    with pytest.raises(FlSimError, match=r"of reference images: its training diverged; lower .*learning_rate = 1e\+20"):
+        run(store, {"teacher": teacher})
+
+
+def test_the_text_of_a_rehearsals_own_student_is_in_the_payloads_key(store, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from fl_sim.models import linear\n\ndef net(shape, outputs):\n    return linear(shape, outputs)\n"
+    student = {"architecture": "rehearsed_piece:net", "epochs": 1}
+    for added in ("", "# another text\n"):
+        (tmp_path / "rehearsed_piece.py").write_text(text + added)
+        _text_digest.cache_clear()  # as in a new process
+        run(store, {"rule": "rehearsed", "rehearsal": {"folds": 2, "rounds": 1, "student": student}})
+    assert len(list((store.root / "payload").iterdir())) == 2
