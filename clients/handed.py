@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from clients.behaviour import own_recipe, told_instead
 from clients.predictions import Seat
 from fl_sim.artifacts import Artifact, digest
+from fl_sim.data.source import versions
 from fl_sim.errors import FlSimError
 from fl_sim.plada.codec import MOST_REFERENCES
 from fl_sim.plada.images import unpack_images
@@ -23,9 +23,10 @@ from fl_sim.plada.probe import unpack_probe
 from fl_sim.plada.sections import soft_targets
 from fl_sim.plada.weights import unpack_weights
 from fl_sim.records import FitReport, ImagesRequest, PayloadRequest, ProbeRequest, WeightsRequest, pack, unpack
-from fl_sim.trained import Lesson, shared_backbone, taught
+from fl_sim.trained import Lesson, gathered, shared_backbone, taught
 
 MOST_IMAGES = 10_000_000  # that a client takes in a parcel
+MOST_BYTES = 1 << 34  # of them
 MOST_WEIGHTS = 1 << 32  # bytes of a network that a client takes
 
 
@@ -43,12 +44,12 @@ def images(message: Message, context: Context) -> RecordDict:
     file, shape = request.parcel.tobytes(), seat.population.data.shape
 
     def make() -> Artifact:
-        found, labels = unpack_images(file, most_images=MOST_IMAGES, most_bytes=MOST_IMAGES * math.prod(shape))
+        found, labels = unpack_images(file, most_images=MOST_IMAGES, most_bytes=MOST_BYTES)
         if found.shape[1:] != shape:
             raise FlSimError(f"the parcel has images of shape {found.shape[1:]}, and this client's task {shape}")
         return Artifact({"images": found, "labels": labels})
 
-    key = digest(parcel=hashlib.sha256(file).hexdigest())
+    key = digest(parcel=hashlib.sha256(file).hexdigest(), decoder=versions("Pillow"))
     arrays = seat.store.get("lesson", key, make).arrays
     return _learn(seat, Lesson(key, arrays["images"], arrays["labels"]), request.per_client)
 
@@ -108,7 +109,7 @@ def _artifact(seat: Seat, told: Payload) -> Artifact:
     reference, classes = seat.population.reference, seat.population.data.classes or ()
     indices, labels = told.unpack(reference.groups)
     arrays: dict[str, NDArray[Any]] = {
-        "images": reference.images(indices),
+        "images": gathered(seat.store, reference, indices),
         "labels": np.array([classes.index(name) for name in told.class_names], np.int64)[labels],
     }
     levels, confidences = told.levels(labels), told.confidences(labels)

@@ -97,6 +97,16 @@ class Desk:
         where = self.data.rows("server") if rows is None else rows
         return Teacher(trained(self.store, self.data, recipe, where), recipe)
 
+    def check_embeddings(self, told: Trained) -> None:
+        """See that a teacher will have embeddings, before it is trained.
+
+        Raises:
+            FlSimError: it does not end in a linear layer.
+        """
+        recipe = self.recipe(told, "teacher")
+        module = learning.initial(recipe, self.data.shape, learning.outputs_of(recipe, self.data.num_classes))
+        learning.predict_and_embed(module, np.zeros((1, *self.data.shape), np.uint8), recipe)
+
     def opinions(self, teacher: Teacher, *, embed: bool = False) -> Opinions:
         """What a teacher says of every reference, computed in blocks, with progress; with its embeddings if asked for.
 

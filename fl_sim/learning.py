@@ -25,6 +25,7 @@ from fl_sim.randomness import stream, torch_seeded
 VERSION = 1  # raise it when a change here changes what training or prediction gives: it is part of every model's key
 
 PREDICT_BATCH = 1024
+PREDICT_VALUES = 1 << 24  # of large images fewer are predicted at once, so many values: 111 of 224 x 224 x 3
 HELD_VALUES = 1 << 26  # images of more values than that are standardised a batch at a time
 
 OPTIMIZERS = ("adam", "adamw")
@@ -155,7 +156,7 @@ def predict(model: nn.Module, inputs: NDArray[Any], recipe: Recipe) -> NDArray[n
         return predict(model, np.zeros((1, *inputs.shape[1:]), inputs.dtype), recipe)[:0]
     model.to(recipe.device).eval()
     batch_of = _reader(inputs, recipe)
-    return np.concatenate([_said(model, batch_of(rows), recipe) for rows in _slices(len(inputs), PREDICT_BATCH)])
+    return np.concatenate([_said(model, batch_of(rows), recipe) for rows in _slices(len(inputs), _batch_of(inputs))])
 
 
 def predict_and_embed(
@@ -175,7 +176,7 @@ def predict_and_embed(
     model.to(recipe.device).eval()
     batch_of, parts = _reader(inputs, recipe), []
     with _listening(model, recipe) as heard:
-        for rows in _slices(len(inputs), PREDICT_BATCH):
+        for rows in _slices(len(inputs), _batch_of(inputs)):
             parts.append((_said(model, batch_of(rows), recipe), heard(rows.stop - rows.start)))
     return np.concatenate([said for said, _ in parts]), np.concatenate([embedding for _, embedding in parts])
 
@@ -275,6 +276,10 @@ def _listening(model: nn.Module, recipe: Recipe) -> Iterator[Callable[[int], NDA
         yield heard
     finally:
         hook.remove()
+
+
+def _batch_of(inputs: NDArray[Any]) -> int:
+    return max(1, min(PREDICT_BATCH, PREDICT_VALUES // math.prod(inputs.shape[1:])))
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

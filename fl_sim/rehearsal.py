@@ -26,7 +26,7 @@ from fl_sim.desk import Desk, Opinions, Rows, Student
 from fl_sim.options import Rehearsal, Trained
 from fl_sim.plada.selection import Safety, Selection
 from fl_sim.randomness import stream
-from fl_sim.trained import Lesson, student
+from fl_sim.trained import Lesson, gathered, student
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def rehearse(
 
 def lesson_of(desk: Desk, selection: Selection) -> Lesson:
     """What a client would learn from a selection: hard labels, no curriculum; not kept."""
-    return Lesson("", desk.references.images(selection.indices), selection.labels)
+    return Lesson("", gathered(desk.store, desk.references, selection.indices), selection.labels)
 
 
 def students_tried(desk: Desk, how: Rehearsal) -> tuple[Student, ...]:

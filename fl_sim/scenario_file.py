@@ -30,7 +30,11 @@ _TABLES: dict[tuple[str, ...], type[BaseModel]] = {
     ("learn", "safety"): SafetyNet,
     ("runtime",): Runtime,
 }
-_COMMON = {"learn": {"teacher"}, "calibrate": {"alpha", "score"}}  # kept when a strategy's name is replaced
+_SIZES = {"keep_fraction", "budget_bytes", "images_per_class"}  # of what is handed out: one of them is said
+_COMMON = {
+    "learn": {"teacher", "rehearsal", "per_client"},
+    "calibrate": {"alpha", "score"},
+}  # kept when a strategy's name is replaced
 
 
 def shipped() -> dict[str, Path]:
@@ -174,6 +178,8 @@ def _set(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
         if not isinstance(node, dict):
             raise ScenarioError(f"{path}: {keys[0]!r} is looked for inside {node!r}, which is not a table")
     key, rest = keys[0], keys[1:]
+    if path == f"learn.{key}" and key in _SIZES:
+        node = {k: v for k, v in node.items() if k not in _SIZES}  # one size takes the place of another
     if rest:
         return node | {key: _set(node.get(key, {}), rest, value, path)}
     if key in _COMMON and isinstance(value, str):

@@ -20,14 +20,13 @@ from flwr.app import ArrayRecord
 
 import strategies
 from clients.population import Population, populate
-from fl_sim import learning
+from fl_sim import learning, models
 from fl_sim.artifacts import Store, default_root
 from fl_sim.data.datasets import describe
 from fl_sim.data.prepare import Prepared, prepare
 from fl_sim.data.reference import missing, refer
 from fl_sim.desk import Desk, Student
 from fl_sim.errors import ClientFailedError, DataNotAtHandError, FlSimError
-from fl_sim.models import missing_weights
 from fl_sim.options import OWN, own_object
 from fl_sim.results import FORMAT, Result
 from fl_sim.runtime.grids import SimulatedGrid
@@ -140,7 +139,7 @@ def check(scenario: Scenario) -> None:
         told = "".join(f"\n    {command}" for command in to_get)
         raise DataNotAtHandError(f"reference.sets: {name!r} is not on this machine; get it with{told}")
     for architecture in sorted({*scenario.names()}):
-        lacks = missing_weights(architecture)
+        lacks = models.missing_weights(architecture)
         if lacks is not None:
             raise DataNotAtHandError(
                 f"architecture {architecture!r}: {lacks[0]} is not on this machine; get it with\n    {lacks[1]}"
@@ -248,6 +247,8 @@ def _run(scenario: Scenario, store: Store, grid: SimulatedGrid, watch: Progress,
     population = made_ready(scenario, store)
     clock.lap("data")
     labels = [population.label(k) for k in range(len(population))]
+    if _hands_out(scenario):
+        _check_networks(scenario, population)
     ledger = Ledger(grid, labels, scenario.runtime.on_failure, watch.phase, scenario.runtime.timeout)
     roster = roster_of(population, scenario, store, watch)
     learn = strategies.learning(scenario.learn, roster)
@@ -267,6 +268,8 @@ def made_ready(scenario: Scenario, store: Store) -> Population:
         _check_can_be_handed_out(scenario, data)
     if not scenario.references:
         return populate(scenario, data, store)
+    if len(data.shape) != 3:
+        raise FlSimError(f"reference.sets holds images, and data.name = {scenario.data.name!r} has features")
     channels, height, width = data.shape
     return populate(scenario, data, store, refer(scenario.references, (channels, height, width), store))
 
@@ -279,6 +282,22 @@ def _check_can_be_handed_out(scenario: Scenario, data: Prepared) -> None:
                 f"learn = {scenario.learn.name!r} hands out classes of images, and data.name = {scenario.data.name!r} "
                 f"has {has}; choose other data"
             )
+
+
+def _check_networks(scenario: Scenario, population: Population) -> None:
+    """Build every network once, before the server learns for hours what a client then cannot."""
+    data = population.data
+    networks = {key: trained.architecture for key, trained in scenario.networks().items()}
+    tiers = {tier.name: tier for tier in map(population.tier, range(len(population)))}
+    networks |= {f"clients.tier.{name}.architecture": tier.architecture for name, tier in tiers.items()}
+    for key, architecture in networks.items():
+        try:
+            models.build(architecture, data.shape, data.num_classes or 1)
+        except Exception as error:  # a user's own may raise anything
+            raise FlSimError(
+                f"{key} = {architecture!r} cannot be built for inputs of shape {data.shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def roster_of(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Roster:

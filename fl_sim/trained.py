@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +16,13 @@ from fl_sim import learning
 from fl_sim.artifacts import Artifact, Store, digest, digest_of_array
 from fl_sim.data.prepare import Prepared
 from fl_sim.data.reference import Reference
+from fl_sim.data.source import versions
 from fl_sim.learning import Recipe
 from fl_sim.plada.backbone import Backbone, fit_backbone
 from fl_sim.plada.probe import Probe
 
+IN_MEMORY = 1 << 29  # bytes of images that are gathered without a file
+CHUNK = 4096  # images copied at once
 SAMPLE = 5000  # reference images that a backbone is learnt from
 BACKBONE = 1  # raise it when a change in fl_sim/plada/backbone.py changes one
 
@@ -91,9 +96,22 @@ def _built(told: Mapping[str, Any], tensors: Mapping[str, Any], data: Prepared) 
     return model, recipe
 
 
+def gathered(store: Store, reference: Reference, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Copies (k, c, h, w) of reference images: in memory where they are few, else in a file that goes when they do."""
+    shape = (len(indices), *reference.shape)
+    if math.prod(shape) <= IN_MEMORY:
+        return reference.images(indices)
+    with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=store.root / "tmp") as place:
+        images = np.lib.format.open_memmap(f"{place}/images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    for start in range(0, len(indices), CHUNK):  # what is mapped outlives its folder
+        images[start : start + CHUNK] = reference.images(indices[start : start + CHUNK])
+    return images
+
+
 def shared_backbone(store: Store, reference: Reference, centroids: int) -> tuple[str, Backbone]:
     """The backbone that a reference set gives, and its key in the store: learnt from images at even distances."""
-    key = digest(reference=reference.digest.hex(), centroids=centroids, sample=SAMPLE, backbone=BACKBONE)
+    told = {"reference": reference.digest.hex(), "centroids": centroids, "sample": SAMPLE, "backbone": BACKBONE}
+    key = digest(**told, torch=versions("torch"))
 
     def make() -> Artifact:
         where = np.unique(np.linspace(0, len(reference) - 1, min(SAMPLE, len(reference))).astype(np.int64))

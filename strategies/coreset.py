@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fl_sim.artifacts import Artifact, digest
 from fl_sim.data.contrast import contrasted
+from fl_sim.data.source import versions
 from fl_sim.errors import FlSimError
 from fl_sim.plada.coresets import k_centre_subset, random_subset, within
 from fl_sim.plada.images import form_of, pack_images
@@ -46,13 +47,18 @@ class Coreset(HandOut):
     @cached_property
     def file(self) -> bytes:
         """The parcel, made now unless the store has it."""
+        return self._made.arrays["file"].tobytes()
+
+    @cached_property
+    def _made(self) -> Artifact:
         desk = self.desk
         told = {"how": self.how, "each": self.images_per_class, "budget": self.budget_bytes, "quality": self.quality}
-        key = digest(version=VERSION, data=desk.data.key, seed=desk.seed, **told)
-        made = desk.store.get("payload", key, lambda: Artifact({"file": np.frombuffer(self._make(), np.uint8)}))
-        return made.arrays["file"].tobytes()
+        made_by = [VERSION, *versions("Pillow", "zstandard")]
+        return desk.store.get(
+            "payload", digest(version=made_by, data=desk.data.key, seed=desk.seed, **told), self._make
+        )
 
-    def _make(self) -> bytes:
+    def _make(self) -> Artifact:
         desk = self.desk
         rows, classes = desk.data.rows("server"), desk.data.num_classes or 1
         images, labels = np.array(desk.data.inputs[rows]), np.array(desk.data.targets[rows])
@@ -63,14 +69,21 @@ class Coreset(HandOut):
             return pack_images(images[chosen], labels[chosen], classes, self.quality)
 
         if self.budget_bytes is not None:
-            return pack(within(self.budget_bytes, pack, least=min(classes, len(rows)), most=len(rows)))
-        wanted = (self.images_per_class or 0) * classes
-        if wanted > len(rows):
+            count = within(self.budget_bytes, pack, least=min(classes, len(rows)), most=len(rows))
+        else:
+            held = np.bincount(labels, minlength=classes)
+            count = self._wanted(held)
+        return Artifact({"file": np.frombuffer(pack(count), np.uint8)}, {"images": count})
+
+    def _wanted(self, held: NDArray[np.int64]) -> int:
+        """How many images are as many of each class as was said, or all of a class that has fewer: `held` (C,)."""
+        each = self.images_per_class or 0
+        if held.max() < each:
             raise FlSimError(
-                f"learn.images_per_class = {self.images_per_class} for {classes} classes is {wanted} images, and "
-                f"data.server = {len(rows)}; ask for fewer"
+                f"learn.images_per_class = {each}: no class has more than {held.max()} of the {held.sum()} images of "
+                "data.server; ask for fewer"
             )
-        return pack(wanted)
+        return int(np.minimum(held, each).sum())  # classes take turns, so none gets more than was said
 
     def _chosen(self, images: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         if self.how == "random":
@@ -79,4 +92,6 @@ class Coreset(HandOut):
 
     def metrics(self) -> dict[str, Any]:
         """What was handed out, and what it cost."""
-        return {"payload_bytes": len(self.file), "rule": f"{self.how} images, {form_of(self.file)}"}
+        count = self._made.meta["images"]
+        words = f"{count} images ({self.how}) as {form_of(self.file)}"
+        return {"payload_bytes": len(self.file), "num_images": count, "rule": words}

@@ -18,7 +18,8 @@ each for its bytes; every image is seen by its own mean and contrast (fl_sim/dat
 
 from __future__ import annotations
 
-import io
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -27,18 +28,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.artifacts import Artifact, digest
+from fl_sim.data.source import versions
 from fl_sim.desk import Desk, Opinions
 from fl_sim.errors import FlSimError
 from fl_sim.options import Rehearsal, SafetyNet, Trained
-from fl_sim.plada import baselines, codec
+from fl_sim.plada import baselines, codec, payload, selection
+from fl_sim.plada.folders import pack_folders
 from fl_sim.plada.payload import Payload
 from fl_sim.plada.selection import Safety, Selection, count_of, energy, ranked
 from fl_sim.randomness import stream
 from fl_sim.records import PayloadRequest
-from fl_sim.rehearsal import Rule, Trial, rehearse, students_tried
+from fl_sim.rehearsal import RULES, Rule, Trial, rehearse, students_tried
 from strategies.base import HandOut, Roster
 
-VERSION = 2  # raise it when a change here changes a payload
+VERSION = 4  # raise it when a change here or in fl_sim/rehearsal.py changes a payload
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,16 @@ class Plada(HandOut):
     @cached_property
     def _made(self) -> Artifact:
         desk = self.desk
-        self._check_count(desk)
+        self._check(desk)
         told = {name: _plain(value) for name, value in self.__dict__.items() if name in _DECIDES}
         recipe = desk.recipe(self.teacher, "teacher").parts()
         tried = students_tried(desk, self.rehearsal) if self.rule is None else ()
         students = [[one.recipe("rehearsal").parts(), one.share] for one in tried]
+        rules = [str(rule) for rule in RULES] if self.rule is None else []
         key = digest(
-            version=VERSION, data=desk.data.key, reference=desk.references.key, teacher_recipe=recipe,
-            students=students, **told,
+            version=[VERSION, selection.VERSION, payload.VERSION, *versions("numpy", "constriction", "zstandard")],
+            data=desk.data.key, reference=desk.references.key, teacher_recipe=recipe, students=students, rules=rules,
+            **told,
         )  # fmt: skip
         return desk.store.get("payload", key, self._make)
 
@@ -97,23 +102,23 @@ class Plada(HandOut):
         desk, rule = self.desk, self.rule
         trials: list[Trial] = []
         if rule is None:
-            rule, trials = rehearse(desk, self.teacher, self.rehearsal, self.select)
+            rule, trials = rehearse(desk, self.teacher, self.rehearsal, self.nearly)
         teacher = desk.teacher(self.teacher)
         opinions = desk.opinions(teacher, embed=rule.needs_embeddings)
-        selection = self.select(opinions, rule)
-        payload = self.pack(selection, opinions)
-        file, counts = payload.to_bytes(), np.bincount(selection.labels, minlength=len(payload.class_names))
+        kept = self.select(opinions, rule)
+        made = self.pack(kept, opinions)
+        file, counts = made.to_bytes(), np.bincount(kept.labels, minlength=len(made.class_names))
         metrics = {
             "payload_bytes": len(file),
-            "num_kept": payload.num_kept,
-            "num_references": payload.num_references,
-            "keep_fraction": payload.num_kept / payload.num_references,
-            "rule": selection.rule,
-            "codec": sizes(payload, selection, desk.references.groups),
+            "num_kept": made.num_kept,
+            "num_references": made.num_references,
+            "keep_fraction": made.num_kept / made.num_references,
+            "rule": kept.rule,
+            "codec": sizes(made, kept, desk.references.groups),
         }
         detail = {
-            "reference": {"sets": list(desk.references.sets), "digest": payload.reference.hex()},
-            "kept_by_class": dict(zip(payload.class_names, counts.tolist(), strict=True)),
+            "reference": {"sets": list(desk.references.sets), "digest": made.reference.hex()},
+            "kept_by_class": dict(zip(made.class_names, counts.tolist(), strict=True)),
             "rehearsal": [
                 {"rule": str(t.rule), "accuracy": t.mean, "rounds": [round(a, 6) for a in t.accuracies]} for t in trials
             ],
@@ -121,8 +126,12 @@ class Plada(HandOut):
         meta = {"teacher": teacher.key, "metrics": metrics, "detail": detail}
         return Artifact({"file": np.frombuffer(file, np.uint8)}, meta)
 
-    def select(self, opinions: Opinions, rule: Rule) -> Selection:
-        """What a rule keeps within the size that was asked for.
+    def nearly(self, opinions: Opinions, rule: Rule) -> Selection:
+        """What a rule keeps, for a rehearsal: a budget need only be used up to 2 %."""
+        return self.select(opinions, rule, unused=0.02)
+
+    def select(self, opinions: Opinions, rule: Rule, unused: float = 0.0) -> Selection:
+        """What a rule keeps within the size that was asked for; of a budget the share `unused` may stay so.
 
         Raises:
             FlSimError: the size is too small for one label a class.
@@ -144,18 +153,19 @@ class Plada(HandOut):
                 f"learn.budget_bytes = {budget}: one label for each of {least} classes, with header and names, takes "
                 f"{size(least)} bytes; allow more"
             )
-        return self._labelled(ranking.keep(_largest(size, budget, least, references)))
+        enough = math.floor(budget * (1 - unused)) + 1  # with nothing left unused no payload is enough
+        return self._labelled(ranking.keep(_largest(size, budget, least, references, enough)))
 
-    def pack(self, selection: Selection, opinions: Opinions) -> Payload:
+    def pack(self, kept: Selection, opinions: Opinions) -> Payload:
         """The payload of a selection."""
         reference, classes = self.desk.references, self.desk.data.classes or ()
-        logits = opinions.logits[selection.indices].astype(np.float64)
+        logits = opinions.logits[kept.indices].astype(np.float64)
         levels = None if self.curriculum is None else _levels(energy(logits, self.temperature), self.curriculum)
         # A label drawn at random may have less than an even share; the format has no words for that.
-        confident = np.maximum(_confidences(logits, selection.labels), 1 / max(len(classes), 1))
+        confident = np.maximum(_confidences(logits, kept.labels), 1 / max(len(classes), 1))
         confidences = None if self.soft_labels is None else confident
         return Payload.pack(
-            selection.indices, selection.labels, reference=reference.digest, class_names=classes,
+            kept.indices, kept.labels, reference=reference.digest, class_names=classes,
             num_references=len(reference), groups=reference.groups, levels=levels, num_levels=self.curriculum or 0,
             confidences=confidences, bits=self.soft_labels or 0,
         )  # fmt: skip
@@ -171,21 +181,25 @@ class Plada(HandOut):
         return found
 
     def files(self) -> dict[str, bytes]:
-        """The payload, and where the reference set's folders start, which its reader needs."""
-        folders = io.BytesIO()
-        np.save(folders, self.desk.references.groups, allow_pickle=False)
-        return {"payload.plada": self.file, "folders.npy": folders.getvalue()}
+        """The payload, and where the reference set's folders start if its readers need that."""
+        made = {"payload.plada": self.file}
+        if codec.reading_of(self.payload.body) != "foldered":
+            return made
+        return made | {"folders.npz": pack_folders(self.desk.references.groups, self.payload.reference)}
 
-    def _labelled(self, selection: Selection) -> Selection:
+    def _labelled(self, kept: Selection) -> Selection:
         """The selection as it is, or with labels drawn at random: the floor."""
         if self.labels == "teacher":
-            return selection
+            return kept
         rng = stream(self.roster.seed, "plada", "random labels")
-        labels = rng.integers(self.desk.data.num_classes or 1, size=len(selection.indices))
-        return Selection(selection.indices, labels, f"{selection.rule}; random labels")
+        labels = rng.integers(self.desk.data.num_classes or 1, size=len(kept.indices))
+        return Selection(kept.indices, labels, f"{kept.rule}; random labels")
 
-    def _check_count(self, desk: Desk) -> None:
-        """Refuse a share too small for one label a class, before any work."""
+    def _check(self, desk: Desk) -> None:
+        """Refuse, before any work, a size too small for one label a class, and a teacher without what a rule needs.
+
+        Of a budget only the header and the names are known so early.
+        """
         share, references, classes = self.size.keep_fraction, len(desk.references), desk.data.num_classes or 1
         if references < classes:
             raise FlSimError(
@@ -197,19 +211,24 @@ class Plada(HandOut):
                 f"learn.keep_fraction = {share:g} of {references} references is {count_of(share, references)} labels: "
                 f"must be at least one for each of {classes} classes"
             )
+        budget, empty = self.size.budget_bytes, payload.HEADER + len("\n".join(desk.data.classes or ()).encode())
+        if budget is not None and budget <= empty:
+            raise FlSimError(f"learn.budget_bytes = {budget}: header and class names alone take {empty}; allow more")
+        if any(rule.needs_embeddings for rule in ([self.rule] if self.rule else RULES)):
+            desk.check_embeddings(self.teacher)
 
 
-def sizes(payload: Payload, selection: Selection, groups: NDArray[np.int64]) -> dict[str, Any]:
+def sizes(made: Payload, kept: Selection, groups: NDArray[np.int64]) -> dict[str, Any]:
     """Bytes of a payload's parts, of Zstd's best on the same content, and of the entropy bound."""
-    kept, references, classes = payload.num_kept, payload.num_references, len(payload.class_names)
-    mask = len(codec.encode(selection.indices, np.zeros(kept, np.int64), references, 1, groups))
+    references, classes = made.num_references, len(made.class_names)
+    mask = len(codec.encode(kept.indices, np.zeros(made.num_kept, np.int64), references, 1, groups))
     return {
-        **{part.replace(" ", "_"): size for part, size in payload.parts().items()},
+        **{part.replace(" ", "_"): size for part, size in made.parts().items()},
         "indices": mask,
-        "labels": len(payload.body) - mask,
-        "reading": codec.reading_of(payload.body),
-        "zstd": min(baselines.zstd_sizes(selection.indices, selection.labels, references, classes).values()),
-        "entropy_bound": round(baselines.bound(selection.labels, references), 1),
+        "labels": len(made.body) - mask,
+        "reading": codec.reading_of(made.body),
+        "zstd": min(baselines.zstd_sizes(kept.indices, kept.labels, references, classes).values()),
+        "entropy_bound": round(baselines.bound(kept.labels, references), 1),
     }
 
 
@@ -224,18 +243,25 @@ def _plain(value: Any) -> Any:
     return asdict(value) if isinstance(value, Size | Rule) else value
 
 
-def _largest(size: Any, budget: int, least: int, most: int) -> int:
-    """The largest count found whose payload fits: sizes grow with the count, but for a few bytes.
+def _largest(size: Callable[[int], int], budget: int, least: int, most: int, enough: int) -> int:
+    """The largest count found whose payload fits, or the first that takes at least `enough` bytes; `least` fits.
 
-    Counts are doubled until one is too large, and then halved in between: most of a large set is never packed.
+    Sizes grow with the count but for a few bytes, and nearly in proportion: a count is guessed by proportion until one
+    does not fit, then in turn by interpolation and by halving. Most of a large set is never packed.
     """
-    low, high = least, 2 * least  # low fits
-    while high <= most and size(high) <= budget:
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) <= budget else (low, middle)
+    low, high, turn = least, most + 1, 0
+    at_low, at_high = size(low), 0
+    while high - low > 1 and at_low < enough:
+        if not at_high:
+            guess = low * budget * 11 // (at_low * 10)
+        else:
+            guess = low + (budget - at_low) * (high - low) // (at_high - at_low) if turn % 2 else (low + high) // 2
+        guess, turn = min(max(guess, low + 1), high - 1), turn + 1
+        found = size(guess)
+        if found <= budget:
+            low, at_low = guess, found
+        else:
+            high, at_high = guess, found
     return low
 
 

@@ -263,7 +263,7 @@ PLADA = "plada-then-fedwqcp"
         ("learn.rule=lowes", "learn.rule = 'lowes': input should be 'lowest', 'highest'"),
         ("learn.budget_byte=3", "learn.budget_byte: there is no such key; did you mean 'budget_bytes'?"),
         ("learn={name='weights', precision='int4'}", "learn.precision = 'int4': input should be 'float32' or 'int8'"),
-        ("learn.keep_fraction=0.1", "learn: say either keep_fraction or budget_bytes, one of them"),
+        ("learn={name='plada', keep_fraction=0.1, budget_bytes=9}", "learn: say either keep_fraction or budget_bytes"),
         ("reference.set=[]", "reference.set: there is no such key; did you mean 'sets'?"),
         ("reference.sets=[]", "reference.sets = []"),
         ("reference.sets=['glyphspool']", "reference.sets: no dataset 'glyphspool'; nearest: glyphs-pool"),
@@ -318,3 +318,11 @@ def test_networks_of_the_server_are_among_the_names_that_may_be_ones_own():
     names = scenario.names()
     assert names["mine:other"] == "learn.teacher.architecture"
     assert names["mine:net"] == "learn.rehearsal.student.architecture"
+
+
+def test_one_size_of_a_hand_out_takes_the_place_of_another():
+    found = Scenario.load(PLADA, "learn.keep_fraction=0.1").learn
+    assert (found.keep_fraction, found.budget_bytes) == (0.1, None)
+    found = Scenario.load(PLADA, "learn.keep_fraction=0.1", "learn.budget_bytes=900").learn
+    assert (found.keep_fraction, found.budget_bytes) == (None, 900)
+    assert Scenario.load(PLADA, "learn=coreset", "learn.images_per_class=3").learn.budget_bytes is None

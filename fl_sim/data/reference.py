@@ -143,7 +143,12 @@ def overlaps(data_name: str, sets: Sequence[str]) -> str | None:
 
 def fingerprints(sets: Sequence[str]) -> list[list[str]]:
     """Name and a word that changes when the content behind it may have, of each set; no image is read for it."""
-    return [[name, fingerprint(_folder(name)) if name.startswith(FOLDER) else _known(name)] for name in sets]
+    return [[name, _folder_print(name) if name.startswith(FOLDER) else _known(name)] for name in sets]
+
+
+def _folder_print(name: str) -> str:
+    folder = _folder(name)
+    return fingerprint(folder) if folder.is_dir() else ""  # `missing` says what to do about that
 
 
 def refer(sets: Sequence[str], shape: Shape, store: Store) -> Reference:
@@ -166,7 +171,9 @@ def refer(sets: Sequence[str], shape: Shape, store: Store) -> Reference:
     for name, commands in missing(sets):
         told = "".join(f"\n    {command}" for command in commands)
         raise DataNotAtHandError(f"reference.sets: {name} is not on this machine; get it with{told}")
-    key = digest(sets=fingerprints(sets), shape=list(shape), version=VERSION, torch=versions("torch"))
+    # The place too, because a relative path means another folder elsewhere.
+    places = [str(_folder(name).resolve()) for name in sets if name.startswith(FOLDER)]
+    key = digest(sets=fingerprints(sets), places=places, shape=list(shape), version=VERSION, torch=versions("torch"))
     if not store.has("reference", key):
         with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=store.root / "tmp") as scratch:
             store.get("reference", key, lambda: _make(tuple(sets), shape, Path(scratch)))

@@ -18,7 +18,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.plada import codec, sections
 
 MAGIC = b"PLDA"
-VERSION = 1
+VERSION = 1  # raise it when a change of this file or of the codec changes a payload's bytes
 LAYOUT = struct.Struct("<4sBB16sIIHIII")  # magic, version, flags, reference, N, k, C - 1, names, body, more
 CHECKSUM = 4
 HEADER = LAYOUT.size + CHECKSUM  # 48

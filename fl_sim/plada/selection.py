@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import stream
 
+VERSION = 1  # raise it when a change here changes what is kept
 RULES = ("lowest", "highest", "entropy", "random", "mixed", "diverse")
 DRAWN = ("random", "mixed")  # those that draw a number for each image
 BLOCK = 1 << 21  # logits read at once: 16 MiB as float64
