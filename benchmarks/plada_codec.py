@@ -2,10 +2,12 @@
 
     .venv/bin/python benchmarks/plada_codec.py              all of them, about two minutes
     .venv/bin/python benchmarks/plada_codec.py --small      without those over 14.2 million references
-    .venv/bin/python benchmarks/plada_codec.py RUN FILE.plada --reference-folders STARTS.npy     of real runs instead
+    .venv/bin/python benchmarks/plada_codec.py RUN FILE.plada --reference-folders FILE.npz     of real runs instead
 
-A payload of a real run is a file, or a folder with `payload.plada` and, where there are any, the folders' starts in
-`folders.npy`; what `--reference-folders` names goes before the latter. Its indices and labels are encoded again.
+A payload of a real run is a file, or a folder with `payload.plada`; its indices and labels are encoded again. Where the
+reference set's folders start is taken from what `--reference-folders` names, or else from `folders.npz` in the run's
+folder, or from `X.folders.npz` beside X.plada. Only payloads that are packed by folders have such a file; without one,
+the second half of the line stays empty.
 
 *sorted*: the reference set lies in folders (log-normal sizes); a folder's density is Gamma(0.1), its kept references
 lie anywhere in it, a label is the folder's own class for 80 %, the folder's second class for 10 %, any class for the
@@ -26,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.plada import baselines, codec
+from fl_sim.plada.folders import read_folders
 from fl_sim.plada.payload import Payload
 
 PURITY, SECOND, SHAPE, ZIPF = 0.8, 0.1, 0.1, 0.7
@@ -95,9 +98,9 @@ def real(place: Path, folders: Path | None) -> tuple[Made, int, int]:
     """(a run's payload, N, C)."""
     file = place / "payload.plada" if place.is_dir() else place
     payload = Payload.from_bytes(file.read_bytes(), most_references=codec.MOST_REFERENCES, most_kept=20_000_000)
-    beside = file.parent / "folders.npy"
-    held = folders if folders is not None else beside if beside.exists() else None
-    starts = None if held is None else np.load(held, allow_pickle=False)
+    beside = (file.with_suffix(".folders.npz"), file.with_name("folders.npz"))
+    held = folders or next((path for path in beside[: 1 + (file.name == "payload.plada")] if path.is_file()), None)
+    starts = None if held is None else read_folders(held.read_bytes(), payload.reference)
     return Made(*payload.unpack(starts), starts, None), payload.num_references, len(payload.class_names)
 
 
@@ -121,7 +124,7 @@ def main() -> None:
     """Print the table."""
     asked = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     asked.add_argument("payloads", nargs="*", type=Path, help="payload files or run folders; none: made payloads")
-    asked.add_argument("--reference-folders", type=Path, help="a .npy file, where the reference set's folders start")
+    asked.add_argument("--reference-folders", type=Path, help="a .npz file, where the reference set's folders start")
     asked.add_argument("--small", action="store_true", help="without the made payloads over 14.2 million references")
     given = asked.parse_args()
     ours = "reading     bytes  under bound+    enc   dec"

@@ -15,18 +15,25 @@ from fl_sim.cli_arguments import FileArgument as ScenarioArgument
 from fl_sim.cli_arguments import Overrides, StoreOption, err, out
 from fl_sim.errors import FlSimError
 
-plada_app = typer.Typer(help="PLADA's payload files: a task in kilobytes.", no_args_is_help=True)
+plada_app = typer.Typer(
+    short_help="PLADA's payload files: a task in kilobytes.", no_args_is_help=True,
+    help=(
+        "A payload is a task in kilobytes: labels for some of the reference images that every client already holds, "
+        "and trains its own network on.\n\nTry first: fl-sim plada pack plada-then-fedwqcp --out digits.plada"
+    ),
+)  # fmt: skip
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A payload, or the folder of a run that made one.")]
 FoldersOption = Annotated[
     Path | None,
-    typer.Option("--folders", help="Where the reference set's folders start (default: what lies beside the payload)."),
+    typer.Option("--folders", help="A .npz of where the reference set's folders start (default: what lies beside)."),
 ]
 MostReferences = Annotated[int, typer.Option(min=0, help="Refuse a payload over more references.")]
 MostKept = Annotated[int, typer.Option(min=0, help="Refuse a payload that keeps more of them.")]
 
 MOST_CLASSES = 20  # of which `info` tells one by one what is kept
-IN_RUN, FOLDERS_IN_RUN = "payload.plada", "folders.npy"  # what a run's folder holds
+IN_RUN, FOLDERS_IN_RUN = "payload.plada", "folders.npz"  # what a run's folder holds
+BESIDE = ".folders.npz"  # in place of .plada, beside a payload that `pack` made
 
 
 @plada_app.command()
@@ -47,18 +54,19 @@ def pack(
     scenario = Scenario.load(file, *(overrides or []))
     if scenario.learn.name != "plada":
         raise FlSimError(f"learn = {scenario.learn.name!r}: only learn = 'plada' makes a payload; choose that")
-    beside = to.with_suffix(".folders.npy")
-    for path, suffix in ((to, ".plada"), (beside, ".npy"), (sheet, ".png")):
+    beside = to.with_suffix(BESIDE)
+    for path, suffix in ((to, ".plada"), (beside, ".npz"), (sheet, ".png")):
         _refuse(path, suffix)
     with Bars(err) as bars:
         learn = _learning(scenario, Store(store or default_root()), bars)
         contents, found = learn.files(), learn.metrics()
-        _write(beside, contents[FOLDERS_IN_RUN])
+        if FOLDERS_IN_RUN in contents:
+            _write(beside, contents[FOLDERS_IN_RUN])
         _write(to, contents[IN_RUN])
         if sheet is not None:
             bars.phase("drawing", None)
             _draw(learn, found, sheet)
-    _say_made(to, beside, sheet, found)
+    _say_made(to, beside if FOLDERS_IN_RUN in contents else None, sheet, found, learn.detail()["kept_by_class"])
 
 
 def _learning(scenario: Any, store: Any, bars: Any) -> Any:
@@ -102,15 +110,22 @@ def _draw(learn: Any, found: dict[str, Any], sheet: Path) -> None:
         raise FlSimError(f"{sheet}: cannot be written: {error.strerror or error}") from None
 
 
-def _say_made(to: Path, beside: Path, sheet: Path | None, found: dict[str, Any]) -> None:
-    from fl_sim.report.handed import kept
+def _say_made(
+    to: Path, beside: Path | None, sheet: Path | None, found: dict[str, Any], by_class: dict[str, int]
+) -> None:
+    from fl_sim.report.handed import kept, unlabelled
     from fl_sim.report.words import percent, size_of
 
-    drawn = f"; some kept images are in {sheet}" if sheet is not None else ""
+    packed_by = "packed by the reference set's folders"
+    needed = f"its readers need no file but this: it is not {packed_by}"
+    if beside is not None:
+        needed = f"{beside}: where these folders start; its readers need that too, because it is {packed_by}"
     for line in (
         f"{to}: {size_of(found['payload_bytes'])}, the labels of {kept(found)}; {found['rule']}",
         f"the teacher's accuracy on the test rows is {percent(found['teacher_accuracy'])}",
-        f"{beside}: where the reference set's folders start, which its readers need too{drawn}",
+        *unlabelled([name for name, many in by_class.items() if not many]),
+        needed,
+        *[f"{sheet}: some kept images of each class"] * (sheet is not None),
         f"    fl-sim plada info {shlex.quote(str(to))}",
         f"    fl-sim plada unpack {shlex.quote(str(to))} --out {shlex.quote(str(to.with_suffix('.csv')))}",
     ):
@@ -125,11 +140,14 @@ def info(
     most_kept: MostKept = 20_000_000,
 ) -> None:
     """A payload's sizes, part by part, what it keeps of each class, the entropy bound and Zstd's best."""
+    import numpy as np
+
     from fl_sim.plada import codec
+    from fl_sim.report.handed import unlabelled
     from fl_sim.report.words import count
 
     payload = _read(file, most_references, most_kept)
-    starts = _folders(folders, file)
+    starts = _folders(folders, file, payload)
     indices, labels = payload.unpack(starts)
     mask = len(codec.encode(indices, labels * 0, payload.num_references, 1, starts))
     out.print(f"[bold]{escape(str(_place(file)))}[/]", soft_wrap=True, highlight=False)
@@ -143,7 +161,10 @@ def info(
         *_rivals(payload, indices, labels),
     ):
         out.print(line, soft_wrap=True, highlight=False)
-    out.print(_by_class(payload.class_names, labels), soft_wrap=True, highlight=False)
+    counts = np.bincount(labels, minlength=len(payload.class_names))
+    out.print(_by_class(payload.class_names, counts), soft_wrap=True, highlight=False)
+    for line in unlabelled([name for name, many in zip(payload.class_names, counts, strict=True) if not many]):
+        out.print(escape(line), soft_wrap=True, highlight=False)
 
 
 def _parts(payload: Any, mask: int) -> Table:
@@ -184,15 +205,14 @@ def _rivals(payload: Any, indices: Any, labels: Any) -> list[str]:
     ]
 
 
-def _by_class(names: tuple[str, ...], labels: Any) -> Any:
-    """What is kept of each class; of many classes the fewest, the median and the most."""
+def _by_class(names: tuple[str, ...], counts: Any) -> Any:
+    """What is kept of each class (C,); of many classes the fewest, the median and the most."""
     import numpy as np
 
-    counts = np.bincount(labels, minlength=len(names))
     if len(names) > MOST_CLASSES:
         fewest, most = (names[int(place)] for place in (counts.argmin(), counts.argmax()))
         said = f"kept of each class: {counts.min():,} ({fewest}) to {counts.max():,} ({most}), "
-        return escape(f"{said}median {np.median(counts):,.0f}; {int((counts == 0).sum()):,} classes have none")
+        return escape(f"{said}median {np.median(counts):,.0f}")
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     table.add_column("kept", justify="right")
@@ -223,7 +243,7 @@ def unpack(
     if to.exists():
         raise FlSimError(f"{to}: is there already; choose another --out")
     payload = _read(file, most_references, most_kept)
-    indices, labels = payload.unpack(_folders(folders, file))
+    indices, labels = payload.unpack(_folders(folders, file, payload))
     columns = {"index": indices, "label": labels}
     levels, confidences = payload.levels(labels), payload.confidences(labels)
     if levels is not None:
@@ -278,16 +298,29 @@ def _read(file: Path, most_references: int, most_kept: int) -> Any:
         raise FlSimError(f"{file}: {error}") from None
 
 
-def _folders(told: Path | None, payload: Path) -> Any:
-    """Where folders start: as told, or what `pack` or `run` wrote beside the payload, or None."""
-    import numpy as np
+def _folders(told: Path | None, file: Path, payload: Any) -> Any:
+    """Where folders start, for a payload that was packed by them: as told, or as lies beside it; else None.
 
-    place = _place(payload)
-    beside = [place.with_suffix(".folders.npy"), *[place.with_name(FOLDERS_IN_RUN)] * (place.name == IN_RUN)]
-    file = told or next((path for path in beside if path.is_file()), None)
-    if file is None:
+    Raises:
+        FlSimError: they are needed and not there, or the file is none, or of another reference set.
+    """
+    from fl_sim.plada.codec import reading_of
+    from fl_sim.plada.folders import read_folders
+
+    place, needed = _place(file), reading_of(payload.body) == "foldered"
+    beside = [place.with_suffix(BESIDE), *[place.with_name(FOLDERS_IN_RUN)] * (place.name == IN_RUN)]
+    source = told or next((path for path in beside if needed and path.is_file()), None)
+    if source is None:
+        if needed:
+            raise FlSimError(
+                f"{place}: was packed by the reference set's folders, and {beside[-1]} is not there: name the file of "
+                "where they start with --folders"
+            )
         return None
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise FlSimError(f"{file}: is not an array of folder starts: {error}") from None
+        starts = read_folders(source.read_bytes(), payload.reference)
+    except OSError as error:
+        raise FlSimError(f"{source}: cannot be read: {error.strerror or error}") from None
+    except FlSimError as error:
+        raise FlSimError(f"{source}: {error}") from None
+    return starts if needed else None

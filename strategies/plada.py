@@ -221,12 +221,14 @@ class Plada(HandOut):
 def sizes(made: Payload, kept: Selection, groups: NDArray[np.int64]) -> dict[str, Any]:
     """Bytes of a payload's parts, of Zstd's best on the same content, and of the entropy bound."""
     references, classes = made.num_references, len(made.class_names)
-    mask = len(codec.encode(kept.indices, np.zeros(made.num_kept, np.int64), references, 1, groups))
+    reading = codec.reading_of(made.body)
+    by_folders = groups if reading == "foldered" else None
+    mask = len(codec.encode(kept.indices, np.zeros(made.num_kept, np.int64), references, 1, by_folders))
     return {
         **{part.replace(" ", "_"): size for part, size in made.parts().items()},
         "indices": mask,
         "labels": len(made.body) - mask,
-        "reading": codec.reading_of(made.body),
+        "reading": reading,
         "zstd": min(baselines.zstd_sizes(kept.indices, kept.labels, references, classes).values()),
         "entropy_bound": round(baselines.bound(kept.labels, references), 1),
     }

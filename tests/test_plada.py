@@ -301,9 +301,13 @@ def test_a_budget_in_bytes_is_used_and_kept_to(store, rule, safety):
 
 
 def test_a_size_too_small_for_one_label_a_class_is_refused(store):
-    with pytest.raises(FlSimError, match="^learn.budget_bytes = 67: header and class names alone take 67; allow more$"):
+    with pytest.raises(
+        FlSimError, match=r"^learn.budget_bytes = 67: header and class names alone take 67; allow more$"
+    ):
         run(store, {"budget_bytes": 67, "keep_fraction": None, "teacher": NETWORK | {"epochs": 2}})
-    with pytest.raises(FlSimError, match="^learn.budget_bytes = 70: one label for each of 10 classes, with header and"):
+    with pytest.raises(
+        FlSimError, match=r"^learn.budget_bytes = 70: one label for each of 10 classes, with header and"
+    ):
         run(store, {"budget_bytes": 70, "keep_fraction": None})
     with pytest.raises(FlSimError) as no:
         run(store, {"keep_fraction": 0.02, "teacher": NETWORK | {"epochs": 2}})

@@ -87,12 +87,33 @@ def test_the_notes_tell_what_was_handed_out_what_it_would_take_and_what_came_of_
 def test_other_parcels_have_the_notes_that_fit_them_and_other_learning_has_none():
     told = list(handed.notes(result(payload_bytes=39_400, rule="the teacher's weights, int8", teacher_accuracy=0.95)))
     assert told == [
-        "Handed out: 39.4 kB to every client: the teacher's weights, int8.",
+        "Handed out: 39.4 kB to every client: the teacher's weights, int8; class names not counted, as they are in a "
+        "payload of labels.",
         "Accuracy: the teacher 95.0%, the clients 86.3% (weak), 86.8% (strong).",
     ]
     told = list(handed.notes(result(payload_bytes=900, rule="random images, raw", tiers={"weak": {"accuracy": None}})))
     assert told[1] == "Accuracy: no client could be tested."
     assert list(handed.notes(result())) == []
+
+
+def test_classes_without_a_label_are_told():
+    none = {"2": 0, "6": 0, "0": 5, "[7]": 0}
+    told = list(notes(result({"kept_by_class": none}, payload_bytes=1998, rule="random")))
+    assert "No reference is labelled 2, 6, [7]: students cannot learn these classes." in told
+    assert not any("No reference" in line for line in notes(plada()))
+
+
+@pytest.mark.parametrize(("names", "told"), [
+    (["a é"], "No reference is labelled a é: students cannot learn this class."),
+    (list("abcdefgh"), "No reference is labelled a, b, c, d, e, f, g, h: students cannot learn these classes."),
+    (list("abcdefghi"),
+     "No reference is labelled a, b, c, d, e, f, g, h, and 1 more: students cannot learn these classes."),
+    ([*"abcdefgh", *"x" * 1200],
+     "No reference is labelled a, b, c, d, e, f, g, h, and 1,200 more: students cannot learn these classes."),
+])  # fmt: skip
+def test_of_many_classes_without_a_label_eight_are_named(names: list[str], told: str):
+    assert handed.unlabelled(names) == [told]
+    assert handed.unlabelled([]) == []
 
 
 def test_few_rehearsed_rules_are_not_named_twice():

@@ -234,7 +234,7 @@ def _starts(groups: NDArray[np.int64] | None, num_references: int) -> NDArray[np
     if groups is None or not num_references:
         return None
     starts = np.asarray(groups, np.int64)
-    if len(starts) and (np.diff(starts).min(initial=1) < 1 or starts[0] < 0 or starts[-1] >= num_references):
+    if len(starts) and (not (starts[1:] > starts[:-1]).all() or starts[0] < 0 or starts[-1] >= num_references):
         raise FlSimError(f"folders must start at ascending places within 0 to {num_references - 1}")
     starts = starts[starts > 0]
     if not 0 < len(starts) < MOST_FOLDERS:

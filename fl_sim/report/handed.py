@@ -1,16 +1,18 @@
 """What a hand-out says, in words: what was sent to every client, what it would take otherwise, what came of it.
 
-All of it is plain ASCII, so that it can be printed anywhere.
+All of it but the names of classes is plain ASCII, so that it can be printed anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fl_sim.report.words import count, number, percent, size_of
 from fl_sim.report.words import tiers as tiers_of
 from fl_sim.results import Result
+
+MOST_NAMES = 8  # of classes, in a line
 
 
 def is_handed_out(result: Result) -> bool:
@@ -38,12 +40,21 @@ def notes(result: Result) -> Iterator[str]:
     if "num_kept" in learn:
         yield f"{size}, the labels of {kept(learn)}; {learn['rule']}."
     else:
-        yield f"{size}: {learn['rule']}."
+        yield f"{size}: {learn['rule']}; class names not counted, as they are in a payload of labels."
     if "codec" in learn:
         yield _beside(learn["codec"])
+    yield from unlabelled([name for name, many in detail(result).get("kept_by_class", {}).items() if not many])
     yield accuracies(result)
     if detail(result).get("rehearsal"):
         yield rehearsed(detail(result)["rehearsal"])
+
+
+def unlabelled(names: Sequence[str]) -> list[str]:
+    """The line on classes that a payload labels nothing as; no line where there are none."""
+    if not names:
+        return []
+    said = ", ".join(names[:MOST_NAMES]) + f", and {len(names) - MOST_NAMES:,} more" * (len(names) > MOST_NAMES)
+    return [f"No reference is labelled {said}: students cannot learn {'these classes' if names[1:] else 'this class'}."]
 
 
 def kept(learn: dict[str, Any]) -> str:
