@@ -58,6 +58,23 @@ def test_fashion_mnist_is_trained_once_for_every_partition_of_it(tmp_path):
     assert rows(tmp_path / "first") != rows(tmp_path / "second")
 
 
+def test_fashion_mnist_is_learnt_from_a_kilobyte_of_labels_over_its_own_unlabelled_images(tmp_path):
+    """Balanced random labels of 1 % of the references, distractors among them; docs/plada.md has the other rules."""
+    words = ("learn.keep_fraction=0.01", "learn.rule=random", "learn.safety={share=1, exponent=0}", "clients.count=20")
+    run = fl_sim(tmp_path, "run", "plada-fashion", *words, "--out", "run")
+    assert run.returncode == 0, run.stderr
+    found = Result.load(tmp_path / "run")
+    assert found.learn["num_references"] > 90_000
+    assert found.learn["num_kept"] == round(found.learn["num_references"] / 100)
+    assert found.learn["payload_bytes"] < 1500 < found.learn["codec"]["zstd"]
+    assert found.learn["teacher_accuracy"] > 0.84
+    assert found.learn["tiers"]["strong"]["accuracy"] > 0.7
+    told = fl_sim(tmp_path, "plada", "unpack", "run", "--out", "labels.csv")
+    assert told.returncode == 0, told.stderr
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    assert len(lines) == 1 + found.learn["num_kept"]
+
+
 def test_grouped_keeps_its_promise_at_every_client_where_fedwq_cp_does_not(tmp_path, monkeypatch):
     """The goal of the method, on the world of the README, for one seed; benchmarks/ has all worlds and three."""
     monkeypatch.setenv("FL_SIM_STORE", str(tmp_path / "store"))
