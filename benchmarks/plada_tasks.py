@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import PercentFormatter
 
 from fl_sim.plada.selection import Safety
 from fl_sim.rehearsal import Rule
@@ -183,6 +184,7 @@ def plot(path: Path, folders: list[Path]) -> None:
             axes.text(0.99, teacher, "teacher", ha="right", va="bottom", fontsize=7, color="0.4",
                       transform=axes.get_yaxis_transform())  # fmt: skip
             axes.set(xscale="log", ylim=(0, 1.02))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.spines[["top", "right"]].set_visible(False)
         column[0].set_title(
             TITLES[task_of(folder)].replace(" from ", "\nfrom ", 1).replace(", among", ",\namong"),
@@ -190,8 +192,8 @@ def plot(path: Path, folders: list[Path]) -> None:
             fontsize=9,
         )
         column[1].set_xlabel("bytes to every client")
-    for axes, tier in zip(panels[:, 0], ("strong (cnn)", "weak (linear)"), strict=True):
-        axes.set_ylabel(f"accuracy of the {tier} student")
+    for axes, tier in zip(panels[:, 0], ("strong", "weak"), strict=True):
+        axes.set_ylabel(f"accuracy, {tier} student", fontsize=9)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=len(labels), fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.045, 1, 1))

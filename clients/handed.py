@@ -34,7 +34,7 @@ def payload(message: Message, context: Context) -> RecordDict:
     """Train the client's own architecture on the reference images that a payload labels, and on nothing else."""
     request = unpack(PayloadRequest, message.content)
     seat = Seat.of(context, request.population)
-    return _learn(seat, decoded(seat, request.payload.tobytes()), request.per_client)
+    return _learn(seat, decoded(seat, request.parcel.tobytes()), request.per_client)
 
 
 def images(message: Message, context: Context) -> RecordDict:

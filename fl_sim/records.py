@@ -54,76 +54,51 @@ class AdoptRequest(Record):
 
 
 @dataclass(frozen=True)
-class PayloadRequest(Record):
-    """Learn the task from these labels over your reference images (plada)."""
+class Parcel(Record):
+    """Base of what a server hands out: bytes, the same to every client."""
+
+    population: str
+    parcel: NDArray[np.uint8]  # (bytes,)
+
+    def __post_init__(self) -> None:
+        _bytes("parcel", self.parcel)
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """The parcel's."""
+        return self.parcel.nbytes
+
+
+@dataclass(frozen=True)
+class PayloadRequest(Parcel):
+    """Learn the task from these labels over your reference images: docs/payload-format.md (plada)."""
 
     message_type: ClassVar[str] = "train.payload"
-    population: str
     per_client: bool  # a student of your own
-    payload: NDArray[np.uint8]  # (bytes,), see docs/payload-format.md
-
-    def __post_init__(self) -> None:
-        _bytes("payload", self.payload)
-
-    @property
-    def information_bytes(self) -> int:  # type: ignore[override]
-        """The payload's."""
-        return self.payload.nbytes
 
 
 @dataclass(frozen=True)
-class ImagesRequest(Record):
-    """Learn the task from these labelled images (coreset)."""
+class ImagesRequest(Parcel):
+    """Learn the task from these labelled images: fl_sim/plada/images.py (coreset)."""
 
     message_type: ClassVar[str] = "train.images"
-    population: str
     per_client: bool
-    parcel: NDArray[np.uint8]  # (bytes,), see fl_sim/plada/images.py
-
-    def __post_init__(self) -> None:
-        _bytes("parcel", self.parcel)
-
-    @property
-    def information_bytes(self) -> int:  # type: ignore[override]
-        """The parcel's."""
-        return self.parcel.nbytes
 
 
 @dataclass(frozen=True)
-class WeightsRequest(Record):
-    """Take this network as your model (weights)."""
+class WeightsRequest(Parcel):
+    """Take this network as your model: fl_sim/plada/weights.py (weights)."""
 
     message_type: ClassVar[str] = "train.weights"
-    population: str
     recipe: str  # JSON: of which architecture it is
-    parcel: NDArray[np.uint8]  # (bytes,), see fl_sim/plada/weights.py
-
-    def __post_init__(self) -> None:
-        _bytes("parcel", self.parcel)
-
-    @property
-    def information_bytes(self) -> int:  # type: ignore[override]
-        """The parcel's."""
-        return self.parcel.nbytes
 
 
 @dataclass(frozen=True)
-class ProbeRequest(Record):
-    """Put this linear layer on the backbone that your reference set gives (probe)."""
+class ProbeRequest(Parcel):
+    """Put this linear layer on the backbone that your reference set gives: fl_sim/plada/probe.py (probe)."""
 
     message_type: ClassVar[str] = "train.probe"
-    population: str
-    centroids: int
-    parcel: NDArray[np.uint8]  # (bytes,), see fl_sim/plada/probe.py
-
-    def __post_init__(self) -> None:
-        checked_count("centroids", self.centroids)
-        _bytes("parcel", self.parcel)
-
-    @property
-    def information_bytes(self) -> int:  # type: ignore[override]
-        """The parcel's; how many centroids there are is as good as agreed."""
-        return self.parcel.nbytes
+    centroids: int  # of the backbone
 
 
 @dataclass(frozen=True)

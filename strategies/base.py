@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fl_sim.errors import ClientFailedError
-from fl_sim.records import FLOAT_BYTES, REPLIES, EvaluateReport, EvaluateRequest, Record, pack, unpack
+from fl_sim.records import FLOAT_BYTES, REPLIES, EvaluateReport, EvaluateRequest, Parcel, Record, pack, unpack
 
 if TYPE_CHECKING:
     from fl_sim.desk import Desk
@@ -143,8 +143,18 @@ class HandOut(Learning):
             raise ValueError(f"{type(self).__name__} learns from rows of the server's: say Roster(desk=...)")
         return self.roster.desk
 
+    @property
     @abstractmethod
-    def request(self) -> Record:
+    def file(self) -> bytes:
+        """What is handed out."""
+
+    @property
+    def parcel(self) -> NDArray[np.uint8]:
+        """The same, as a message carries it."""
+        return np.frombuffer(self.file, np.uint8)
+
+    @abstractmethod
+    def request(self) -> Parcel:
         """What every client is sent."""
 
     def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:

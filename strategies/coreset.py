@@ -42,7 +42,7 @@ class Coreset(HandOut):
 
     def request(self) -> ImagesRequest:
         """The parcel, as it is sent to everybody."""
-        return ImagesRequest(self.roster.population, self.per_client, np.frombuffer(self.file, np.uint8))
+        return ImagesRequest(self.roster.population, self.parcel, self.per_client)
 
     @cached_property
     def file(self) -> bytes:

@@ -18,8 +18,6 @@ each for its bytes; every image is seen by its own mean and contrast (fl_sim/dat
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -33,6 +31,7 @@ from fl_sim.desk import Desk, Opinions
 from fl_sim.errors import FlSimError
 from fl_sim.options import Rehearsal, SafetyNet, Trained
 from fl_sim.plada import baselines, codec, payload, selection
+from fl_sim.plada.budget import largest_within
 from fl_sim.plada.folders import pack_folders
 from fl_sim.plada.payload import Payload
 from fl_sim.plada.selection import Safety, Selection, count_of, energy, ranked
@@ -68,7 +67,7 @@ class Plada(HandOut):
 
     def request(self) -> PayloadRequest:
         """The payload, as it is sent to everybody."""
-        return PayloadRequest(self.roster.population, self.per_client, np.frombuffer(self.file, np.uint8))
+        return PayloadRequest(self.roster.population, self.parcel, self.per_client)
 
     @cached_property
     def file(self) -> bytes:
@@ -123,8 +122,7 @@ class Plada(HandOut):
                 {"rule": str(t.rule), "accuracy": t.mean, "rounds": [round(a, 6) for a in t.accuracies]} for t in trials
             ],
         }
-        meta = {"teacher": teacher.key, "metrics": metrics, "detail": detail}
-        return Artifact({"file": np.frombuffer(file, np.uint8)}, meta)
+        return Artifact({"file": np.frombuffer(file, np.uint8)}, {"metrics": metrics, "detail": detail})
 
     def nearly(self, opinions: Opinions, rule: Rule) -> Selection:
         """What a rule keeps, for a rehearsal: a budget need only be used up to 2 %."""
@@ -153,8 +151,7 @@ class Plada(HandOut):
                 f"learn.budget_bytes = {budget}: one label for each of {least} classes, with header and names, takes "
                 f"{size(least)} bytes; allow more"
             )
-        enough = math.floor(budget * (1 - unused)) + 1  # with nothing left unused no payload is enough
-        return self._labelled(ranking.keep(_largest(size, budget, least, references, enough)))
+        return self._labelled(ranking.keep(largest_within(size, budget, least, references, unused)))
 
     def pack(self, kept: Selection, opinions: Opinions) -> Payload:
         """The payload of a selection."""
@@ -172,8 +169,8 @@ class Plada(HandOut):
 
     def metrics(self) -> dict[str, Any]:
         """What was handed out, and what it cost."""
-        meta = self._made.meta
-        return meta["metrics"] | {"teacher_accuracy": self.desk.accuracy(meta["teacher"])}
+        metrics: dict[str, Any] = self._made.meta["metrics"]
+        return metrics | {"teacher_accuracy": self.desk.accuracy(self.desk.teacher(self.teacher).key)}
 
     def detail(self) -> dict[str, Any]:
         """The reference set, what is kept of each class, and how the rules fared in rehearsal."""
@@ -243,28 +240,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     return asdict(value) if isinstance(value, Size | Rule) else value
-
-
-def _largest(size: Callable[[int], int], budget: int, least: int, most: int, enough: int) -> int:
-    """The largest count found whose payload fits, or the first that takes at least `enough` bytes; `least` fits.
-
-    Sizes grow with the count but for a few bytes, and nearly in proportion: a count is guessed by proportion until one
-    does not fit, then in turn by interpolation and by halving. Most of a large set is never packed.
-    """
-    low, high, turn = least, most + 1, 0
-    at_low, at_high = size(low), 0
-    while high - low > 1 and at_low < enough:
-        if not at_high:
-            guess = low * budget * 11 // (at_low * 10)
-        else:
-            guess = low + (budget - at_low) * (high - low) // (at_high - at_low) if turn % 2 else (low + high) // 2
-        guess, turn = min(max(guess, low + 1), high - 1), turn + 1
-        found = size(guess)
-        if found <= budget:
-            low, at_low = guess, found
-        else:
-            high, at_high = guess, found
-    return low
 
 
 def _levels(energies: NDArray[np.float64], count: int) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ class Probe(HandOut):
 
     def request(self) -> ProbeRequest:
         """The parcel, and how large the backbone is."""
-        return ProbeRequest(self.roster.population, self.centroids, np.frombuffer(self.file, np.uint8))
+        return ProbeRequest(self.roster.population, self.parcel, self.centroids)
 
     @cached_property
     def file(self) -> bytes:

@@ -33,7 +33,7 @@ class Weights(HandOut):
     def request(self) -> WeightsRequest:
         """The parcel, and how to build the network it is for."""
         recipe = json.dumps(self.teacher.recipe.__dict__)
-        return WeightsRequest(self.roster.population, recipe, np.frombuffer(self.file, np.uint8))
+        return WeightsRequest(self.roster.population, self.parcel, recipe)
 
     @cached_property
     def teacher(self) -> Teacher:

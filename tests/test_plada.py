@@ -406,7 +406,7 @@ def test_damaged_payloads_and_unknown_classes_are_refused(seat):
 def test_a_client_says_why_it_takes_no_payload(store, monkeypatch):
     def damaged(plada: Plada) -> PayloadRequest:
         file = plada.file[:-1] + bytes([plada.file[-1] ^ 1])
-        return PayloadRequest(plada.roster.population, False, np.frombuffer(file, np.uint8))
+        return PayloadRequest(plada.roster.population, np.frombuffer(file, np.uint8), False)
 
     monkeypatch.setattr(Plada, "request", damaged)
     with pytest.raises(ClientFailedError, match="the payload was changed on its way"):

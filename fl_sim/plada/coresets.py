@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
+from fl_sim.plada.budget import largest_within
 from fl_sim.plada.selection import k_centre
 
 Ints = NDArray[np.int64]
@@ -61,11 +62,7 @@ def k_centre_subset(labels: NDArray[Any], embeddings: NDArray[Any], count: int) 
 
 
 def within(budget_bytes: int, pack: Callable[[int], bytes], *, least: int, most: int) -> int:
-    """The largest count in least..most whose parcel `pack(count)` has at most `budget_bytes`.
-
-    Doubles until a parcel is too large, then halves: no parcel is packed that has over twice the images of one that
-    fits. A parcel is taken to grow with its count; where it shrinks now and then by a few bytes, as compressed ones do,
-    the count found fits, and the one after it does not.
+    """The largest count in least..most whose parcel `pack(count)` has at most `budget_bytes`; see `largest_within`.
 
     Raises:
         FlSimError: not even `least` images fit, or least..most is empty.
@@ -78,14 +75,7 @@ def within(budget_bytes: int, pack: Callable[[int], bytes], *, least: int, most:
             f"a budget of {budget_bytes} bytes: a parcel of {least} images, the fewest allowed (one a class), has "
             f"{smallest} bytes; raise the budget"
         )
-    fits, fails = least, most + 1
-    while fails - fits > 1:
-        tried = min(2 * fits, most) if fails > most else (fits + fails) // 2
-        if len(pack(tried)) <= budget_bytes:
-            fits = tried
-        else:
-            fails = tried
-    return fits
+    return largest_within(lambda count: len(pack(count)), budget_bytes, least, most)
 
 
 def _groups(labels: NDArray[Any], count: int) -> list[Ints]:
