@@ -91,8 +91,9 @@ def _bytes(ax: Axes, codec: dict[str, Any]) -> None:
     ax.bar(1, codec["zstd"], 0.62, color=_ZSTD, linewidth=0.6, edgecolor="white", zorder=3)
     for place, size in ((0, bottom), (1, codec["zstd"])):
         ax.annotate(
-            f"{size:,}", (place, size), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8, color=INK
-        )
+            f"{size:,}", (place, size), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8, color=INK,
+            zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
     bound = codec["entropy_bound"]
     ax.plot([-0.45, 1.45], [bound, bound], color=INK, linewidth=1.2, linestyle=(0, (5, 3)), zorder=4, gid="bound")
     ax.set_xlim(-0.5, 1.5)
