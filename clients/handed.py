@@ -65,7 +65,7 @@ def weights(message: Message, context: Context) -> RecordDict:
         state = unpack_weights(file, most_bytes=MOST_WEIGHTS)
         return Artifact(meta={"recipe": told}, tensors={name: torch.from_numpy(part) for name, part in state.items()})
 
-    seat.store.get("model", key, make)
+    seat.store.ensure("model", key, make)
     return _adopt(seat, key)
 
 
@@ -74,14 +74,14 @@ def probe(message: Message, context: Context) -> RecordDict:
     request = unpack(ProbeRequest, message.content)
     seat = Seat.of(context, request.population)
     file = request.parcel.tobytes()
-    backbone, _ = shared_backbone(seat.store, seat.population.reference, request.centroids)
+    backbone = shared_backbone(seat.store, seat.population.reference, request.centroids)
     key = digest(backbone=backbone, parcel=hashlib.sha256(file).hexdigest())
 
     def make() -> Artifact:
         found = unpack_probe(file, most_bytes=MOST_WEIGHTS)
         return Artifact({"weights": found.weights, "bias": found.bias}, {"backbone": backbone})
 
-    seat.store.get("model", key, make)
+    seat.store.ensure("model", key, make)
     return _adopt(seat, key)
 
 

@@ -116,7 +116,7 @@ def adopted(seat: Seat, weights: dict[str, Any]) -> str:
     """The key of a model with these weights (a torch state dict), stored now unless the store has it."""
     recipe = seat.population.recipe(seat.client.tier, "adopted")
     key = digest(weights=_digests(weights), recipe=recipe.parts(), data=seat.population.data.key)
-    seat.store.get("model", key, lambda: Artifact(meta={"recipe": recipe.__dict__}, tensors=weights))
+    seat.store.ensure("model", key, lambda: Artifact(meta={"recipe": recipe.__dict__}, tensors=weights))
     return key
 
 

@@ -83,12 +83,17 @@ class Store:
 
     def get(self, kind: str, key: str, make: Callable[[], Artifact]) -> Artifact:
         """The artifact, made first if it is not there; other processes that want the same one wait for it."""
+        self.ensure(kind, key, make)
+        return self.open(kind, key)
+
+    def ensure(self, kind: str, key: str, make: Callable[[], Artifact]) -> None:
+        """What `get` does for those who want its key alone: what is there is not read."""
         folder = self.root / kind / key
         if not folder.is_dir():
             with self._lock(f"{kind}-{key}"):
                 if not folder.is_dir():
                     self._write(folder, make())
-        return self.open(kind, key)
+        os.utime(folder)  # `prune` goes by last use
 
     def has(self, kind: str, key: str) -> bool:
         """Whether it is there."""

@@ -20,7 +20,7 @@ from fl_sim import models
 from fl_sim.data.contrast import contrasted
 from fl_sim.errors import FlSimError
 from fl_sim.options import own_digest
-from fl_sim.randomness import stream, torch_seeded
+from fl_sim.randomness import one_thread, stream, torch_seeded
 
 VERSION = 1  # raise it when a change here changes what training or prediction gives: it is part of every model's key
 
@@ -113,7 +113,7 @@ def fit(
     order, step = stream(recipe.seed, "batch-order", recipe.purpose), 0
     model.to(recipe.device).train()
     optimizer = _optimizer(model, recipe)
-    with _one_thread(), _autocast(recipe), torch_seeded(recipe.seed, "dropout", recipe.purpose):
+    with one_thread(), _autocast(recipe), torch_seeded(recipe.seed, "dropout", recipe.purpose):
         for epoch in range(recipe.epochs):
             everyone = order.permutation(len(inputs))
             for rows in _batches(everyone[first[everyone] <= epoch], recipe.batch_size):
@@ -244,7 +244,7 @@ def _numpy(rows: torch.Tensor | slice) -> NDArray[np.int64] | slice:
 
 
 def _said(model: nn.Module, batch: torch.Tensor, recipe: Recipe) -> NDArray[np.float32]:
-    with _one_thread(), _autocast(recipe), torch.inference_mode():
+    with one_thread(), _autocast(recipe), torch.inference_mode():
         said: NDArray[np.float32] = model(batch).float().cpu().numpy()
         return said
 
@@ -299,16 +299,6 @@ def _batches(order: NDArray[np.int64], size: int) -> Iterator[torch.Tensor]:
     starts = _starts(len(order), size)
     for start, end in zip(starts, [*starts[1:], len(order)], strict=False):
         yield torch.from_numpy(order[start:end])
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _autocast(recipe: Recipe) -> contextlib.AbstractContextManager[Any]:

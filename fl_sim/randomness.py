@@ -1,7 +1,8 @@
 """Every random number of the laboratory comes from a named stream.
 
 A stream is fixed by (seed, purpose, ...): the same words give the same numbers in any process, in any order, and
-different words give independent numbers. Nothing here or elsewhere touches a global random state.
+different words give independent numbers. Nothing here or elsewhere touches a global random state. And what else decides
+whether torch gives the same numbers again: how many threads it has (`one_thread`).
 
 >>> float(stream(0, "partition").random()) == float(stream(0, "partition").random())
 True
@@ -34,6 +35,19 @@ def torch_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.random.manual_seed(_entropy(seed, purpose) % 2**63)
         yield
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread in a block: how many it has decides the last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _entropy(seed: int, purpose: tuple[str | int, ...]) -> int:

@@ -288,8 +288,8 @@ def _check_networks(scenario: Scenario, population: Population) -> None:
     """Build every network once, before the server learns for hours what a client then cannot."""
     data = population.data
     networks = {key: trained.architecture for key, trained in scenario.networks().items()}
-    tiers = {tier.name: tier for tier in map(population.tier, range(len(population)))}
-    networks |= {f"clients.tier.{name}.architecture": tier.architecture for name, tier in tiers.items()}
+    tiers = [scenario.clients.tier[i] for i in sorted(set(population.tiers.tolist()))]
+    networks |= {f"clients.tier.{tier.name}.architecture": tier.architecture for tier in tiers}
     for key, architecture in networks.items():
         try:
             models.build(architecture, data.shape, data.num_classes or 1)

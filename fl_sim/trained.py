@@ -51,7 +51,7 @@ def trained(
         labels = data.learnable(rows) if targets is None else data.scaled(targets)
         return kept(learning.fit(model, data.inputs_for(rows, recipe.contrast), labels, recipe), recipe)
 
-    store.get("model", key, make)
+    store.ensure("model", key, make)
     return key
 
 
@@ -62,7 +62,7 @@ def taught(
     shape and the classes alone. `labels` where they are not the lesson's."""
     told = {} if labels is None else {"labels": digest_of_array(labels)}
     key = digest(recipe=recipe.parts(), lesson=lesson.key, classes=data.num_classes, **told)
-    store.get("model", key, lambda: kept(_student(data, recipe, lesson, labels), recipe))
+    store.ensure("model", key, lambda: kept(_student(data, recipe, lesson, labels), recipe))
     return key
 
 
@@ -108,8 +108,8 @@ def gathered(store: Store, reference: Reference, indices: NDArray[np.int64]) -> 
     return images
 
 
-def shared_backbone(store: Store, reference: Reference, centroids: int) -> tuple[str, Backbone]:
-    """The backbone that a reference set gives, and its key in the store: learnt from images at even distances."""
+def shared_backbone(store: Store, reference: Reference, centroids: int) -> str:
+    """The key of the backbone that a reference set gives: learnt from images at even distances, unless it is there."""
     told = {"reference": reference.digest.hex(), "centroids": centroids, "sample": SAMPLE, "backbone": BACKBONE}
     key = digest(**told, torch=versions("torch"))
 
@@ -119,11 +119,12 @@ def shared_backbone(store: Store, reference: Reference, centroids: int) -> tuple
         arrays = {name: part for name, part in found.__dict__.items() if isinstance(part, np.ndarray)}
         return Artifact(arrays, {"patch": found.patch, "stride": found.stride})
 
-    store.get("model", key, make)
-    return key, _open_backbone(store, key)
+    store.ensure("model", key, make)
+    return key
 
 
-def _open_backbone(store: Store, key: str) -> Backbone:
+def open_backbone(store: Store, key: str) -> Backbone:
+    """A backbone that is in the store."""
     found = store.open("model", key)
     told: dict[str, Any] = {name: np.array(part) for name, part in found.arrays.items()}
     return Backbone(**told, **found.meta)
@@ -141,7 +142,7 @@ def outputs_on(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) 
     found = store.open("model", key)
     if "backbone" in found.meta:
         probe = Probe(np.array(found.arrays["weights"]), np.array(found.arrays["bias"]))
-        backbone = _open_backbone(store, found.meta["backbone"])
+        backbone = open_backbone(store, found.meta["backbone"])
         return probe.logits(backbone.features(np.ascontiguousarray(data.inputs[rows])))
     module, recipe = load_model(store, key, data)
     return learning.predict(module, data.inputs_for(rows, recipe.contrast), recipe)

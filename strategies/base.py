@@ -167,7 +167,8 @@ class HandOut(Learning):
 
 def turns(tiers: Sequence[str], per_client: bool) -> list[bool]:
     """(K,) who is first: everybody, or the first client of each tier, whose model the others will find."""
-    return [per_client or tier not in tiers[:k] for k, tier in enumerate(tiers)]
+    firsts = {tier: k for k, tier in reversed(list(enumerate(tiers)))}
+    return [per_client or firsts[tier] == k for k, tier in enumerate(tiers)]
 
 
 Threshold = float | NDArray[np.float64]  # one for all labels, or (C,) one for each class

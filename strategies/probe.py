@@ -17,7 +17,7 @@ import numpy as np
 
 from fl_sim.plada.probe import fit_probe, pack_probe
 from fl_sim.records import ProbeRequest
-from fl_sim.trained import shared_backbone
+from fl_sim.trained import open_backbone, shared_backbone
 from strategies.base import HandOut, Roster
 
 
@@ -37,7 +37,7 @@ class Probe(HandOut):
         """The parcel: a probe fitted to the features of the server's rows."""
         desk = self.desk
         desk.watch.phase("fitting a probe", None)
-        _, backbone = shared_backbone(desk.store, desk.references, self.centroids)
+        backbone = open_backbone(desk.store, shared_backbone(desk.store, desk.references, self.centroids))
         rows = desk.data.rows("server")
         features = backbone.features(np.array(desk.data.inputs[rows]))
         probe = fit_probe(features, np.array(desk.data.targets[rows]), desk.data.num_classes or 1, seed=desk.seed)

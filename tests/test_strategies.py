@@ -42,7 +42,7 @@ from fl_sim.simulation import Silent as Unwatched
 from fl_sim.simulation import roster_of
 from fl_sim.trained import load_model
 from strategies import STRATEGIES, Roster
-from strategies.base import Calibration
+from strategies.base import Calibration, turns
 from strategies.fedavg import FedAvg
 from strategies.fedwq_cp import FedWQCP
 from strategies.local import Local
@@ -459,3 +459,10 @@ def test_a_calibration_that_leaves_out_a_half_is_refused_before_any_work(store, 
     with pytest.raises(FlSimError, match=f"says none of {half}: a calibration is a question and a rule"):
         simulate(scenario, store=store.root)
     assert store.listing() == []
+
+
+def test_the_first_client_of_each_tier_goes_first_and_a_million_are_asked_at_once():
+    assert turns(["weak", "strong", "weak", "strong"], per_client=False) == [True, True, False, False]
+    assert turns(["weak", "weak"], per_client=True) == [True, True]
+    many = turns(["weak"] * 500_000 + ["strong"] * 500_000, per_client=False)
+    assert (many.index(True), many[500_000], sum(many)) == (0, True, 2)

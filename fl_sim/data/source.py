@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -76,6 +77,7 @@ class Source:
         return hashlib.sha256(repr((self.name, self.marks())).encode()).hexdigest()
 
 
+@cache  # asked once a client, and read from disk
 def versions(*packages: str) -> tuple[str, ...]:
     """`name version` of installed packages, without importing them."""
     return tuple(f"{package} {version(package)}" for package in packages)

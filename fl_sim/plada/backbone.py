@@ -21,8 +21,6 @@ the last bits may differ, which a probe does not feel.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
-from fl_sim.randomness import stream
+from fl_sim.randomness import one_thread, stream
 
 if TYPE_CHECKING:
     import torch
@@ -225,16 +223,3 @@ def _quadrants(down: int, across: int) -> torch.Tensor:
     right = np.arange(across)[None, :] >= (across + 1) // 2
     place = (2 * lower + right).ravel()
     return torch.from_numpy((place == np.arange(4)[:, None]).astype(np.float32))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread in a block: how many it has decides the last bits."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
-from fl_sim.plada.backbone import Floats, one_thread
+from fl_sim.plada.backbone import Floats
 from fl_sim.plada.weights import pack_weights, unpack_weights
-from fl_sim.randomness import stream
+from fl_sim.randomness import one_thread, stream
 
 if TYPE_CHECKING:
     import torch
