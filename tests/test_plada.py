@@ -44,7 +44,7 @@ from fl_sim.rehearsal import RULES, Rule, Trial, rehearse
 from fl_sim.scenario_file import dump
 from fl_sim.simulation import Silent, made_ready, roster_of
 from fl_sim.sweep import run_sweep
-from fl_sim.trained import Lesson, load_model, shared_backbone
+from fl_sim.trained import Lesson, load_model, open_backbone, shared_backbone
 from strategies.base import HandOut, Roster
 from strategies.coreset import Coreset
 from strategies.plada import Plada
@@ -776,7 +776,7 @@ def test_a_probe_is_a_layer_on_what_everybody_can_compute(store, monkeypatch):
     (key,) = (path.name for path in folders if "backbone" in store.open("model", path.name).meta)
     outputs = said(store, population, key)
     probe = unpack_probe(strategy.file, most_bytes=1 << 20)
-    _, eyes = shared_backbone(store, population.reference, 8)
+    eyes = open_backbone(store, shared_backbone(store, population.reference, 8))
     features = eyes.features(np.array(population.data.inputs[np.arange(*population.data.evaluated)]))
     assert outputs.tobytes() == (features @ probe.weights + probe.bias).astype(np.float32).tobytes()
     assert result.learn["accuracy"] > 0.5
