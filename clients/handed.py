@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from clients.behaviour import own_recipe, told_instead
 from clients.predictions import Seat
-from fl_sim.artifacts import Artifact, digest
+from fl_sim.artifacts import Artifact, Store, digest
 from fl_sim.data.source import versions
 from fl_sim.errors import FlSimError
 from fl_sim.plada.codec import MOST_REFERENCES
@@ -23,7 +24,7 @@ from fl_sim.plada.probe import unpack_probe
 from fl_sim.plada.sections import soft_targets
 from fl_sim.plada.weights import unpack_weights
 from fl_sim.records import FitReport, ImagesRequest, PayloadRequest, ProbeRequest, WeightsRequest, pack, unpack
-from fl_sim.trained import Lesson, gathered, shared_backbone, taught
+from fl_sim.trained import TransferSet, distilled, gathered, shared_backbone
 
 MOST_IMAGES = 10_000_000  # that a client takes in a parcel
 MOST_BYTES = 1 << 34  # of them
@@ -49,9 +50,9 @@ def images(message: Message, context: Context) -> RecordDict:
             raise FlSimError(f"the parcel has images of shape {found.shape[1:]}, and this client's task {shape}")
         return Artifact({"images": found, "labels": labels})
 
-    key = digest(parcel=hashlib.sha256(file).hexdigest(), decoder=versions("Pillow"))
-    arrays = seat.store.get("lesson", key, make).arrays
-    return _learn(seat, Lesson(key, arrays["images"], arrays["labels"]), request.per_client)
+    key = digest(parcel=hashlib.sha256(file).hexdigest(), shape=list(shape), decoder=versions("Pillow"))
+    seat.store.ensure("transfer", key, make)
+    return _learn(seat, _opened(seat.store, key), request.per_client)
 
 
 def weights(message: Message, context: Context) -> RecordDict:
@@ -85,13 +86,28 @@ def probe(message: Message, context: Context) -> RecordDict:
     return _adopt(seat, key)
 
 
-def decoded(seat: Seat, file: bytes) -> Lesson:
-    """A payload with the client's own copies of the images; made once on a machine, memory-mapped by all clients there.
+def decoded(seat: Seat, file: bytes) -> TransferSet:
+    """A payload with the client's own copies of the images; checked and made once on a machine, memory-mapped by all
+    clients there that hold the same reference set and know the same classes.
 
     Raises:
         FlSimError: not a payload, or a damaged one; one for another reference set; one that names classes which the
             client does not know.
     """
+    people = seat.population
+    told = {"payload": hashlib.sha256(file).hexdigest(), "classes": list(people.data.classes or ())}
+    key = digest(reference=people.reference.key, **told)
+    seat.store.ensure("transfer", key, lambda: _artifact(seat, _checked(seat, file)))
+    return _opened(seat.store, key)
+
+
+@lru_cache(maxsize=8)  # once a process, not once a client
+def _opened(store: Store, key: str) -> TransferSet:
+    found = store.open("transfer", key).arrays
+    return TransferSet(key, found["images"], found["labels"], found.get("soft"), found.get("levels"))
+
+
+def _checked(seat: Seat, file: bytes) -> Payload:
     reference, classes = seat.population.reference, seat.population.data.classes or ()
     told = Payload.from_bytes(file, most_references=MOST_REFERENCES, most_kept=len(reference))
     told.for_reference(reference.digest)
@@ -100,9 +116,7 @@ def decoded(seat: Seat, file: bytes) -> Lesson:
         raise FlSimError(
             f"the payload labels images as {strange[0]!r}, which is none of this client's classes: {', '.join(classes)}"
         )
-    key = digest(reference=reference.key, payload=hashlib.sha256(file).hexdigest(), classes=list(classes))
-    found = seat.store.get("lesson", key, lambda: _artifact(seat, told)).arrays
-    return Lesson(key, found["images"], found["labels"], found.get("soft"), found.get("levels"))
+    return told
 
 
 def _artifact(seat: Seat, told: Payload) -> Artifact:
@@ -127,15 +141,15 @@ def _adopt(seat: Seat, key: str) -> RecordDict:
     return pack(FitReport(seat.client.id, 0))
 
 
-def _learn(seat: Seat, lesson: Lesson, per_client: bool) -> RecordDict:
+def _learn(seat: Seat, transfer: TransferSet, per_client: bool) -> RecordDict:
     """A student of the client's own, or the one of its tier."""
     client, people = seat.client, seat.population
     if per_client:
         recipe = own_recipe(client, people, f"student of client {client.id}", "image")
-        labels = told_instead(client, people, "train", np.array(lesson.labels))
+        labels = told_instead(client, people, "train", np.array(transfer.labels))
     else:
         recipe, labels = people.recipe(client.tier, "student", "image"), None
-    seat.keep_model(taught(seat.store, people.data, recipe, lesson, labels), shared=not per_client)
+    seat.keep_model(distilled(seat.store, people.data, recipe, transfer, labels), shared=not per_client)
     for split in ("calibration", "test"):
         seat.outputs(split)  # now, while this client has the model warm and others have work of their own
-    return pack(FitReport(client.id, len(lesson.labels)))
+    return pack(FitReport(client.id, len(transfer.labels)))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, NDArray[Any]]
 
-KINDS = ("data", "reference", "population", "model", "update", "outputs", "lesson", "payload")
+KINDS = ("data", "reference", "population", "model", "update", "outputs", "transfer", "payload")
 KEY = re.compile(r"^[0-9a-f]{32}$")
 
 

@@ -26,7 +26,7 @@ from fl_sim.desk import Desk, Opinions, Rows, Student
 from fl_sim.options import Rehearsal, Trained
 from fl_sim.plada.selection import Safety, Selection
 from fl_sim.randomness import stream
-from fl_sim.trained import Lesson, gathered, student
+from fl_sim.trained import TransferSet, gathered, student
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,17 @@ def rehearse(
         opinions = desk.opinions(desk.teacher(teacher, rest, f"teacher without fold {turn}"), embed=_embedded(racing))
         desk.watch.phase(f"rehearsing {len(racing)} rules", len(racing))
         for trial in racing:
-            lesson = lesson_of(desk, select(opinions, trial.rule))
-            trial.accuracies.append(_accuracy(desk, students, lesson, held, turn))
+            transfer = transfer_set_of(desk, select(opinions, trial.rule))
+            trial.accuracies.append(_accuracy(desk, students, transfer, held, turn))
             desk.watch.done(1)
         racing = sorted(racing, key=lambda trial: -trial.mean)[: max(2, -(-len(racing) // 2))]
     ranked = sorted(trials, key=lambda trial: (-len(trial.accuracies), -trial.mean))
     return ranked[0].rule, ranked
 
 
-def lesson_of(desk: Desk, selection: Selection) -> Lesson:
+def transfer_set_of(desk: Desk, selection: Selection) -> TransferSet:
     """What a client would learn from a selection: hard labels, no curriculum; not kept."""
-    return Lesson("", gathered(desk.store, desk.references, selection.indices), selection.labels)
+    return TransferSet("", gathered(desk.store, desk.references, selection.indices), selection.labels)
 
 
 def students_tried(desk: Desk, how: Rehearsal) -> tuple[Student, ...]:
@@ -128,12 +128,12 @@ def _recipe(desk: Desk, told: Trained) -> Callable[[str], Any]:
     return lambda purpose: desk.recipe(told, purpose)
 
 
-def _accuracy(desk: Desk, students: Sequence[Student], lesson: Lesson, held: Rows, turn: int) -> float:
+def _accuracy(desk: Desk, students: Sequence[Student], transfer: TransferSet, held: Rows, turn: int) -> float:
     """The mean accuracy of the students on rows held out, weighted by how many clients are of their kind."""
     total = 0.0
     for one in students:
         recipe = one.recipe(f"rehearsal {turn}")
-        model = student(desk.data, recipe, lesson)
+        model = student(desk.data, recipe, transfer)
         said = learning.predict(model, desk.data.inputs_for(held, recipe.contrast), recipe)
         total += one.share * _share_right(said, desk.data.targets[held])
     return total / sum(one.share for one in students)

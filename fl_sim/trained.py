@@ -28,8 +28,9 @@ BACKBONE = 1  # raise it when a change in fl_sim/plada/backbone.py changes one
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """What was handed out, as images to train on: the same for all who were handed the same."""
+class TransferSet:
+    """What was handed out, as images to train on: the transfer set of Hinton, Vinyals, Dean, 2015
+    (https://arxiv.org/abs/1503.02531), the same for all who were handed the same."""
 
     key: str  # a digest of all of it
     images: NDArray[np.uint8]  # (k, channels, height, width)
@@ -55,27 +56,29 @@ def trained(
     return key
 
 
-def taught(
-    store: Store, data: Prepared, recipe: Recipe, lesson: Lesson, labels: NDArray[np.int64] | None = None
+def distilled(
+    store: Store, data: Prepared, recipe: Recipe, transfer: TransferSet, labels: NDArray[np.int64] | None = None
 ) -> str:
-    """The key of the model that `recipe` gives on a lesson, trained now unless the store has it; of `data` it needs the
-    shape and the classes alone. `labels` where they are not the lesson's."""
+    """The key of the model that `recipe` gives on a transfer set, trained now unless the store has it.
+
+    Of `data` it needs the shape and the classes alone; `labels` where they are not the set's own.
+    """
     told = {} if labels is None else {"labels": digest_of_array(labels)}
-    key = digest(recipe=recipe.parts(), lesson=lesson.key, classes=data.num_classes, **told)
-    store.ensure("model", key, lambda: kept(_student(data, recipe, lesson, labels), recipe))
+    key = digest(recipe=recipe.parts(), transfer=transfer.key, classes=data.num_classes, **told)
+    store.ensure("model", key, lambda: kept(_student(data, recipe, transfer, labels), recipe))
     return key
 
 
-def student(data: Prepared, recipe: Recipe, lesson: Lesson) -> nn.Module:
-    """The model that `recipe` gives on a lesson, not kept."""
-    return _student(data, recipe, lesson, None)
+def student(data: Prepared, recipe: Recipe, transfer: TransferSet) -> nn.Module:
+    """The model that `recipe` gives on a transfer set, not kept."""
+    return _student(data, recipe, transfer, None)
 
 
-def _student(data: Prepared, recipe: Recipe, lesson: Lesson, labels: NDArray[np.int64] | None) -> nn.Module:
-    targets: NDArray[Any] = lesson.labels if lesson.soft is None else lesson.soft
+def _student(data: Prepared, recipe: Recipe, transfer: TransferSet, labels: NDArray[np.int64] | None) -> nn.Module:
+    targets: NDArray[Any] = transfer.labels if transfer.soft is None else transfer.soft
     model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
     told = np.array(targets if labels is None else labels)
-    return learning.fit(model, lesson.images, told, recipe, levels=lesson.levels)
+    return learning.fit(model, transfer.images, told, recipe, levels=transfer.levels)
 
 
 def kept(model: nn.Module, recipe: Recipe) -> Artifact:

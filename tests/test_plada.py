@@ -44,7 +44,7 @@ from fl_sim.rehearsal import RULES, Rule, Trial, rehearse
 from fl_sim.scenario_file import dump
 from fl_sim.simulation import Silent, made_ready, roster_of
 from fl_sim.sweep import run_sweep
-from fl_sim.trained import Lesson, load_model, open_backbone, shared_backbone
+from fl_sim.trained import TransferSet, load_model, open_backbone, shared_backbone
 from strategies.base import HandOut, Roster
 from strategies.coreset import Coreset
 from strategies.plada import Plada
@@ -111,10 +111,10 @@ def bits(tensors: Any) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in dict(tensors).items()}
 
 
-def by_hand(population: Population, recipe: learning.Recipe, *lesson: Any, **levels: Any) -> dict[str, bytes]:
+def by_hand(population: Population, recipe: learning.Recipe, *transfer: Any, **levels: Any) -> dict[str, bytes]:
     """The weights that training on these images and labels gives."""
     model = learning.initial(recipe, population.data.shape, 10)
-    return bits(learning.fit(model, *lesson, recipe, **levels).state_dict())
+    return bits(learning.fit(model, *transfer, recipe, **levels).state_dict())
 
 
 def unpacked(result: Result) -> tuple[Payload, np.ndarray, np.ndarray]:
@@ -215,7 +215,7 @@ def test_the_same_payload_gives_the_same_students_whatever_the_server_had(store)
     second = run(store, floor, data={"server": 150}, clients={"count": 5})
     assert first.files == second.files
     assert models(store, "student") == before
-    assert len(list((store.root / "lesson").iterdir())) == 1
+    assert len(list((store.root / "transfer").iterdir())) == 1
     assert len([path for path in (store.root / "model").iterdir() if path.name not in before.values()]) == 2  # teachers
 
 
@@ -227,7 +227,7 @@ def test_students_do_not_see_the_servers_rows(store):
         array = np.load(store.root / "data" / population.data.key / f"{name}.npy", mmap_mode="r+")
         array[population.data.rows("server")] = 0
         array.flush()
-    for kind, keys in (("model", before), ("lesson", [path.name for path in (store.root / "lesson").iterdir()])):
+    for kind, keys in (("model", before), ("transfer", [path.name for path in (store.root / "transfer").iterdir()])):
         for key in keys:
             (store.root / kind / key).rename(store.root / "tmp" / key)
     assert not population.data.targets[population.data.rows("server")].any()
@@ -241,7 +241,7 @@ def test_a_client_of_its_own_trains_a_student_of_its_own(store):
     found, population = models(store, "student of client "), made_ready(world(), store)
     assert set(found) == {f"student of client {k}" for k in range(6)}
     assert len({tuple(bits(store.open("model", key).tensors).values()) for key in found.values()}) == 6
-    assert len(list((store.root / "lesson").iterdir())) == len(list((store.root / "payload").iterdir())) == 1
+    assert len(list((store.root / "transfer").iterdir())) == len(list((store.root / "payload").iterdir())) == 1
     assert models(store, "student") == found
     assert result.column("bytes_down") == [result.learn["payload_bytes"]] * 6
     _, indices, labels = unpacked(result)
@@ -376,11 +376,11 @@ def payload_for(seat: Seat, **other: Any) -> bytes:
     return Payload.pack(np.arange(20), np.arange(20) % 10, **(told | other)).to_bytes()
 
 
-def test_a_payload_is_made_into_a_lesson(seat):
-    lesson = handed.decoded(seat, payload_for(seat, class_names=("9", *CLASSES[:9])))  # in another order
-    assert lesson.labels.tolist() == [9, *range(9)] * 2
-    assert np.array_equal(lesson.images, seat.population.reference.images(range(20)))
-    assert (lesson.soft, lesson.levels) == (None, None)
+def test_a_payload_is_made_into_a_transfer_set(seat):
+    transfer = handed.decoded(seat, payload_for(seat, class_names=("9", *CLASSES[:9])))  # in another order
+    assert transfer.labels.tolist() == [9, *range(9)] * 2
+    assert np.array_equal(transfer.images, seat.population.reference.images(range(20)))
+    assert (transfer.soft, transfer.levels) == (None, None)
 
 
 def test_a_payload_for_other_references_is_refused_with_both_digests(seat):
@@ -400,7 +400,7 @@ def test_damaged_payloads_and_unknown_classes_are_refused(seat):
             handed.decoded(seat, file[:place] + bytes([file[place] ^ 4]) + file[place + 1 :])
     with pytest.raises(FlSimError, match="'ten', which is none of this client's classes: 0, 1, 2"):
         handed.decoded(seat, payload_for(seat, class_names=(*CLASSES[:9], "ten")))
-    assert not (seat.store.root / "lesson").exists()
+    assert not (seat.store.root / "transfer").exists()
 
 
 def test_a_client_says_why_it_takes_no_payload(store, monkeypatch):
@@ -499,10 +499,10 @@ def rehearsed(
     """`rehearse` where rule r has accuracy table[turn, r]."""
     desk, held = StandIn(population.data), []
 
-    def accuracy(_desk: Any, _students: Any, lesson: Lesson, rows: np.ndarray, turn: int) -> float:
+    def accuracy(_desk: Any, _students: Any, transfer: TransferSet, rows: np.ndarray, turn: int) -> float:
         if not held or held[-1] is not rows:
             held.append(rows)
-        return float(table[turn, lesson.labels[0]])
+        return float(table[turn, transfer.labels[0]])
 
     monkeypatch.setattr(rehearsal, "_accuracy", accuracy)
 
@@ -811,8 +811,8 @@ def test_a_sweep_over_calibrations_makes_payload_and_students_once(tmp_path):
     (tmp_path / "world.toml").write_text(dump(world(calibrate=told)))
     sweep = load_sweep(str(tmp_path / "world.toml"), ["calibrate=fedwq-cp,local"])
     run_sweep(sweep, tmp_path / "out", Watch(), store=tmp_path / "store", verbose=False, fail_fast=True)
-    counts = {kind: len(list((tmp_path / "store" / kind).iterdir())) for kind in ("payload", "lesson", "model")}
-    assert counts == {"payload": 1, "lesson": 1, "model": 1 + 2}  # the teacher, and a student a tier
+    counts = {kind: len(list((tmp_path / "store" / kind).iterdir())) for kind in ("payload", "transfer", "model")}
+    assert counts == {"payload": 1, "transfer": 1, "model": 1 + 2}  # the teacher, and a student a tier
     files = sorted((tmp_path / "out").rglob("payload.plada"))
     assert len(files) == 2
     assert len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == 1

@@ -1,4 +1,7 @@
-"""Images as a network that comes of a hand-out sees them: each by its own mean and contrast."""
+"""Images as a network that comes of a hand-out sees them: global contrast normalisation, each image by its own.
+
+Goodfellow, Bengio, Courville, "Deep Learning", 2016, section 12.2.1.1, with lambda = 0 and epsilon = SOFTEST.
+"""
 
 from __future__ import annotations
 
