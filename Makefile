@@ -1,6 +1,7 @@
 # make demo     set up .venv and run the two demonstrations on data that travels with the packages
 # make test     the test suite: needs Python and the package index only
 # make test-slow  what needs more: Fashion-MNIST, Flower's own runtime, a second Ray, Chromium
+# make test-plain, make docs-check-plain  the same as on a processor with hardly any vector units
 # make check    ruff and mypy
 # make docs     the pages that are made from the code; make docs-check  the tables and figures that take at most a minute
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.set-up
 
-.PHONY: demo test test-slow check docs docs-check format clean
+.PHONY: demo test test-plain test-slow check docs docs-check docs-check-plain format clean
 
 demo: $(SETUP)
 	$(BIN)/fl-sim run digits
@@ -16,6 +17,9 @@ demo: $(SETUP)
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-plain: $(SETUP)
+	$(BIN)/python tests/held_down.py $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(SETUP)
 	$(BIN)/python -m pytest -m slow
@@ -30,6 +34,9 @@ docs: $(SETUP)
 
 docs-check: $(SETUP)
 	$(BIN)/python docs/check.py --fast
+
+docs-check-plain: $(SETUP)
+	$(BIN)/python tests/held_down.py $(BIN)/python docs/check.py --fast
 
 format: $(SETUP)
 	$(BIN)/ruff check --fix .

@@ -15,6 +15,11 @@ marker, a table may instead be held against a part of the rows (`sample`), or ha
 output (`compare: numbers`, for tables that are laid out anew), or only its headings and row names (`compare: shape`,
 for wall times). Figures: the file is written, as wide and high as ours within 2 %, alike as a coarse grey picture
 (fonts and their edges differ between machines), and the command prints the numbers that the marker names (`says`).
+
+On which processor. Float sums are rounded otherwise on another kind of processor (fl_sim/processor.py), so a marker
+says on which kind its numbers were made (`on`). On that kind they must come out to the digit. On any other they must
+lie within the spread that the table itself states, or that its marker does (`spread`); what has no spread must come out
+to the digit everywhere. docs/reproduce.md has the rule.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,20 +39,26 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
+from fl_sim.processor import kind
+
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = "docs/gallery.md"  # a figure's command stands there, wherever else it is shown
 MADE = "<!-- made by `make docs`"  # first line of a page that docs/generate.py writes, and a test holds current
 KINDS = ("made by", "quoted from", "in words")
 KEYS = frozenset(
-    {*KINDS, "seconds", "tables", "compare", "columns", "table", "sample", "sample seconds", "file", "says"}
+    {*KINDS, "seconds", "tables", "compare", "columns", "table", "sample", "sample seconds", "file", "says", "words"}
+    | {"on", "spread"}
 )
 WAYS = ("cells", "numbers", "shape")
 A_MINUTE = 60.0
+UNRECORDED = "unrecorded"  # the kind of processor of numbers that were made before it was recorded
+FEW = 4  # standard errors by which a mean may differ on another kind of processor
 GREY, ALIKE = (64, 64), 0.01  # the coarse picture, and how much of black to white its points may differ on average
 
 COMMENT = re.compile(r"^<!--(.*?)-->", re.DOTALL | re.MULTILINE)  # indented ones are examples
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?![\d])")
+ENTRY = re.compile(rf"{NUMBER.pattern}|\binf\b")  # of a cell
 
 
 # ------------------------------------------------------------------------------------------------------- what there is
@@ -208,26 +221,95 @@ class Workplace:
         return run.stdout
 
 
+# ------------------------------------------------------------------------------------------------------------- spread
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far a number may be from what is shown: not at all, or on another kind of processor as far as was stated.
+
+    `stated` has for a column (or `says`, `title`, or `all`, the rest) the allowed change of each number in a cell:
+    absolute, or below 0 a share of what is shown. A column without has that of its standard errors, the `± b` of its
+    cells.
+    """
+
+    exact: bool
+    stated: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def allows(self, column: str, shown: str, made: str, errors: Sequence[float] = ()) -> bool:
+        """Whether a text may be made in place of what is shown; `errors` are the standard errors in its column."""
+        if shown == made:
+            return True
+        ours, theirs = (ENTRY.findall(text) for text in (shown, made))
+        if self.exact or ENTRY.sub("#", shown) != ENTRY.sub("#", made) or not ours:
+            return False
+        pairs = [(_value(a), _value(b)) for a, b in zip(ours, theirs, strict=True)]
+        most = self.stated.get(column, self.stated.get("all"))
+        if most is None and "±" in shown and len(pairs) == 2:
+            most = (FEW * max(pairs[1][0], statistics.median(errors)),) * 2
+        if most is None or len(most) not in (1, len(pairs)):
+            return False
+        allowed = most * (len(pairs) if len(most) == 1 else 1)
+        return all(
+            a == b or abs(a - b) <= (-each * abs(a) if each < 0 else each) + (_unit(text) if each else 0.0) + 1e-12
+            for text, (a, b), each in zip(ours, pairs, allowed, strict=True)
+        )
+
+
+def spread_of(told: dict[str, str], here: str) -> Spread:
+    """What the marker allows on the kind of processor `here`.
+
+    >>> spread_of({"on": "a", "spread": "worst = 0.02; rejected, size = 3, 5 %"}, "b").stated
+    {'worst': (0.02,), 'rejected, size': (3.0, -0.05)}
+    """
+    stated = {}
+    for part in filter(None, told.get("spread", "").split("; ")):
+        column, _, numbers = part.rpartition(" = ")
+        stated[column] = tuple(
+            -float(number.removesuffix("%")) / 100 if number.endswith("%") else float(number)
+            for number in numbers.split(", ")
+        )
+    return Spread(told.get("on") == here, stated)
+
+
+def _value(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _unit(text: str) -> float:
+    """What printing two numbers may have rounded them apart: one in the last decimal, nothing of whole numbers."""
+    return float("." in text) * 10.0 ** -len(text.partition(".")[2])
+
+
 # --------------------------------------------------------------------------------------------------------- comparing
 
 
-def differences(one: Shown, output: str, *, sampled: bool, folder: Path) -> list[str]:
-    """What of a table or figure is not as the command made it; nothing if all is."""
-    told = one.told
+def differences(one: Shown, output: str, *, sampled: bool, folder: Path, here: str) -> list[str]:
+    """What of a table or figure is not as the command made it on the kind of processor `here`; nothing if all is."""
+    told, spread = one.told, spread_of(one.told, here)
     if one.table is None:
-        return [*_not_said(told, output), *_picture(ROOT / one.image, folder / told.get("file", one.image))]
+        picture = _picture(ROOT / one.image, folder / told.get("file", one.image))
+        return [*_not_said(told, output, spread), *_words(told), *picture]
     if told.get("compare") == "numbers":
-        return [*_not_said(told, output), *_numbers(one.table, output, told.get("columns"))]
-    made = [t for t in tables_in(output) if t.header == one.table.header]
-    titled = [t for t in made if bare(t.title) == bare(one.table.title)]
-    if not made or (len(made) > 1 and not titled):
+        return [*_not_said(told, output, spread), *_numbers(one.table, output, told.get("columns"), spread)]
+    found = made_table(one, output)
+    if found is None:
         return [f"the command prints no table {one.table.title!r} with these headings"] * (not sampled)
-    found = titled[0] if titled else made[0]
     if told.get("compare") == "shape":
         ours, theirs = ([row[0] for row in t.rows] for t in (one.table, found))
         return [f"rows {ours} are shown, {theirs} were made"] * (ours != theirs)
-    wrong = [] if sampled else _titles(one.table, found)
-    return [*wrong, *_rows(one.table, found, sampled=sampled)]
+    wrong = [] if sampled else _titles(one.table, found, spread)
+    return [*wrong, *_rows(one.table, found, sampled=sampled, spread=spread)]
+
+
+def made_table(one: Shown, output: str) -> Table | None:
+    """The table of a page among those that its command prints."""
+    assert one.table is not None
+    made = [t for t in tables_in(output) if t.header == one.table.header]
+    titled = [t for t in made if bare(t.title) == bare(one.table.title)]
+    if not made or (len(made) > 1 and not titled):
+        return None
+    return titled[0] if titled else made[0]
 
 
 def bare(title: str) -> str:
@@ -235,13 +317,14 @@ def bare(title: str) -> str:
     return re.split(r"\*\*|, teacher| \(", title)[0].strip()
 
 
-def _titles(ours: Table, made: Table) -> list[str]:
-    if bare(ours.title) != bare(made.title) or NUMBER.findall(ours.title) == NUMBER.findall(made.title):
+def _titles(ours: Table, made: Table, spread: Spread) -> list[str]:
+    shown_, theirs = (" ".join(NUMBER.findall(table.title)) for table in (ours, made))
+    if bare(ours.title) != bare(made.title) or spread.allows("title", shown_, theirs):
         return []
     return [f"the title {ours.title!r} is shown, {made.title!r} was made"]
 
 
-def _rows(ours: Table, made: Table, *, sampled: bool) -> Iterator[str]:
+def _rows(ours: Table, made: Table, *, sampled: bool, spread: Spread) -> Iterator[str]:
     if not sampled and [row[0] for row in ours.rows] != [row[0] for row in made.rows]:
         yield f"rows {[row[0] for row in ours.rows]} are shown, {[row[0] for row in made.rows]} were made"
         return
@@ -250,13 +333,14 @@ def _rows(ours: Table, made: Table, *, sampled: bool) -> Iterator[str]:
         if mine is None:
             yield f"the row {row[0]} was made, and is not shown"
             continue
-        for name, shown_, cell in zip(ours.header, mine, row, strict=True):
-            if shown_ != cell:
+        for k, (name, shown_, cell) in enumerate(zip(ours.header, mine, row, strict=True)):
+            errors = [_value(found[1]) for r in ours.rows if "±" in r[k] and len(found := NUMBER.findall(r[k])) == 2]
+            if not spread.allows(name, shown_, cell, errors):
                 yield f"{row[0]}, {name}: {shown_} is shown, {cell} was made"
 
 
-def _numbers(table: Table, output: str, columns: str | None) -> Iterator[str]:
-    """Each number of the table is somewhere in the output, as it is or as a percentage."""
+def _numbers(table: Table, output: str, columns: str | None, spread: Spread) -> Iterator[str]:
+    """Each number of the table is somewhere in the output, as it is or as a percentage; elsewhere one that is near."""
     wanted = None if columns is None else columns.split(", ")
     made = {Decimal(text.replace(",", "")) for text in NUMBER.findall(output)}
     made |= {100 * number for number in made} | {number / 100 for number in made}
@@ -265,13 +349,36 @@ def _numbers(table: Table, output: str, columns: str | None) -> Iterator[str]:
             if wanted is not None and name not in wanted:
                 continue
             for text in NUMBER.findall(cell):
-                if Decimal(text.replace(",", "")) not in made:
+                near = (f"{number:f}" for number in made)
+                if Decimal(text.replace(",", "")) not in made and not any(spread.allows(name, text, n) for n in near):
                     yield f"{row[0]}, {name}: {text} is shown, and is not in what the command prints"
 
 
-def _not_said(told: dict[str, str], output: str) -> list[str]:
-    said, words = " ".join(output.split()), told.get("says", "")
-    return [f"the command does not say {part!r}" for part in filter(None, words.split("; ")) if part not in said]
+def _not_said(told: dict[str, str], output: str, spread: Spread) -> list[str]:
+    said = " ".join(output.split())
+    return [
+        f"the command does not say {part!r}"
+        for part in filter(None, told.get("says", "").split("; "))
+        if not any(spread.allows("says", part, found) for found in _like(part, said))
+    ]
+
+
+def _like(part: str, said: str) -> list[str]:
+    """The places of an output that are a text with other numbers."""
+    number = NUMBER.pattern
+    return re.findall(number.join(map(re.escape, NUMBER.split(part))), said)
+
+
+def _words(told: dict[str, str]) -> Iterator[str]:
+    """What running text says of a figure stands there, with no numbers but those that its command must print."""
+    said = set(NUMBER.findall(told.get("says", "")))
+    for part in filter(None, told.get("words", "").split("; ")):
+        page, _, text = part.partition(": ")
+        if text not in " ".join((ROOT / page).read_text().split()):
+            yield f"{page} does not say {text!r}"
+        for number in NUMBER.findall(text):
+            if number not in said:
+                yield f"{page} says {text!r}, and {number} is not in what the command must say"
 
 
 def _picture(ours: Path, made: Path) -> Iterator[str]:
@@ -364,15 +471,18 @@ def listing(found: Sequence[Shown], most: float) -> None:
             print(f"{kind:12} {one.place:28} {what}")
 
 
-def check(found: Sequence[Shown], most: float, place: Workplace) -> int:
+def check(found: Sequence[Shown], most: float, place: Workplace, here: str, *, mend: bool = False) -> int:
     """Print a line for each, and return how many are wrong."""
     wrong = left = 0
+    print(f"on {here}", flush=True)
     for one in found:
         planned, began, faults = job(one, most), time.monotonic(), []
         if planned is not None:
             try:
                 output = place.output(planned.command, planned.seconds)
-                faults = differences(one, output, sampled=planned.sampled, folder=place.folder)
+                faults = differences(one, output, sampled=planned.sampled, folder=place.folder, here=here)
+                if mend and not planned.sampled and (faults or one.told.get("on") != here):
+                    mended(one, output, place.folder, here)
             except Failed as failure:
                 faults = [str(failure)]
         elif "quoted from" in one.told:
@@ -386,12 +496,32 @@ def check(found: Sequence[Shown], most: float, place: Workplace) -> int:
             continue
         wrong += bool(faults)
         how = ", a sample" if planned and planned.sampled else ""
+        how += (
+            "" if not planned or one.told.get("on") == here else f", within its spread (made on {one.told.get('on')})"
+        )
         took = f"{time.monotonic() - began:.0f} s" if planned else "quoted"
         print(f"{'differs' if faults else 'same':8} {one.place:32} {one.image or ''} {took}{how}", flush=True)
         for fault in faults[:12]:
             print(f"         {fault}")
     print(f"{wrong} wrong; {left} left out, which take more than {most:g} s")
     return wrong
+
+
+def mended(one: Shown, output: str, folder: Path, here: str) -> None:
+    """Write what was made, and the kind of processor it was made on, into the page."""
+    page = ROOT / one.page
+    lines = page.read_text().split("\n")
+    if one.table is None:
+        shutil.copyfile(folder / one.told.get("file", one.image), ROOT / one.image)
+    elif "compare" not in one.told and (made := made_table(one, output)) is not None:
+        for at, row in enumerate(one.table.rows, start=one.line + 1):
+            new = next((r for r in made.rows if r[0] == row[0]), row)
+            cells = lines[at].split(" | ")
+            changed = [c if a == b else c.replace(a, b) for c, a, b in zip(cells, row, new, strict=True)]
+            lines[at] = " | ".join(changed)
+    at = max(k for k in range(one.line) if lines[k].startswith("<!-- made by: "))
+    lines[at] = re.sub(r" \| on: .*?(?= \| | -->)", f" | on: {here}", lines[at])
+    page.write_text("\n".join(lines))
 
 
 def main() -> None:
@@ -401,6 +531,7 @@ def main() -> None:
     how.add_argument("--fast", type=float, nargs="?", const=A_MINUTE, default=A_MINUTE, metavar="SECONDS")
     how.add_argument("--all", action="store_true")
     asked.add_argument("--list", action="store_true", help="run nothing")
+    asked.add_argument("--mend", action="store_true", help="write what was made here into the pages")
     asked.add_argument("--only", default="", help="pages, or commands, in which this is found")
     asked.add_argument("--keep", type=Path, help="run there, and go on from what is there")
     given = asked.parse_args()
@@ -413,7 +544,7 @@ def main() -> None:
         if given.keep:
             given.keep.mkdir(parents=True, exist_ok=True)
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docs-check-")))
-        sys.exit(bool(check(found, most, Workplace(folder.resolve()))))
+        sys.exit(bool(check(found, most, Workplace(folder.resolve()), kind(), mend=given.mend)))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.options import Cqr, Options, Raps, Residual, chosen, score_options
 
 ScoreOptions = Annotated[Any, BeforeValidator(score_options)]
@@ -71,7 +71,7 @@ class Calibrate(Options):
     @field_validator("alpha")
     @classmethod
     def _exact(cls, alpha: float) -> float:
-        if not 0 < Fraction(str(alpha)) < 1:
+        if not 0 < as_meant(alpha) < 1:
             raise ValueError("0 < alpha < 1")
         return alpha
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fl_sim import processor
 from fl_sim.artifacts import Store, default_root
 from fl_sim.data.datasets import DATASETS, data_root
 from fl_sim.errors import FlSimError
@@ -31,6 +32,7 @@ class Finding:
 def findings() -> Iterator[Finding]:
     """Everything worth knowing, the machine first."""
     yield Finding("machine", True, f"{platform.platform()}, {os.cpu_count()} processors")
+    yield Finding("processor", True, f"{processor.kind()} (digits are the same on machines of this kind)")
     yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")
     yield from _packages()
     yield _gpus()

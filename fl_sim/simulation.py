@@ -17,7 +17,7 @@ import numpy as np
 
 import strategies
 from clients.population import Population, populate
-from fl_sim import learning, models
+from fl_sim import learning, models, processor
 from fl_sim.artifacts import Store
 from fl_sim.calibrators import FEDERATED
 from fl_sim.clock import Clock, spending
@@ -277,7 +277,10 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
         "seed": scenario.seed,
         "classes": None if world.population.data.classes is None else list(world.population.data.classes),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "device": world.population.device},
+        "machine": {
+            "system": platform.platform(), "cpus": os.cpu_count(), "device": world.population.device,
+            "processor": processor.kind(),
+        },
         "seconds": clock.table(),
         "clients": {
             "sent": len(rows), "ok": len(rows) - len(missing), "retried": len(ledger.retried), "failed": len(missing),

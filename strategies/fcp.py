@@ -39,6 +39,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.sketches import merged, sketch_from
 from fl_sim.conformal.thresholds import conformal_rank, mixture_parts, mixture_threshold
 from fl_sim.records import Record, ScoresReport, ScoresRequest, SketchReport, SketchRequest
@@ -103,7 +104,7 @@ class FCP(Calibration):
             return [Fraction(1)] * len(self.sizes)
         if any(k >= len(self.mixture) for k in self.sizes):
             raise ValueError(f"mixture holds {len(self.mixture)} numbers, and there is a client {max(self.sizes)}")
-        return [Fraction(str(self.mixture[k])) for k in self.sizes]
+        return [as_meant(self.mixture[k]) for k in self.sizes]
 
     def _sketched(self, reports: Sequence[SketchReport]) -> float:
         sketches = []

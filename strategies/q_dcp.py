@@ -34,11 +34,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.pinball import Graph, Topology, neighbour_sums, published_margin, published_penalty
 from fl_sim.records import AgreeRequest, Record, StepReport, ThresholdReport, ThresholdRequest
 from strategies.base import Calibration, Roster
@@ -121,7 +121,7 @@ class QDCP(Calibration):
     @property
     def rank(self) -> int:
         """ceil((1 - α)(N + K))."""
-        return math.ceil((self.points + len(self.sizes)) * (1 - Fraction(str(self.alpha))))
+        return math.ceil((self.points + len(self.sizes)) * (1 - as_meant(self.alpha)))
 
     @property
     def level(self) -> float:

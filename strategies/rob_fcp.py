@@ -30,9 +30,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, Literal
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.robust import (
     Neighbours,
     certified_coverage,
@@ -94,7 +94,7 @@ class RobFCP(Calibration):
         """K_m of so many clients, always fewer than half of them; None where it is to be estimated."""
         if self.malicious == "estimate":
             return None
-        return min(math.ceil(Fraction(str(self.malicious)) * clients), (clients - 1) // 2)
+        return min(math.ceil(as_meant(self.malicious) * clients), (clients - 1) // 2)
 
     def detail(self) -> dict[str, Any]:
         """Who was left out, how far every client was from the others, and the published bounds on coverage."""

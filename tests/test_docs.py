@@ -146,6 +146,13 @@ def test_the_commands_are_ours_and_the_fast_ones_take_less_than_four_minutes():
                 assert words[2] in shipped(), step
 
 
+def test_every_measured_table_says_on_which_kind_of_processor():
+    markers = [one.told for one in check.everything() if "made by" in one.told]
+    assert [told for told in markers if not told.get("on")] == []
+    for told in markers:
+        check.spread_of(told, "elsewhere")  # what cannot be read raises
+
+
 def test_the_gallery_shows_each_figure_with_its_command():
     text = (ROOT / check.GALLERY).read_text()
     shown = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
@@ -175,9 +182,9 @@ def one():
     return check.Shown("page.md", 4, table, "", check.marker(check.COMMENT.search(PAGE)[1]))
 
 
-def faults(one, output, *, sampled=False, **told):
-    changed = check.Shown(one.page, one.line, one.table, one.image, one.told | told)
-    return [*check.differences(changed, output, sampled=sampled, folder=Path())]
+def faults(one, output, *, sampled=False, here="here", **told):
+    changed = check.Shown(one.page, one.line, one.table, one.image, {"on": "here"} | one.told | told)
+    return [*check.differences(changed, output, sampled=sampled, folder=Path(), here=here)]
 
 
 def test_a_table_is_compared_cell_by_cell(one):
@@ -199,6 +206,80 @@ def test_numbers_and_shapes_are_compared_where_the_marker_says_so(one):
     assert faults(one, output.replace("4,096", ""), compare="numbers", columns="coverage") == []
     assert faults(one, PAGE.replace(".912", ".5"), compare="shape") == []
     assert faults(one, PAGE.replace("`a`", "c"), compare="shape") != []
+
+
+def test_on_the_recorded_kind_of_processor_every_digit_counts_and_on_another_the_spread(one):
+    moved = PAGE.replace(".912", ".915")  # by three standard errors
+    assert faults(one, moved) == ["a, coverage: .912 ± .001 is shown, .915 ± .001 was made"]
+    assert faults(one, moved, here="elsewhere") == []
+    assert faults(one, moved, on=check.UNRECORDED) == []
+    for wrong in (".918 ± .001", ".912 ± .009", ".912", "- ± .001"):
+        assert len(faults(one, PAGE.replace(".912 ± .001", wrong), here="elsewhere")) == 1, wrong
+    # What has no standard error must be the same everywhere, unless the marker says by how much it may differ.
+    other = PAGE.replace("1.20", "1.23").replace("4,096", "4,097")
+    assert len(faults(one, other, here="elsewhere")) == 2
+    assert len(faults(one, other, here="elsewhere", spread="size = 0.03")) == 1
+    assert faults(one, other, here="elsewhere", spread="size = 5%") == []
+    assert len(faults(one, other, spread="size = 5%")) == 2
+    assert len(faults(one, PAGE.replace("`a`", "`c`"), here="elsewhere", spread="all = 1")) == 1
+
+
+def test_a_mean_is_given_the_median_standard_error_of_its_column(one):
+    page = PAGE.replace("| **b(k=1)** | .95 |", "| **b(k=1)** | .950 ± .000 |") + "| c | .500 ± .010 | 1 |\n"
+    (table,) = check.tables_in(page)
+    several = check.Shown("page.md", 4, table, "", one.told)
+    # Errors .001, .000 and .010: their median is .001, so that .000 counts as .001, and .010 as itself.
+    for shown, made, wrong in (
+        (".950 ± .000", ".954 ± .003", 0), (".950 ± .000", ".957 ± .000", 1), (".500 ± .010", ".540 ± .010", 0),
+    ):  # fmt: skip
+        assert len(faults(several, page.replace(shown, made), here="elsewhere")) == wrong, made
+
+
+def test_a_cell_of_several_numbers_has_a_spread_for_each(one):
+    page = PAGE.replace(".912 ± .001", "3, 0.81, inf").replace("| .95 |", "| 0, 0.90, 1.00 |")
+    (table,) = check.tables_in(page)
+    several = check.Shown("page.md", 4, table, "", one.told | {"spread": "coverage = 2, 0.02, 0.5"})
+    assert faults(several, page.replace("3, 0.81", "5, 0.79"), here="elsewhere") == []
+    assert len(faults(several, page.replace("3, 0.81", "6, 0.81"), here="elsewhere")) == 1
+    assert len(faults(several, page.replace("3, 0.81, inf", "3, 0.81, 9.00"), here="elsewhere")) == 1
+
+
+def test_words_that_name_a_number_are_held_to_what_the_command_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("36 of the 200\nlie below theirs.")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
+    told = {"on": "here", "says": "36 of 200 clients", "words": "README.md: 36 of the 200 lie below"}
+    figure = check.Shown("docs/gallery.md", 1, None, "a.png", told)
+
+    def wrong(output, here="elsewhere", **more):
+        one = check.Shown(figure.page, 1, None, "a.png", told | more)
+        return check.differences(one, output, sampled=False, folder=tmp_path, here=here)
+
+    assert wrong("36 of 200 clients", "here") == []
+    assert wrong("40 of 200 clients", "here") == wrong("40 of 200 clients") == [
+        "the command does not say '36 of 200 clients'"
+    ]  # fmt: skip
+    assert wrong("40 of 200 clients", spread="says = 4, 0") == []
+    assert len(wrong("41 of 200 clients", spread="says = 4, 0")) == len(wrong("36 of 201 clients")) == 1
+    assert "does not say" in wrong("36 of 200 clients", words="README.md: 37 of the 200")[0]
+    assert wrong("36 of 200 clients", words="README.md: 37 of the 200")[1].startswith("README.md says '37")
+
+
+def test_numbers_laid_out_anew_have_a_spread_too(one):
+    output = "a 91.2% [0.1%] 1.2\nb .950 and 4,100 bytes"
+    assert len(faults(one, output, compare="numbers", here="elsewhere")) == 1
+    assert faults(one, output, compare="numbers", here="elsewhere", spread="size = 1%") == []
+    assert len(faults(one, output, compare="numbers", spread="size = 1%")) == 1
+
+
+def test_what_was_made_is_written_into_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    text = PAGE.replace("seconds: 5", "seconds: 5 | on: elsewhere")
+    (tmp_path / "page.md").write_text(text)
+    (one,) = check.shown(tmp_path / "page.md")
+    made = PAGE.replace(".912 ± .001", ".913 ± .002").replace("4,096", "4,097")
+    check.mended(one, made, tmp_path, "here")
+    assert (tmp_path / "page.md").read_text() == made.replace("seconds: 5", "seconds: 5 | on: here")
 
 
 def test_a_quotation_is_held_against_its_source(one, tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.thresholds import conformal_rank, weighted_mean_threshold
 
 Floats = NDArray[np.float64]
@@ -92,7 +93,7 @@ def _trimmed(thresholds: Floats, weights: Floats, trim: float) -> Floats:
     """What is left of each weight when `trim` of their sum is cut off at either end of the sorted thresholds."""
     if not 0 <= trim < 0.5:
         raise ValueError(f"trim = {trim}: must lie in [0, 0.5)")
-    whole, share = sum(map(Fraction, weights.tolist()), Fraction(0)), Fraction(str(trim))
+    whole, share = sum(map(Fraction, weights.tolist()), Fraction(0)), as_meant(trim)
     low, high = share * whole, (1 - share) * whole
     left, so_far = np.zeros_like(weights), Fraction(0)
     for k in np.argsort(thresholds, kind="stable").tolist():

@@ -25,13 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
+
+from fl_sim.conformal.exact import as_meant
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -62,7 +63,7 @@ class Aim:
     @property
     def level(self) -> float:
         """1 - α, rounded once."""
-        return float(1 - Fraction(str(self.alpha)))
+        return float(1 - as_meant(self.alpha))
 
     def met(self, coverage: ArrayLike, shortfall: ArrayLike) -> NDArray[np.bool_]:
         """Where M and P(coverage < 1 - α), of the same shape, are as asked; `TOLERANCE` off still is."""

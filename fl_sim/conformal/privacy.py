@@ -45,6 +45,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import hyp2f1
 
+from fl_sim.conformal.exact import as_meant
+
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -183,7 +185,7 @@ def inner_alpha(alpha: float, failure: float) -> Fraction:
     Raises:
         ValueError: failure is not below alpha.
     """
-    outer, lost = Fraction(str(alpha)), Fraction(str(failure))
+    outer, lost = as_meant(alpha), as_meant(failure)
     if not 0 < lost < outer < 1:
         raise ValueError(f"failure = {failure}: must lie between 0 and alpha = {alpha}, of which it is a part")
     return 1 - (1 - outer) / (1 - lost)

@@ -41,6 +41,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.histogram import ScoreGrid
 from fl_sim.conformal.thresholds import refuse_where
 
@@ -59,7 +60,7 @@ class RunningHistogram:
             raise ValueError(f"forgetting = {forgetting}: must lie above 0, and be at most 1")
         self.grid, self.forgetting = grid, forgetting
         self.period = 0  # the one that is on
-        self._factor = Fraction(str(forgetting))
+        self._factor = as_meant(forgetting)
         self._kept: dict[int, dict[int, Counts]] = {}  # client -> period -> counts
 
     def update(self, client: int, counts: ArrayLike, period: int | None = None) -> None:
@@ -106,7 +107,7 @@ class RunningHistogram:
 
     def threshold(self, alpha: float) -> float:
         """The threshold at this time; compared in exact arithmetic, so that a rank is never off by one."""
-        needed = 1 - Fraction(str(alpha))
+        needed = 1 - as_meant(alpha)
         up_to = {then: np.cumsum(counts) for then, counts in self.by_period().items()}
 
         def mass(b: int) -> Fraction:

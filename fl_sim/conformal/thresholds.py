@@ -28,6 +28,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.exact import as_meant
+
 SmallN = Literal["clip", "inf", "drop"]
 
 
@@ -142,7 +144,7 @@ def mixture_parts(mixture: Sequence[float | Fraction], num_clients: int) -> list
     wrong = [(k, part) for k, part in enumerate(mixture) if not 0 <= part < math.inf]
     if wrong:
         raise ValueError(f"mixture[{wrong[0][0]}] = {wrong[0][1]}: must be finite and at least 0")
-    parts = [Fraction(str(part)) for part in mixture]
+    parts = [as_meant(part) for part in mixture]
     if not sum(parts):
         raise ValueError("mixture holds only zeros: at least one client must count")
     return parts
@@ -156,9 +158,10 @@ def refuse_where(wrong: NDArray[np.bool_], name: str, values: NDArray, rule: str
 
 
 def _exact(alpha: float) -> Fraction:
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha = {alpha}: must lie strictly between 0 and 1")
-    return Fraction(str(alpha))  # 0.1 as it was written, not the binary number beside it
+    exact = as_meant(alpha) if 0 < alpha < 1 else Fraction(0)
+    if not 0 < exact < 1:
+        raise ValueError(f"alpha = {alpha}: must lie strictly between 0 and 1, in its first 12 digits")
+    return exact
 
 
 def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:

@@ -23,11 +23,11 @@ array([0.4, inf])
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.thresholds import conformal_threshold
 
 Floats = NDArray[np.float64]
@@ -77,7 +77,7 @@ class Weighed:
         units = self._units(weights)
         reached = np.cumsum(units[self.labels])
         whole = int(reached[-1]) if len(reached) else 0
-        level = 1 - Fraction(str(alpha))
+        level = 1 - as_meant(alpha)
         needed = np.array([math.ceil(level * (whole + own)) for own in units.tolist()], np.int64)
         # A test point of weight 0 among points of weight 0 needs nothing: there is nothing to go by.
         places = np.where(needed > 0, np.searchsorted(reached, needed, side="left"), len(reached))

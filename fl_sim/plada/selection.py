@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import stream
 
@@ -368,7 +369,7 @@ def _filled(reserved: Ints, scores: Floats, count: int) -> Ints:
 
 
 def _part(share: float | Fraction, whole: int) -> int:
-    return math.floor(Fraction(str(share)) * whole + Fraction(1, 2))
+    return math.floor(as_meant(share) * whole + Fraction(1, 2))
 
 
 def _blocks(logits: NDArray[Any]) -> Iterator[tuple[slice, Floats]]:

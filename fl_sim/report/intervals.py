@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from itertools import product
 
@@ -14,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from fl_sim.conformal.exact import as_meant
 from fl_sim.randomness import stream
 
 Floats = NDArray[np.float64]
@@ -58,7 +58,7 @@ def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
         value = float(found[0]) if n else math.nan
         return Interval(value, value, value, n)
     means = np.sort(found[_resamples(n)].mean(axis=1))
-    cut = int(len(means) * (1 - Fraction(str(level))) / 2)
+    cut = int(len(means) * (1 - as_meant(level)) / 2)
     # Clipped, because the mean of equal numbers may differ from them in the last bit.
     mean, low, high = np.clip([found.mean(), means[cut], means[-1 - cut]], found[0], found[-1]).tolist()
     return Interval(mean, low, high, n)
