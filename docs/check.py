@@ -52,6 +52,7 @@ KEYS = frozenset(
 WAYS = ("cells", "numbers", "shape")
 A_MINUTE = 60.0
 UNRECORDED = "unrecorded"  # the kind of processor of numbers that were made before it was recorded
+_ROUNDED = 1e-12  # of sums and differences of what is printed
 FEW = 4  # standard errors by which a mean may differ on another kind of processor
 GREY, ALIKE = (64, 64), 0.01  # the coarse picture, and how much of black to white its points may differ on average
 
@@ -244,14 +245,15 @@ class Spread:
         if self.exact or ENTRY.sub("#", shown) != ENTRY.sub("#", made) or not ours:
             return False
         pairs = [(_value(a), _value(b)) for a, b in zip(ours, theirs, strict=True)]
-        most = self.stated.get(column, self.stated.get("all"))
+        most = self.stated.get(column)
         if most is None and "±" in shown and len(pairs) == 2:
-            most = (FEW * max(pairs[1][0], statistics.median(errors)),) * 2
+            most = (FEW * max(pairs[1][0], statistics.median(errors)) or _ROUNDED,) * 2
+        most = most or self.stated.get("all")
         if most is None or len(most) not in (1, len(pairs)):
             return False
         allowed = most * (len(pairs) if len(most) == 1 else 1)
         return all(
-            a == b or abs(a - b) <= (-each * abs(a) if each < 0 else each) + (_unit(text) if each else 0.0) + 1e-12
+            a == b or abs(a - b) <= (-each * abs(a) if each < 0 else each) + (_unit(text) if each else 0.0) + _ROUNDED
             for text, (a, b), each in zip(ours, pairs, allowed, strict=True)
         )
 
