@@ -6,8 +6,10 @@
 
 Sent: every score, 8 n_k bytes, once. Received: q, 8 bytes.
 
-Guaranteed: coverage at least 1 - α for a test point drawn as the pooled calibration points are, that is on average
-over clients weighted by n_k. Not for any single client.
+Guaranteed: coverage at least 1 - α for a test point exchangeable with the N calibration points, that is one that comes
+from a client as each of them does. Where the sizes n_k are fixed and clients differ, no test point is: on average over
+clients weighted by n_k the promise may then be missed by O(α / N). For instance where the n_B scores of one client lie
+above the n_A of the other, and the threshold among these, by (1 - α) n_B / (N (n_A + 1)). Not for any single client.
 """
 
 from __future__ import annotations

@@ -126,6 +126,18 @@ def test_clients_join_and_leave_by_hand():
     assert kept.effective_size() == 9
 
 
+@proved
+@given(histories, forgettings, st.integers(0, 3))
+def test_the_coverage_gap_is_its_definition(history, forgetting, gone):
+    """Barber et al.'s sum over all points, whether or not the periods weigh the same."""
+    kept = on_time(history, forgetting)
+    kept.leave(gone)
+    distances = {0: 0.9, 1: 0.7, 2: 0.4, 3: 0.2}
+    weights = [(forgetting ** (4 - then), then) for k, then, found in history if k != gone for _ in found]
+    moved = sum(w * distances.get(then, 0.0) for w, then in weights)
+    assert kept.coverage_gap(distances) == pytest.approx(moved / (sum(w for w, _ in weights) + 1))
+
+
 def test_what_is_all_but_forgotten_is_dropped():
     kept = RunningHistogram(GRID, 0.1)
     kept.update(0, GRID.count([0.5] * 1000))

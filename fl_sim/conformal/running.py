@@ -61,7 +61,8 @@ class RunningHistogram:
         self.grid, self.forgetting = grid, forgetting
         self.period = 0  # the one that is on
         self._factor = as_meant(forgetting)
-        self._kept: dict[int, dict[int, Counts]] = {}  # client -> period -> counts
+        self._kept: dict[int, dict[int, Counts]] = {}  # client -> period -> counts; one period if nothing is forgotten
+        self._points: dict[int, dict[int, int]] = {}  # client -> period -> how many points these are
 
     def update(self, client: int, counts: ArrayLike, period: int | None = None) -> None:
         """Add a client's counts (bins + 1,) of points of the period that is on, or of an earlier one.
@@ -77,18 +78,21 @@ class RunningHistogram:
         if not 0 <= then <= self.period:
             raise ValueError(f"period = {then}: must lie in 0..{self.period}, the one that is on")
         mine = self._kept.setdefault(client, {})
-        key = 0 if self.forgetting == 1 else then  # where nothing is forgotten, periods need not be told apart
+        key = 0 if self.forgetting == 1 else then  # the threshold need not tell periods apart that weigh the same
         if self._weight(key) >= NOTHING:
             mine[key] = mine[key] + told if key in mine else told.copy()
+            points = self._points.setdefault(client, {})
+            points[then] = points.get(then, 0) + int(told.sum())
 
     def leave(self, client: int) -> None:
         """A client takes its counts along; one that is not there may leave too."""
         self._kept.pop(client, None)
+        self._points.pop(client, None)
 
     def tick(self) -> None:
         """A period has passed."""
         self.period += 1
-        for mine in self._kept.values():
+        for mine in (*self._kept.values(), *self._points.values()):
             for then in [then for then in mine if self._weight(then) < NOTHING]:
                 del mine[then]
 
@@ -141,8 +145,8 @@ class RunningHistogram:
         point moves the joint law of all scores (0 for a period not named). For independent points twice the distance
         between the two points' laws is enough.
         """
-        sizes = {then: int(counts.sum()) for then, counts in self.by_period().items()}
-        moved = math.fsum(n * float(self._weight(then)) * distances.get(then, 0.0) for then, n in sizes.items())
+        sizes = [(then, n) for points in self._points.values() for then, n in points.items()]
+        moved = math.fsum(n * float(self._weight(then)) * distances.get(then, 0.0) for then, n in sizes)
         return moved / (self.total_weight() + 1)
 
     def _weight(self, then: int) -> Fraction:
