@@ -250,6 +250,9 @@ class Histogram(Calibrate):
     bins: Annotated[int, Field(ge=2, le=65536)] = 512  # of the grid that scores are counted on
 
 
+Rare = Literal["borrow", "inf"]
+
+
 class ByClass(Histogram):
     """A calibration on histograms of scores by class, coded in at most `budget` bytes where coarser bins allow it.
 
@@ -279,6 +282,9 @@ class Grouped(ByClass):
 
     name: Literal["grouped"] = "grouped"
     groups: Literal["tier", "found", "one"] = "tier"  # "found": by the server, from the histograms alone
+    # Too few points: "borrow" joins classes of like scores, and a small group takes everybody's, by which the guarantee
+    # is lost; "inf" leaves them apart, and sets hold every label where that is what the few points can vouch for.
+    rare: Rare = "borrow"
     target: Literal["auto", "own", "pooled"] = "auto"  # label mix: each client's own, or the pool's in a shared test
 
 
@@ -288,6 +294,9 @@ class ClassConditional(ByClass):
     task: ClassVar[str | None] = "classification"
     name: Literal["class-conditional"] = "class-conditional"
     groups: Literal["tier", "one"] = "tier"  # whose scores are put together
+    # A class with fewer than 1/alpha - 1 points in its group: "inf" puts it into every set (Vovk 2012); "borrow" takes
+    # the class's points of all groups, and where these are too few all of its group's, and loses the guarantee.
+    rare: Rare = "inf"
 
 
 class Online(Histogram):
@@ -330,6 +339,7 @@ class NoCalibration(Options):
     name: Literal["none"] = "none"
     alpha: ClassVar[None] = None
     score: ClassVar[None] = None
+    calibrator: ClassVar[str] = "none"
 
 
 class OwnCalibrate(Calibrate):

@@ -290,7 +290,7 @@ def _one_thread() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _pools() -> Any:
     """The process's thread pools, looked for once, which takes 10 ms: after `probmetrics` has loaded all of them."""
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 

@@ -61,7 +61,7 @@ def measure(told: Opinions, seed: int, draws: int, within: float) -> Agreement:
     Raises:
         ValueError: fewer than two clients have answered.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     if len(told.predictions) < 2:
         raise ValueError(f"{len(told.predictions)} client has answered on the common rows: disagreement takes two")

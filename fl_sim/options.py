@@ -79,12 +79,22 @@ class Learn(Options):
     validates: ClassVar[bool] = False  # the server trains on data.server to judge the clients' updates
     by_class: ClassVar[bool] = False  # it does so class by class, on each half of the rows
 
+    @property
+    def one_model_a_tier(self) -> bool:
+        """Whether it follows from this table that all clients of a tier have the same model."""
+        return not self.trains_locally or self.averages
+
 
 class Shared(Learn):
     """Each tier's architecture is trained once on the shared training set (the controlled setting of FedWQ-CP)."""
 
     name: Literal["shared"] = "shared"
     per_client: bool = False  # true: every client starts from its own initial weights and sees its own batch order
+
+    @property
+    def one_model_a_tier(self) -> bool:
+        """Unless clients start from weights of their own."""
+        return not self.per_client
 
 
 class Own(Learn):
@@ -225,6 +235,11 @@ class Plada(Learn):
     rehearsal: Rehearsal = Rehearsal()  # for rule = "rehearsed"
     per_client: bool = False  # true: every client trains a student of its own; false: one for each tier
 
+    @property
+    def one_model_a_tier(self) -> bool:
+        """Unless clients train students of their own."""
+        return not self.per_client
+
     @model_validator(mode="after")
     def _one_size(self) -> Self:
         if (self.keep_fraction is None) == (self.budget_bytes is None):
@@ -244,6 +259,11 @@ class Coreset(Learn):
     budget_bytes: Annotated[int, Field(ge=1)] | None = None  # as many images as fit
     quality: Annotated[int, Field(ge=1, le=95)] = 30  # of the JPEG; the paper's
     per_client: bool = False  # true: every client trains a student of its own; false: one for each tier
+
+    @property
+    def one_model_a_tier(self) -> bool:
+        """Unless clients train students of their own."""
+        return not self.per_client
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from fl_sim.behaviours import behaviour
 from fl_sim.calibrations import FCP, Calibrate, calibrate_options
+from fl_sim.calibrators import FEDERATED
 from fl_sim.models import FIT_THEMSELVES, check_architecture
 from fl_sim.options import OWN, Learn, Plada, Trained, learn_options, nearest, own_digest
 
@@ -343,7 +344,7 @@ class Scenario(Section):
         wanted = getattr(self.calibrate, "task", None)
         if wanted not in (None, task):
             raise ValueError(f"calibrate = {self.calibrate.name!r} is for {wanted}, and {self.data.name} is {task}")
-        calibrator = getattr(self.calibrate, "calibrator", "none")
+        calibrator = self.calibrate.calibrator
         if task == "regression" and calibrator != "none":
             raise ValueError(
                 f"calibrate.calibrator = {calibrator!r} is for probabilities of classes, and {self.data.name} is "
@@ -579,6 +580,22 @@ class Scenario(Section):
     def trains_locally(self) -> bool:
         """Whether the training rows are split over the clients."""
         return bool(self.learn.trains_locally)
+
+    @property
+    def one_law_a_tier(self) -> bool:
+        """Whether within each tier scores given the label follow one law, because the scenario makes them so.
+
+        That takes one model for all clients of a tier; a calibrator that is the same for all of them, and fitted on
+        other rows than those that set thresholds; and clients who tell the truth. One P(x | y) they have in every
+        partition: rows are dealt to clients by their labels and sizes alone. Of a user's own learn strategy it is not
+        known. What theorems rest on it says `fl_sim/conformal/mixtures.py`.
+        """
+        calibrator = self.calibrate.calibrator
+        common = calibrator in ("none", "identity") or (
+            calibrator == FEDERATED and self.calibrate.calibrator_share != 0
+        )
+        honest = all(b.share == 0 for b in self.clients.behaviour)
+        return bool(self.learn.one_model_a_tier and common and honest)
 
 
 def _without_gradients(key: str, trained: Tier | Trained) -> str:

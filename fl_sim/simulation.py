@@ -152,7 +152,7 @@ def _run(
     calibrate, temperature = strategies.calibration(scenario.calibrate, roster), None
     with spending() as own:  # what the server itself trains and predicts
         _start("learn", learn, ledger)
-        if getattr(scenario.calibrate, "calibrator", "none") == FEDERATED:
+        if scenario.calibrate.calibrator == FEDERATED:
             temperature = FederatedTemperature(roster, strategies.score_text(scenario.calibrate))
             _start("temperature", temperature, ledger)
             calibrate = strategies.calibration(scenario.calibrate, roster, temperature.temperature)
@@ -242,7 +242,7 @@ def roster_of(population: Population, scenario: Scenario, store: Store, watch: P
         architectures=tuple(f"{t.architecture} {t.quantiles or ''}".strip() for t in tiers),
         num_train=tuple(len(population.client(k).train) for k in everyone), num_labels=population.num_bins,
         task="regression" if population.data.classes is None else "classification", test=scenario.clients.test,
-        cohorts=lambda: population.cohorts.tolist(), initial=initial,
+        one_law_a_tier=scenario.one_law_a_tier, cohorts=lambda: population.cohorts.tolist(), initial=initial,
         recipe=lambda k, purpose: population.recipe(population.tier(k), purpose),
         desk=_desk(population, scenario, store, watch),
     )  # fmt: skip
@@ -294,6 +294,7 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
         },
         "calibrate": {
             "name": scenario.calibrate.name, "metrics": calibrated, "detail": calibrate.detail() | before,
+            "caveats": calibrate.caveats(),
         },
         **({} if told is None else {"agreement": told.summary}),
     }, world.learn.files() | ({} if told is None else told.files))  # fmt: skip

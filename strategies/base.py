@@ -44,6 +44,7 @@ class Roster:
     num_labels: int = 0  # classes, or bins of the target
     task: Literal["classification", "regression"] = "classification"
     test: Literal["local", "shared"] = "local"  # clients are tested on data like their own, or on everybody's
+    one_law_a_tier: bool = False  # within a tier scores given the label follow one law: `Scenario.one_law_a_tier`
     cohorts: Callable[[], Sequence[int]] = tuple  # (K,) whose models of their own are trained together; (): nobody's
     initial: Callable[[int], dict[str, Any]] = _untrained  # partition -> untrained weights (a torch state dict)
     recipe: Callable[[int, str], Recipe] = _no_recipe  # partition, purpose -> how a client of its tier makes a model
@@ -252,6 +253,10 @@ class Calibration(Method):
         return self.roster.population
 
     # ------------------------------------------------------------------------------------------ what a method says
+
+    def caveats(self) -> list[str]:
+        """What of its promise does not hold in this run, in sentences for the table, the page and `result.json`."""
+        return []
 
     def question(self) -> Record:
         """What every client is asked, in a method of one round."""

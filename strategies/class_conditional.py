@@ -10,12 +10,14 @@ Sent: the histogram by class, coded, at most `budget` bytes (strategies/histogra
 class.
 
 Guaranteed: P(covered | Y = y) >= 1 - α for every class at every client of a tier, hence coverage of at least 1 - α
-under *any* mix of labels, today's or tomorrow's, if scores given the label follow one law within the tier. It is more
-than `grouped` promises, and sets are larger for it: every class pays for itself, the hard ones dearly.
+under *any* mix of labels, today's or tomorrow's, if scores given the label follow one law within the tier: one model
+and one P(x | y) for all its clients (`Scenario.one_law_a_tier`; `detail` says of each group whether it is so). It is
+more than `grouped` promises, and sets are larger for it: every class pays for itself, the hard ones dearly. A class
+with fewer than 1/α - 1 points in its tier is in every set (`rare = "inf"`, Vovk's answer).
 
-Where it is a heuristic: a class with fewer than 1/α - 1 points in its tier borrows all tiers' points of the class, and
-one that is too rare even so those of all classes of its tier; `detail` names them. For classification only: the class
-of a test point's interval is not known in regression.
+Not guaranteed with `rare = "borrow"`: such a class borrows all tiers' points of the class, and one that is too rare
+even so those of all classes of its tier; with 8 points of its own it may then be covered hardly ever. For
+classification only: the class of a test point's interval is not known in regression.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ class ClassConditional(HistogramCalibration):
 
     by_class = True
 
-    def __init__(self, roster: Roster, alpha: float, score: str, bins: int, groups: str, budget: int) -> None:
+    def __init__(
+        self, roster: Roster, alpha: float, score: str, bins: int, groups: str, budget: int, rare: str = "inf"
+    ) -> None:
         super().__init__(roster, alpha, score, bins)
-        self.groups, self.budget = groups, budget
+        self.groups, self.budget, self.rare = groups, budget, rare
         self._told: list[dict[str, Any]] = []
 
     def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, Threshold]:
@@ -62,19 +66,45 @@ class ClassConditional(HistogramCalibration):
 
     def _of_tier(self, tier: str, counts: Counts, everybodys: Counts, grid: ScoreGrid) -> Threshold:
         """(C,) thresholds from a tier's counts (C, bins + 1)."""
-        found, from_tiers = with_borrowed(counts, everybodys, self.alpha)
-        rare = np.flatnonzero(found.sum(axis=1) < min_calibration(self.alpha)).tolist()
-        found = np.array([counts.sum(axis=0) if y in rare else row for y, row in enumerate(found)])
-        ranks = [conformal_rank(int(row.sum()), self.alpha) for row in found]
-        made = np.array([threshold_at(row, grid.edges, rank) for row, rank in zip(found, ranks, strict=True)])
+        from_tiers: list[int] = []
+        from_classes: list[int] = []
+        too_few = np.flatnonzero(counts.sum(axis=1) < min_calibration(self.alpha)).tolist()
+        used = counts
+        if self.rare == "borrow":
+            used, from_tiers = with_borrowed(counts, everybodys, self.alpha)
+            from_classes = np.flatnonzero(used.sum(axis=1) < min_calibration(self.alpha)).tolist()
+            used = np.array([counts.sum(axis=0) if y in from_classes else row for y, row in enumerate(used)])
+        ranks = [conformal_rank(int(row.sum()), self.alpha) for row in used]
+        made = np.array([threshold_at(row, grid.edges, rank) for row, rank in zip(used, ranks, strict=True)])
         self._told.append({
             "group": tier,
+            "guaranteed": self.one_law and not from_tiers and not from_classes,
             "thresholds": [None if np.isinf(q) else float(q) for q in made],
-            "classes_borrowed_from_all_tiers": [y for y in from_tiers if y not in rare],
-            "classes_borrowed_from_all_classes": rare,
+            "classes_too_rare": too_few,
+            "classes_borrowed_from_all_tiers": [y for y in from_tiers if y not in from_classes],
+            "classes_borrowed_from_all_classes": from_classes,
         })  # fmt: skip
         return made
 
     def detail(self) -> dict[str, Any]:
-        """The thresholds by tier (null: infinite), and which classes were too rare to stand alone."""
+        """By tier the thresholds (null: infinite), which classes have too few points to stand alone, what these
+        borrowed, and whether the guarantee is about it."""
         return {"groups": self._told}
+
+    def caveats(self) -> list[str]:
+        """Which classes are in every set or borrow, and where nothing is guaranteed."""
+        told = []
+        for group in self._told:
+            rare, lent = group["classes_too_rare"], group["classes_borrowed_from_all_tiers"]
+            lent = [*lent, *group["classes_borrowed_from_all_classes"]]
+            if lent:
+                told.append(
+                    f"{group['group']}: {self.classes(lent)} had fewer than {min_calibration(self.alpha)} points and "
+                    "took those of others (rare = borrow); they may be covered far less than promised"
+                )
+            elif rare:
+                told.append(
+                    f"{group['group']}: {self.classes(rare)} had fewer than {min_calibration(self.alpha)} points, so "
+                    "that every set holds them (rare = inf)"
+                )
+        return [*told, *self.not_guaranteed(self._told)]

@@ -22,9 +22,12 @@ All of it for the mixture: no single client is promised anything. The points at 
 exceeds α, q is infinite, and under "uniform" one client with few points can see to it: `detail` names the one that
 weighs most.
 
-Not guaranteed: either sketch may answer with too small a score. Measured at α = 0.1 over 20 clients, five laws of
-scores and 50 draws of each, the answer's rank is off by up to 1.5 % of N (t-digest) and 1.8 % (DDSketch), as often
-below as above.
+Not guaranteed: either sketch may answer with too small a score. By how much of N the answer's rank is off at most, over
+20 clients of 20, 100 or 1000 points, four laws of scores without ties and 20 draws of each:
+
+    α            .01     .05    .1     .2     .5
+    t-digest     .05 %   .25    .5     .75    1.0       with ties, 30 values in all: 3 %
+    DDSketch     1.5 %   3.9    6.3    4.3    3.6       where scores crowd near 1, it tells none of them apart
 
 Chosen: a client without points has its point at infinity as any other has, so that K is everybody who answered, and
 the guarantee is for all of them. Clients that did not answer are in no mixture. Ranks are exact: the authors' code
@@ -104,7 +107,7 @@ class FCP(Calibration):
             return [Fraction(1)] * len(self.sizes)
         if any(k >= len(self.mixture) for k in self.sizes):
             raise ValueError(f"mixture holds {len(self.mixture)} numbers, and there is a client {max(self.sizes)}")
-        return [as_meant(self.mixture[k]) for k in self.sizes]
+        return [as_meant(float(self.mixture[k])) for k in self.sizes]
 
     def _sketched(self, reports: Sequence[SketchReport]) -> float:
         sketches = []

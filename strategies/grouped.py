@@ -14,14 +14,17 @@ Received: a threshold for each class (one in regression).
 
 Guaranteed: coverage of at least 1 - α at *each client*, in finite samples and for any n_k, if within a group scores
 given the label follow one law (one model and one P(x | y)) and a client's labels are exchangeable: theorem and proof in
-conformal/mixtures.py. On average over calibration draws, as all of conformal prediction. It is about a group whose
-classes have points enough to stand alone and whose clients do not differ for sure; `detail` says of each group whether
-it is one (`guaranteed`).
+conformal/mixtures.py. On average over calibration draws, as all of conformal prediction. `detail` says of each group
+whether it is one (`guaranteed`): the scenario must make its clients' scores of one law (`Scenario.one_law_a_tier`:
+clients that train alone, models or calibrators of their own, or clients that misbehave have none), its classes must
+have points enough to stand alone, and its clients must not be taken to differ, which by chance happens to one group in
+some forty.
 
 Where it is a heuristic:
-- A group with fewer than 4/α points takes everybody's, and classes are joined until there are at least 4/α points to
-  each on average: the place kept at +inf in every class would cost more than a quarter of α. Joined, a client that has
-  only the harder of two classes is covered less; with one cluster left it is split conformal on the group's pool.
+- With `rare = "borrow"` a group with fewer than 4/α points takes everybody's, and classes are joined until there are at
+  least 4/α points to each on average: the place kept at +inf in every class would cost more than a quarter of α.
+  Joined, a client that has only the harder of two classes is covered less; with one cluster left it is split conformal
+  on the group's pool. With "inf" nothing is joined: the theorem holds, and sets hold every label where points are few.
 - Clients of a group that differ for sure (their exceedances vary more than chance lets them, by two standard errors)
   get a law between the group's and their own, weighed by n_k and by how much they differ (empirical Bayes). With models
   of their own this tends to each client's own split conformal threshold, whose guarantee is its own; in between nothing
@@ -69,10 +72,11 @@ class Grouped(HistogramCalibration):
     by_class = True
 
     def __init__(
-        self, roster: Roster, alpha: float, score: str, bins: int, groups: str, target: str, budget: int
-    ) -> None:
+        self, roster: Roster, alpha: float, score: str, bins: int, groups: str, target: str, budget: int,
+        rare: str = "borrow",
+    ) -> None:  # fmt: skip
         super().__init__(roster, alpha, score, bins)
-        self.groups, self.budget = groups, budget
+        self.groups, self.budget, self.rare = groups, budget, rare
         self.pooled = target == "pooled" or (target == "auto" and roster.test == "shared")
         self._told: list[dict[str, Any]] = []
 
@@ -83,8 +87,10 @@ class Grouped(HistogramCalibration):
         thresholds = np.full((len(partitions), counts.shape[1]), -math.inf)
         for column, group in enumerate(dict.fromkeys(group_of[np.argsort(group_of, kind="stable")].tolist())):
             members = np.flatnonzero(group_of == group)
-            alone = int(counts[members].sum()) >= 4 / self.alpha
-            cluster = joined_classes(counts[members if alone else slice(None)].sum(axis=0), self.alpha)
+            apart = self.rare == "inf"
+            alone = apart or int(counts[members].sum()) >= 4 / self.alpha
+            whole = counts[members if alone else slice(None)].sum(axis=0)
+            cluster = np.arange(len(whole)) if apart else joined_classes(whole, self.alpha)
             joined = by_cluster(counts, cluster)
             laws = class_laws(joined[members if alone else slice(None)].sum(axis=0))
             differ = self._spread(joined[members], laws)
@@ -109,7 +115,7 @@ class Grouped(HistogramCalibration):
     def _guaranteed(self, alone: bool, cluster: Counts, differ: Spread) -> bool:
         """Whether the theorem is about this group as it was treated."""
         as_it_is = alone and len(np.unique(cluster)) == len(cluster) and math.isinf(differ.pseudo_points)
-        return as_it_is and self.groups != "found" and not self.pooled
+        return as_it_is and self.one_law and not self.pooled and self.roster.test == "local"
 
     def _groups(self, partitions: list[int], counts: Counts) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The group of each client, (K,), and of which groups, in their order, it may be, (K, G)."""
@@ -139,6 +145,20 @@ class Grouped(HistogramCalibration):
         if not self.pooled:
             return shrunk(own.sum(axis=0), mixture_laws(own.sum(axis=1), laws), differ.pseudo_points)
         return mixture_laws(everybodys, shrunk_by_class(own, laws, differ.pseudo_points))
+
+    def caveats(self) -> list[str]:
+        """Which classes were joined, which groups took everybody's points, and where nothing is guaranteed."""
+        told = []
+        for group in self._told:
+            classes, clusters = len(group["class_clusters"]), len(set(group["class_clusters"]))
+            if not group["stands_alone"]:
+                told.append(f"{group['group']}: has fewer than 4 / alpha points and took everybody's (rare = borrow)")
+            if clusters < classes:
+                told.append(
+                    f"{group['group']}: {classes} {self.class_word} were joined to {clusters}, having fewer than "
+                    "4 / alpha points each (rare = borrow)"
+                )
+        return [*told, *self.not_guaranteed(self._told)]
 
     def detail(self) -> dict[str, Any]:
         """Who was grouped with whom, which classes were joined, and how much clients differ (null: not for sure)."""

@@ -2,7 +2,7 @@
 
 "Distributed conformal prediction via message passing", Wen, Xing, Simeone, 2025, https://arxiv.org/abs/2501.14544
 
-    S_i   = each score, rounded up to the next of M levels over the range of all scores    conformal/histogram.py
+    S_i   = each score, rounded up to the next of M levels over the scores' range          conformal/histogram.py
     p     = Σ_k counts of client k over the levels, M + 1 of them with what lies above      `from_counts`
     s     = the first level whose cumulative count reaches ceil((N + K)(1 - α)), else +inf
 
@@ -16,9 +16,10 @@ threshold, whatever the levels, even chosen from these scores: rounding up is in
 the rank's score rounded up. It is larger by one step of the levels at most.
 
 Chosen: in the paper clients gossip with their neighbours, and a margin ε_T is added for what T rounds have not levelled
-out; with a server the sum is exact, and ε_T = 0. The range is agreed through the server, as the authors' code takes the
-smallest and largest of all calibration scores: whoever takes part learns them. K is everybody who answered, with points
-or without.
+out; with a server the sum is exact, and ε_T = 0. The authors' code lays its levels between the smallest and the largest
+of all calibration scores, whatever the score. Here they lie in [0, 1] where a score has these bounds, and nobody has to
+tell; for any other the range is agreed through the server, and whoever takes part learns it. K is everybody who
+answered, with points or without.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from strategies.base import Calibration, Roster, Threshold
 
 Counts = NDArray[np.int64]
 
+MOST_NAMED = 8  # classes in a sentence
 TAIL = 1e-3  # of the grid of a bounded score: a bin at its upper end is a thousand times narrower than at its lower end
 
 
@@ -45,6 +46,7 @@ class HistogramCalibration(Calibration):
     """Thresholds from the clients' counts over a grid: `from_counts` is all that a method of one histogram says."""
 
     by_class: bool = False  # a row of counts for each class
+    groups: str = "one"  # whose scores are put together
     budget: int = 0  # bytes a client may send; 0: as many as it takes
     tail: float = TAIL  # of the grid of a bounded score
     signed: bool = False  # counts may be negative, as noise makes them
@@ -62,6 +64,35 @@ class HistogramCalibration(Calibration):
     def num_labels(self) -> int:
         """Rows of counts to ask for, one for each class; 0: one for all."""
         return self.roster.num_labels if self.by_class else 0
+
+    @property
+    def one_law(self) -> bool:
+        """Whether the scenario gives all clients whose scores are put together one law of scores given the label."""
+        together = set(self.roster.tiers) if self.groups == "one" else set()
+        return self.roster.one_law_a_tier and self.groups != "found" and len(together) <= 1
+
+    def classes(self, numbers: Sequence[int]) -> str:
+        """`classes 3, 4`: in words, of many the first."""
+        more = len(numbers) - MOST_NAMED
+        shown = ", ".join(map(str, numbers[:MOST_NAMED])) + f" and {more} more" * (more > 0)
+        return f"{self.class_word} {shown}"
+
+    @property
+    def class_word(self) -> str:
+        """What a row of counts is of."""
+        return "classes" if self.roster.task == "classification" else "bins of the target"
+
+    def not_guaranteed(self, groups: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A sentence that names the groups of `detail` that no guarantee is about; none where it is about all."""
+        names = [str(group["group"]) for group in groups if not group["guaranteed"]]
+        if not names:
+            return []
+        why = ""
+        if not self.one_law:
+            why = ": nothing in the scenario gives all clients of a group one law of scores"
+        elif self.roster.test == "shared":
+            why = ": clients are tested on everybody's data"
+        return [f"Coverage is not guaranteed for {', '.join(names)}{why}"]
 
     @abstractmethod
     def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, Threshold]:

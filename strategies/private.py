@@ -9,7 +9,12 @@ fl_sim/conformal/privacy.py. The combination is this project's own, no paper's.
 
 Private for neighbours of which one has a calibration point of one client added or removed (whose model is as it was:
 what training tells is another matter). A point replaced by another changes two counts and costs 2ε. The neighbours of
-dp-fedcp are such replaced points, so that its ε and this one are not comparable. What is private, and from whom:
+dp-fedcp are such replaced points, so that its ε and this one are not comparable.
+
+Both statements below hold for noise of exactly that law. This laboratory draws it with NumPy, in double precision and
+from a seeded generator (conformal/privacy.py), so that (ε, 0) is said of the mechanism and not of the bits that this
+program sends: by how much its sampler differs from the law, the δ of (ε, δ), is not bounded here. A deployment takes an
+exact sampler. What is private, and from whom:
 
     trust = "client"   each report by itself is (ε, 0)-differentially private, whoever reads it. The sum holds K noises.
     trust = "sum"      each client adds one of K shares of a noise; only the sum is (ε, 0)-private. It is meant for

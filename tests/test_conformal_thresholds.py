@@ -40,6 +40,33 @@ def test_threshold_is_its_definition(scores, alpha):
     assert conformal_threshold(scores, float(alpha)) == by_definition(scores, alpha)
 
 
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(thousandths=st.integers(1, 999), n=st.integers(0, 10_000))
+def test_a_rank_hangs_on_what_alpha_means_and_not_on_its_last_bits(thousandths, n):
+    """1 - 0.9 is not 0.1 as a float, and gave another rank at one size in ten; so with thirds, sums and products."""
+    alpha = thousandths / 1000
+    rank = math.ceil((n + 1) * (1 - Fraction(thousandths, 1000)))
+    sums = (1 - (1 - alpha), alpha * 3 / 3, sum([alpha / 10] * 10), 1 - (1000 - thousandths) / 1000, alpha * 7 / 7)
+    for meant in (alpha, *sums):
+        assert conformal_rank(n, meant) == rank
+        assert min_calibration(meant) == math.ceil(Fraction(1000, thousandths)) - 1
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1e-17 - 1e-17, 1 - 1e-14])
+def test_an_alpha_that_leaves_nothing_or_everything_is_refused(alpha):
+    with pytest.raises(ValueError, match="must lie strictly between 0 and 1"):
+        conformal_rank(10, alpha)
+
+
+def test_pooled_misses_its_promise_by_what_its_docstring_says():
+    """n_A = 8 scores below the one of client B: the 8th of 9 is A's largest, and covers 8/9 of A and none of B."""
+    rng, alpha, runs = np.random.default_rng(0), 0.2, 40_000
+    thresholds = np.array([pooled_threshold([a, [2.0]], alpha) for a in rng.random((runs, 8))])
+    exact = 8 / 9 * (8 / 9)
+    assert exact == pytest.approx(1 - alpha - (1 - alpha) * 1 / (9 * (8 + 1)))
+    assert 8 / 9 * thresholds.mean() == pytest.approx(exact, abs=4 * thresholds.std() / math.sqrt(runs))
+
+
 @pytest.mark.parametrize(
     ("n", "alpha", "rank"),
     [

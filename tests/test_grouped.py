@@ -28,6 +28,7 @@ from fl_sim.conformal.mixtures import (
 )
 from fl_sim.conformal.thresholds import conformal_threshold
 from fl_sim.records import HistogramReport
+from fl_sim.report.table import notes
 from strategies.base import Roster
 from strategies.class_conditional import ClassConditional, with_borrowed
 from strategies.grouped import Grouped
@@ -262,8 +263,10 @@ def reports(counts: np.ndarray) -> list[HistogramReport]:
     return [HistogramReport(k, encode(own), len(own)) for k, own in enumerate(counts)]
 
 
-def grouped(roster: Roster, groups: str = "tier", target: str = "auto", alpha: float = 0.1) -> Grouped:
-    return Grouped(roster, alpha, LAC, bins=512, groups=groups, target=target, budget=512)
+def grouped(
+    roster: Roster, groups: str = "tier", target: str = "auto", alpha: float = 0.1, rare: str = "borrow"
+) -> Grouped:
+    return Grouped(roster, alpha, LAC, bins=512, groups=groups, target=target, budget=512, rare=rare)
 
 
 def answered(strategy: Grouped | ClassConditional, counts: np.ndarray) -> dict[int, np.ndarray]:
@@ -276,7 +279,8 @@ def test_tiers_have_laws_of_their_own_and_every_client_its_labels():
     rng = np.random.default_rng(3)
     laws = [[(1, 9), (3, 3)], [(3, 3), (9, 2)]]
     counts = drawn(rng, laws, [0, 0, 0, 1, 1, 1])
-    strategy = grouped(Roster("p", tiers=("weak",) * 3 + ("strong",) * 3, num_labels=2))
+    tiers = ("weak",) * 3 + ("strong",) * 3
+    strategy = grouped(Roster("p", tiers=tiers, num_labels=2, one_law_a_tier=True))
     found = answered(strategy, counts)
     for k, own in enumerate(counts):
         members = counts[:3] if k < 3 else counts[3:]
@@ -286,6 +290,20 @@ def test_tiers_have_laws_of_their_own_and_every_client_its_labels():
     assert [group["clients"] for group in told["groups"]] == [[3, 4, 5], [0, 1, 2]]
     assert told["target"] == "own"
     assert all(group["guaranteed"] for group in told["groups"])
+    assert strategy.caveats() == []
+    # The same counts, of a federation of which nobody says that its clients have one law a tier: nothing is promised.
+    unknown = grouped(Roster("p", tiers=tiers, num_labels=2))
+    answered(unknown, counts)
+    assert not any(group["guaranteed"] for group in unknown.detail()["groups"])
+    assert unknown.caveats() == [
+        "Coverage is not guaranteed for strong, weak: nothing in the scenario gives all clients of a group one law of "
+        "scores"
+    ]
+    # Nor of one group of both tiers, or of clients that are tested on others' data.
+    for how, roster in (("one", {}), ("tier", {"test": "shared"})):
+        other = grouped(Roster("p", tiers=tiers, num_labels=2, one_law_a_tier=True, **roster), groups=how, target="own")
+        answered(other, counts)
+        assert not any(group["guaranteed"] for group in other.detail()["groups"])
 
 
 def test_models_of_their_own_bring_each_client_to_its_own_threshold():
@@ -350,12 +368,95 @@ def test_rare_classes_borrow_from_all_tiers_then_from_all_classes():
         [GRID.count(rng.random(50)), GRID.count(rng.random(5)), GRID.count([])],
         [GRID.count(rng.random(50)), GRID.count(rng.random(50)), GRID.count([])],
     ])  # fmt: skip
-    strategy = ClassConditional(Roster("p", tiers=("a", "b"), num_labels=3), 0.1, LAC, 512, "tier", 512)
+    roster = Roster("p", tiers=("a", "b"), num_labels=3, one_law_a_tier=True)
+    honest = ClassConditional(roster, 0.1, LAC, 512, "tier", 512)
+    found = answered(honest, counts)
+    assert np.isinf(found[0]).tolist() == [False, True, True]
+    assert np.isinf(found[1]).tolist() == [False, False, True]
+    assert [group["guaranteed"] for group in honest.detail()["groups"]] == [True, True]
+    assert honest.caveats()[0] == (
+        "a: classes 1, 2 had fewer than 9 points, so that every set holds them (rare = inf)"
+    )  # fmt: skip
+    strategy = ClassConditional(roster, 0.1, LAC, 512, "tier", 512, "borrow")
     answered(strategy, counts)
     first, second = strategy.detail()["groups"]
+    assert [first["guaranteed"], second["guaranteed"]] == [False, False]
+    assert "may be covered far less than promised" in strategy.caveats()[0]
     assert first["classes_borrowed_from_all_tiers"] == [1]
     assert first["classes_borrowed_from_all_classes"] == second["classes_borrowed_from_all_classes"] == [2]
     assert second["classes_borrowed_from_all_tiers"] == []
+
+
+def test_a_rare_class_is_covered_unless_it_borrows():
+    """Eight points of a class whose scores are large: Vovk's threshold is infinite, the pool's hardly covers any."""
+    rng = np.random.default_rng(11)
+    covered = dict.fromkeys(("inf", "borrow"), 0)
+    for _ in range(100):
+        scores = np.concatenate([rng.beta(1, 9, 300), rng.beta(9, 2, 8)])
+        counts = GRID.count_by(scores, np.repeat([0, 1], [300, 8]), 2)[None]
+        for rare in covered:
+            strategy = ClassConditional(Roster("p", num_labels=2), 0.1, LAC, 512, "one", 512, rare)
+            covered[rare] += rng.beta(9, 2) <= answered(strategy, counts)[0][1]
+    assert covered["inf"] == 100
+    assert covered["borrow"] < 30
+
+
+def test_with_rare_inf_no_class_is_joined_and_the_theorem_is_about_every_group():
+    rng = np.random.default_rng(12)
+    counts = np.array([GRID.count_by(rng.random(20), rng.integers(0, 10, 20), 10) for _ in range(4)])
+    roster = Roster("p", tiers=("a", "a", "b", "b"), num_labels=10, one_law_a_tier=True)
+    joined, apart = grouped(roster), grouped(roster, rare="inf")
+    answered(joined, counts)
+    found = answered(apart, counts)
+    for k, own in enumerate(counts):
+        members = counts[:2] if k < 2 else counts[2:]
+        expected = crossing(mixture_laws(own.sum(axis=1), class_laws(members.sum(axis=0))), 0.1)
+        assert found[k].tolist() == np.append(GRID.edges, math.inf)[expected].tolist()
+    assert all(group["guaranteed"] and group["stands_alone"] for group in apart.detail()["groups"])
+    assert apart.caveats() == []
+    assert not any(group["guaranteed"] for group in joined.detail()["groups"])
+    assert any("10 classes were joined to 1, having fewer than 4 / alpha points each" in told
+               for told in joined.caveats())  # fmt: skip
+
+
+PLADA = (
+    'learn={name="plada", teacher={architecture="linear", epochs=1}, rule="random", keep_fraction=0.5, per_client=%s}'
+)
+SERVER = ("data.train=100", "data.server=100")
+REFERENCE = (*SERVER, 'reference={sets=["glyphs-pool"]}')
+
+
+@pytest.mark.parametrize(("overrides", "one_law"), [
+    ([], True),
+    (["learn.per_client=true"], False),
+    (["learn=own"], False),
+    (['learn={name="fedavg", rounds=1}'], True),
+    ([PLADA % "false", *REFERENCE], True),
+    ([PLADA % "true", *REFERENCE], False),
+    (['learn={name="weights", teacher={architecture="linear", epochs=1}}', *SERVER], True),
+    (['learn={name="probe"}', *REFERENCE], True),
+    (['learn={name="coreset", images_per_class=1, per_client=true}', *SERVER], False),
+    (["calibrate.calibrator=temperature"], False),
+    (["calibrate.calibrator=identity"], True),
+    (["calibrate.calibrator=federated-temperature"], True),
+    (["calibrate.calibrator=federated-temperature", "calibrate.calibrator_share=0"], False),
+    (['clients.behaviour=[{kind="label-shuffle", share=0.2}]'], False),
+    (['clients.behaviour=[{kind="label-shuffle", share=0}]'], True),
+    (["clients.partition=iid"], True),
+])  # fmt: skip
+def test_one_law_a_tier_follows_from_the_scenario(overrides, one_law):
+    assert Scenario.load("digits", "calibrate=grouped", *overrides).one_law_a_tier == one_law
+
+
+@pytest.mark.parametrize("how", ["learn=own", "learn.per_client=true", "calibrate.calibrator=temperature"])
+def test_nothing_is_guaranteed_of_models_or_calibrators_of_ones_own(store, how):
+    result = simulate(
+        Scenario.load("digits", "runtime.name=inline", "calibrate=grouped", how, "clients.count=12",
+                      "clients.concentration=5"), store=store.root)  # fmt: skip
+    groups = result.summary["calibrate"]["detail"]["groups"]
+    assert [group["guaranteed"] for group in groups] == [False] * len(groups)
+    assert any("nothing in the scenario gives" in told for told in result.summary["calibrate"]["caveats"])
+    assert any("Coverage is not guaranteed for" in line for line in notes(result))
 
 
 def test_class_conditional_covers_every_mix():

@@ -92,9 +92,9 @@ class RunningHistogram:
     def tick(self) -> None:
         """A period has passed."""
         self.period += 1
-        for mine in (*self._kept.values(), *self._points.values()):
+        for client, mine in self._kept.items():
             for then in [then for then in mine if self._weight(then) < NOTHING]:
-                del mine[then]
+                del mine[then], self._points[client][then]
 
     @property
     def clients(self) -> set[int]:

@@ -156,6 +156,7 @@ def notes(result: Result) -> Iterator[str]:
     yield from _trust(result)
     yield from filter(None, [weighed.told(result)])
     if words.is_calibrated(result):
+        yield from (f"{told}." for told in result.summary["calibrate"].get("caveats", ()))  # older results have none
         yield from _few_points(result)
         yield from _infinite(result)
     yield from _failures(result)
