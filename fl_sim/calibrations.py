@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from fl_sim.conformal.exact import as_meant
+from fl_sim.exact import as_meant
 from fl_sim.options import Cqr, Options, Raps, Residual, chosen, score_options
 
 ScoreOptions = Annotated[Any, BeforeValidator(score_options)]
@@ -62,6 +62,12 @@ class Calibrate(Options):
                 "leave calibrator_share out, or name a calibrator"
             )
         return self
+
+    @property
+    def one_calibrator(self) -> bool:
+        """Whether all clients have the same calibrator, fitted on other rows than those that set thresholds."""
+        for_all = self.calibrator == "federated-temperature" and self.calibrator_share != 0
+        return for_all or self.calibrator in ("none", "identity")
 
     def arguments(self) -> dict[str, Any]:
         """What the strategy itself is told: a calibrator is part of the score's text (`strategies.score_text`)."""
@@ -340,6 +346,7 @@ class NoCalibration(Options):
     alpha: ClassVar[None] = None
     score: ClassVar[None] = None
     calibrator: ClassVar[str] = "none"
+    one_calibrator: ClassVar[bool] = True
 
 
 class OwnCalibrate(Calibrate):

@@ -16,7 +16,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from fl_sim.behaviours import behaviour
 from fl_sim.calibrations import FCP, Calibrate, calibrate_options
-from fl_sim.calibrators import FEDERATED
 from fl_sim.models import FIT_THEMSELVES, check_architecture
 from fl_sim.options import OWN, Learn, Plada, Trained, learn_options, nearest, own_digest
 
@@ -590,12 +589,8 @@ class Scenario(Section):
         partition: rows are dealt to clients by their labels and sizes alone. Of a user's own learn strategy it is not
         known. What theorems rest on it says `fl_sim/conformal/mixtures.py`.
         """
-        calibrator = self.calibrate.calibrator
-        common = calibrator in ("none", "identity") or (
-            calibrator == FEDERATED and self.calibrate.calibrator_share != 0
-        )
         honest = all(b.share == 0 for b in self.clients.behaviour)
-        return bool(self.learn.one_model_a_tier and common and honest)
+        return bool(self.learn.one_model_a_tier and self.calibrate.one_calibrator and honest)
 
 
 def _without_gradients(key: str, trained: Tier | Trained) -> str:

@@ -42,9 +42,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.sketches import merged, sketch_from
 from fl_sim.conformal.thresholds import conformal_rank, mixture_parts, mixture_threshold
+from fl_sim.exact import as_meant
 from fl_sim.records import Record, ScoresReport, ScoresRequest, SketchReport, SketchRequest
 from strategies.base import Calibration, Roster
 

@@ -38,8 +38,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.pinball import Graph, Topology, neighbour_sums, published_margin, published_penalty
+from fl_sim.exact import as_meant
 from fl_sim.records import AgreeRequest, Record, StepReport, ThresholdReport, ThresholdRequest
 from strategies.base import Calibration, Roster
 

@@ -32,7 +32,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from fl_sim.conformal.exact import as_meant
 from fl_sim.conformal.robust import (
     Neighbours,
     certified_coverage,
@@ -43,6 +42,7 @@ from fl_sim.conformal.robust import (
     score_range,
 )
 from fl_sim.conformal.thresholds import pooled_threshold
+from fl_sim.exact import as_meant
 from fl_sim.records import Record, ScoresReport, ScoresRequest
 from strategies.base import Calibration, Roster
 

@@ -16,9 +16,10 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from fl_sim import Scenario, cli, simulate
-from fl_sim.conformal.certificate import certify, clopper_pearson, holm
+from fl_sim.conformal.certificate import certify, clopper_pearson, found_for_sure, holm, over_points, power
 from fl_sim.conformal.thresholds import conformal_rank
-from fl_sim.report.certificate import Claim, clients, headline, of_points, rejected
+from fl_sim.report.certificate import clients, of_points, rejected
+from fl_sim.report.verdicts import Claim, headline
 from fl_sim.results import Result
 
 CLIENTS = 200
@@ -45,6 +46,46 @@ def test_holm_is_its_definition():
         assert holm(p) == pytest.approx(by_hand, abs=1e-15)
     assert holm([]).shape == (0,)
     assert holm([1.0, 1.0]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("coverage", [0.6, 0.75, 0.85])
+def test_the_power_is_how_often_such_a_client_is_rejected(coverage):
+    """One client of 20 covers too little, the others all: at Holm's first step it is alone."""
+    rng, n, m, runs = np.random.default_rng(1), 80, 60, 2000
+    covered = np.full(20, m)
+    counts = rng.binomial(m, coverage, runs)
+    rejected_at = [certify([x, *covered[1:]], [m] * 20, [n] * 20, 0.1).rejected[0] for x in range(m + 1)]
+    share = np.mean([rejected_at[x] for x in counts])
+    exact = power(coverage, m, n, 0.1, 20)
+    assert share == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / runs) + 1e-9)
+    assert power(found_for_sure(m, n, 0.1, 20), m, n, 0.1, 20) == pytest.approx(0.8)
+
+
+def test_few_points_find_little():
+    """50 test points that are covered .85 where .95 is promised, one client of 200."""
+    assert power(0.85, 50, 50, 0.05, 200) < 0.01
+    assert power(0.85, 50, 1000, 0.05, 200) < 0.13
+    assert np.isnan(found_for_sure(1, 50, 0.05, 200))
+
+
+def test_over_points_is_at_most_level_however_points_depend():
+    rng = np.random.default_rng(2)
+    for together in (0.0, 0.5, 1.0):  # how often a strategy's five points have the same p-value
+        same, each = rng.random((4000, 1)), rng.random((4000, 5))
+        p = np.where(rng.random((4000, 1)) < together, same, each)
+        share = np.mean([over_points(row) <= 0.05 for row in p])
+        assert share <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 4000)
+    assert np.isnan(over_points([np.nan]))
+
+
+def test_a_pooled_threshold_does_not_always_make_the_test_the_more_cautious():
+    """A client with a fifth of its scores in one tie at the pooled quantile: .9 covered on average, and rejected."""
+    rng, n, runs = np.random.default_rng(3), 50, 2000
+    below = rng.random(runs) < 0.5  # whether the pool's quantile falls below the tie or on it
+    covered = np.where(below, rng.binomial(n, 0.8, runs), n)
+    assert covered.mean() / n == pytest.approx(0.9, abs=0.01)
+    wrong = np.mean([certify([x], [n], [n], 0.1).rejected[0] for x in covered])
+    assert 0.15 < wrong < 0.27  # at level 5 %; exactly .208
 
 
 @pytest.mark.parametrize(("x", "m"), [(0, 10), (3, 10), (10, 10), (47, 50)])

@@ -95,7 +95,9 @@ def test_the_conformal_mathematics_stands_alone():
     for file in files:
         found = imported(file, when_imported=True)
         names = {name for name in found if name.partition(".")[0] not in sys.stdlib_module_names}
-        assert {n for n in names if not n.startswith(("numpy", "scipy", "fl_sim.conformal"))} == set(), file
+        assert {
+            n for n in names if not n.startswith(("numpy", "scipy", "fl_sim.conformal", "fl_sim.exact"))
+        } == set(), file
 
 
 def test_the_mathematics_of_contributions_stands_alone():
@@ -112,7 +114,7 @@ def test_a_payload_is_read_and_written_by_what_stands_alone():
     assert len(files) >= 10
     for file in files:
         ours = {name for name in imported(file) if name.partition(".")[0] in PACKAGES}
-        allowed = ("fl_sim.errors.", "fl_sim.randomness.", "fl_sim.plada.")
+        allowed = ("fl_sim.errors.", "fl_sim.exact.", "fl_sim.randomness.", "fl_sim.plada.")
         assert {name for name in ours if not f"{name}.".startswith(allowed)} == set(), file
         heavy = {"torch", "torchvision", "PIL", "zstandard"}
         assert roots(file, when_imported=True) & heavy == set(), file
@@ -143,7 +145,7 @@ def test_desk_and_rehearsal_are_the_servers_and_lie_below_the_strategies():
     ("pandas", ("fl_sim/frames.py", "fl_sim/report/")),
     ("sklearn", ("fl_sim/calibrators.py", "fl_sim/data/", "fl_sim/trees.py")),
     ("probmetrics", ("fl_sim/calibrators.py",)),
-    ("threadpoolctl", ("fl_sim/calibrators.py", "fl_sim/opinions.py")),
+    ("threadpoolctl", ("fl_sim/calibrators.py", "fl_sim/opinions.py", "fl_sim/processor.py")),
     ("torchvision", ("fl_sim/data/", "fl_sim/models.py")),
     ("datasketches", ("fl_sim/conformal/sketches.py",)),
     ("ddsketch", ("fl_sim/conformal/sketches.py",)),

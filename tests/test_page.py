@@ -24,14 +24,15 @@ from fl_sim.errors import FlSimError
 from fl_sim.points import FAILED, POINTS, Sweep, load_sweep
 from fl_sim.report import page, page_again, page_clients, sweep_table, words
 from fl_sim.report import table as run_table
-from fl_sim.report.certificate import Claim
 from fl_sim.report.certificate import points as certified
+from fl_sim.report.certificate import verdicts
 from fl_sim.report.page import write_report
 from fl_sim.report.page_answer import marked_where
 from fl_sim.report.page_clients import Explorer, embedded
-from fl_sim.report.page_standings import JUDGED, REJECTED, Standing, beyond_chance, standings
+from fl_sim.report.page_standings import JUDGED, P_SMALLEST, REJECTED, Standing, beyond_chance, standings
 from fl_sim.report.sweep_points import COVERAGE as OVERALL
 from fl_sim.report.sweep_points import Cell, cells
+from fl_sim.report.verdicts import Claim
 from fl_sim.results import CLIENTS, RESULT, RunFolder
 from fl_sim.sweep import claim
 
@@ -227,26 +228,27 @@ def test_more_marks_than_chance_are_a_binomial_tail(of, p):
         assert beyond_chance(marked, of, p) == (marked > 0 and tail <= 0.05)
 
 
-def standing(coverages: list[float], rejected: list[int], alpha: float = 0.1) -> Standing:
-    """One world, a point a seed, ten clients judged in each."""
+def standing(coverages: list[float], p_values: list[float], alpha: float = 0.1) -> Standing:
+    """One world, a point a seed, ten clients judged in each, of which one falls short where p is at most 5 %."""
     points = pd.DataFrame({
         "calibrate": "x", "seed": range(len(coverages)), "status": "ok", "alpha": alpha, OVERALL: coverages,
-        JUDGED: 10, REJECTED: rejected,
+        JUDGED: 10, REJECTED: [int(p <= 0.05) for p in p_values], P_SMALLEST: p_values,
     })  # fmt: skip
     (found,) = standings(points, ["calibrate", "seed"], "x")
     return found
 
 
 def test_one_world_is_judged_by_its_seeds_and_its_clients():
-    fails = standing([0.80, 0.81, 0.80], [0, 0, 0])
+    fails = standing([0.80, 0.81, 0.80], [0.5, 0.5, 0.5])
     assert (fails.breaks_all, fails.breaks_each, fails.stands) == (True, False, False)
-    unclear = standing([0.80], [0])  # one seed shows nothing, and far below the promise is not advised
+    unclear = standing([0.80], [0.5])  # one seed shows nothing, and far below the promise is not advised
     assert (unclear.breaks_all, unclear.stands) == (False, False)
-    assert standing([0.895, 0.893], [0, 0]).stands  # below by less than a tenth of alpha
-    single = standing([0.91, 0.92], [1, 0])  # one of two points: probability 1 - 0.95^2 = 0.0975
-    assert (single.breaks_each, single.stands) == (False, True)
-    assert standing([0.91, 0.92], [1, 3]).breaks_each
+    assert standing([0.895, 0.893], [0.5, 0.5]).stands  # below by less than a tenth of alpha
+    single = standing([0.91, 0.92], [0.03, 0.5])  # the smaller of two, so that it counts twice
+    assert (single.p_each, single.breaks_each, single.stands) == (0.06, False, True)
+    assert standing([0.91, 0.92, 0.92], [1e-5, 0.5, math.nan]).breaks_each  # one point is enough that is sure
     assert (single.judged, single.rejected) == (20, 1)
+    assert not standing([0.91], [math.nan]).breaks_each
 
 
 def test_the_exact_tests_are_those_of_certify(sweep_folder):
@@ -256,6 +258,29 @@ def test_the_exact_tests_are_those_of_certify(sweep_folder):
     mine = page._certified(found.points, results)
     assert mine[JUDGED].tolist() == counted["considered"].tolist()
     assert mine[REJECTED].tolist() == counted["rejected"].tolist()
+    assert mine[P_SMALLEST].tolist() == pytest.approx(counted["p_adjusted_min"].tolist(), nan_ok=True)
+
+
+def test_table_page_and_certify_have_one_verdict(tmp_path, monkeypatch):
+    """The world of which certify rejected what the page acquitted and recommended."""
+    monkeypatch.setenv("FL_SIM_STORE", str(tmp_path / "store"))
+    world = ("clients.count=12", "data.train=300", "data.calibration=800", "data.test=697", "clients.concentration=0.3")
+    axes = ("calibrate=pooled,rob-fcp,cphet", "seed=0,1,2", "runtime.name=inline")
+    folder = tmp_path / "sweep"
+    assert call("sweep", "digits", *axes, *world, "--out", str(folder))[0] == 0
+    told = verdicts(certified(folder, Claim()))
+    found = frames.load(folder)
+    results = {run: Result.load(folder / POINTS / run) for run in found.points["run"]}
+    points = page._certified(found.points, results)
+    said = text_of(page.page(folder))
+    for one in standings(points, found.axes, ""):
+        assert one.p_each == pytest.approx(told[one.name])
+        assert one.breaks_each == (told[one.name] <= 0.05) == (one.name in ("pooled", "rob-fcp"))
+        assert (f"Use {one.name} instead" in said) == (one.name == "cphet")
+    assert "pooled and rob-fcp break the promise of 90%; of cphet no broken promise is found." in said
+    certificate = call("certify", str(folder))[1]
+    marked = {line.split()[0] for line in certificate.splitlines() if re.match(r"(pooled|rob-fcp|cphet) .*! ", line)}
+    assert marked == {"pooled", "rob-fcp"}
 
 
 def test_where_marks_lie_is_told_by_the_axes_that_tell_it():

@@ -198,13 +198,15 @@ def test_axes_are_named_shortly_unless_two_would_be_the_same():
     assert axis_names(["learn.epochs", "calibrate.epochs"])["learn.epochs"] == "learn.epochs"
 
 
-@pytest.mark.parametrize(("coverages", "mark"), [
-    ([0.94, 0.941], "!!"), ([0.94, 0.949], "!"), ([0.94, 0.97], ""), ([0.949], "!"), ([1 - 0.05], ""),
-    ([0.94, 0.944, 0.942], "!!"), ([0.93, 0.949, 0.94], "!"), ([0.94, math.nan], "!"),
+@pytest.mark.parametrize(("coverages", "below", "surely"), [
+    ([0.94, 0.941], True, True), ([0.94, 0.949], True, False), ([0.94, 0.97], False, False), ([0.949], True, False),
+    ([1 - 0.05], False, False), ([0.94, 0.944, 0.942], True, True), ([0.93, 0.949, 0.94], True, False),
+    ([0.94, math.nan], True, False),
 ])  # fmt: skip
-def test_a_cell_is_marked_where_its_mean_or_its_whole_t_interval_is_below(coverages, mark):
+def test_a_cell_is_marked_only_where_its_whole_t_interval_is_below(coverages, below, surely):
     points = pd.DataFrame({"seed": range(len(coverages)), over.COVERAGE: coverages, "alpha": 0.05})
-    assert cells(points, ["seed"])[0].verdict(over.COVERAGE) == mark
+    (cell,) = cells(points, ["seed"])
+    assert (cell.below(over.COVERAGE), cell.surely_below(over.COVERAGE)) == (below, surely)
 
 
 def test_averages_over_worlds_are_of_worlds_where_all_strategies_are():
@@ -257,7 +259,7 @@ def test_every_number_over_several_seeds_has_its_interval():
     assert "95.5% [95.5, 95.6]" in line
     assert line.split()[-1] == "16"  # the same at every seed, so there is nothing to be between
     assert "holds the true mean in some 75 of 100 cases" in text
-    assert "!! also by a 95% t interval over the seeds" in text
+    assert "! marks a coverage below the promised one by a 95% t interval over the seeds." in text
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(2, "some 50 of"), (5, "some 84 of"), (10, "some 90 of"), (11, "")])
@@ -268,7 +270,7 @@ def test_the_worth_of_an_interval_over_few_seeds_is_said(seeds, told):
 
 def test_marks_tell_the_mean_from_the_whole_interval():
     text = printed(summary(sweep((0.1,), (0.5,)), AXES, TITLE), 160)
-    assert "!! 91.5% [91.5, 91.6]" in row_of(text, "0.1", "0.5", "fedwq-cp")
+    assert "! 91.5% [91.5, 91.6]" in row_of(text, "0.1", "0.5", "fedwq-cp")
     assert "!" not in row_of(text, "0.1", "0.5", "local").split("95.0%")[0]
 
 
@@ -284,7 +286,9 @@ def test_one_seed_has_bare_numbers_and_says_so():
     text = printed(summary(sweep((0.1, 1.0), (0.5,), seeds=(0,)), AXES[:-1], TITLE))
     assert "[" not in text
     assert "One seed: no interval (add seed=0,1,2)." in text
-    assert "! 91.5%" in row_of(text, "0.1", "0.5", "fedwq-cp")
+    assert "91.5%" in row_of(text, "0.1", "0.5", "fedwq-cp")
+    assert "!" not in text  # one seed shows nothing
+    assert "One seed: no mean is marked" in text
 
 
 def test_too_many_rows_become_averages_and_the_worst_worlds():

@@ -5,7 +5,7 @@ The tests are in `fl_sim/conformal/certificate.py`; here are the counts of a run
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,50 +18,30 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_sim import frames
-from fl_sim.conformal.certificate import LEVEL, MIN_CALIBRATION, Certificate, certify
-from fl_sim.errors import FlSimError
+from fl_sim.conformal.certificate import LEVEL, MIN_CALIBRATION, Certificate, over_points
 from fl_sim.points import POINTS
 from fl_sim.report import words
-from fl_sim.report.sweep_points import axis_names, shown
+from fl_sim.report.sweep_points import axis_names, shown, strategy
 from fl_sim.report.table import bullets
-from fl_sim.report.words import count, percent
+from fl_sim.report.verdicts import Claim, found_by_chance, headline
+from fl_sim.report.words import count, p_value, percent
 from fl_sim.results import Result
 
-MOST_ROWS, MOST_NAMED = 40, 8
+MOST_ROWS = 40
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What is tested: every client covers at least 1 - alpha - slack; see `conformal.certificate.certify`."""
+def verdicts(points: pd.DataFrame) -> dict[str, float]:
+    """Strategy -> p-value of "every client keeps the promise at every point", from a table of `points`; nan where no
+    client was judged. It is what the report of the same folder goes by."""
+    smallest: dict[str, list[float]] = {}
+    for row in points.to_dict("records"):
+        if row["status"] == "ok":
+            smallest.setdefault(strategy(_named(row)), []).append(float(row.get("p_adjusted_min", np.nan)))
+    return {name: over_points(found) for name, found in smallest.items()}
 
-    slack: float = 0.0
-    level: float = LEVEL
-    min_calibration: int = MIN_CALIBRATION
 
-    def certificate(self, result: Result) -> Certificate:
-        """The tests of a run's clients, in the order of its rows; a missing client has no test points.
-
-        Raises:
-            FlSimError: nothing was promised (calibrate "none"), or a number is outside its range.
-        """
-        alpha = result.scenario.calibrate.alpha
-        if alpha is None:
-            raise FlSimError("calibrate none: no coverage was promised, so there is nothing to certify")
-        rows = result.clients
-        tested = [row["num_test"] if row["num_covered"] is not None else 0 for row in rows]
-        covered = [row["num_covered"] or 0 for row in rows]
-        own = [row["num_calibration"] for row in rows]
-        try:
-            return certify(
-                covered, tested, own, alpha,
-                slack=self.slack, level=self.level, min_calibration=self.min_calibration,
-            )  # fmt: skip
-        except ValueError as error:
-            raise FlSimError(f"certify: {error}") from None
-
-    def least(self, alpha: float) -> str:
-        """1 - alpha - slack: `88%`."""
-        return f"{100 * (1 - alpha - self.slack):.4g}%"
+def _named(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    return {str(column): value for column, value in row.items()}
 
 
 def rejected(
@@ -117,7 +97,7 @@ def _point(result: Result, claim: Claim) -> dict[str, Any]:
         return told
     worst = int(np.argmin(np.where(found.considered, found.high, np.inf)))
     return told | {
-        "p_adjusted_min": float(np.nanmin(found.p_adjusted)),
+        "p_adjusted_min": found.p_smallest,
         "p_threshold_adjusted_min": float(np.nanmin(found.p_threshold_adjusted)),
         "worst_client": int(result.clients[worst]["client"]),
         "worst_coverage": float(found.coverage[worst]),
@@ -127,27 +107,6 @@ def _point(result: Result, claim: Claim) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------------- words
-
-
-def headline(result: Result, claim: Claim) -> str:
-    """What was found, in a sentence or two."""
-    found, alpha = claim.certificate(result), result.scenario.calibrate.alpha
-    least = claim.least(alpha)
-    enough = f"with at least {count(claim.min_calibration, 'calibration point')}"
-    if not found.num_considered:
-        most = max((row["num_calibration"] for row in result.clients if row["num_test"]), default=0)
-        return f"No tested client {enough}, so none is judged; the largest has {most:,}. Say --min-calibration."
-    of = f"of {count(found.num_considered, 'client')} {enough}"
-    if not found.num_rejected:
-        smallest = _p(float(np.nanmin(found.p_adjusted)))
-        return f"None {of} covers so little that {least} over draws is refuted (smallest adjusted p {smallest})."
-    named = [result.clients[k] for k in found.order().tolist() if found.rejected[k]]
-    who = ", ".join(f"{row['client']} ({percent(row['coverage'])})" for row in named[:MOST_NAMED])
-    rest = f" and {len(named) - MOST_NAMED:,} more" if len(named) > MOST_NAMED else ""
-    verb = "covers" if found.num_rejected == 1 else "cover"
-    told = f"{found.num_rejected:,} {of} {verb} less than {least} beyond bad luck"
-    which = f"{'client' if len(named) == 1 else 'clients'} {who}{rest}"
-    return f"{told}: {which}. Had all kept the promise, the chance of naming any is at most {100 * claim.level:g}%."
 
 
 def _notes(result: Result, claim: Claim, found: Certificate) -> Iterator[str]:
@@ -161,8 +120,10 @@ def _notes(result: Result, claim: Claim, found: Certificate) -> Iterator[str]:
         f'"over draws": the claim that the client, calibrated anew with as many points, covers {least} on average. '
         "This allows for the luck of its calibration draw, and is what conformal prediction promises. "
         f"The {100 * claim.level:g}% hold where a threshold spreads over draws no more than one from the client's own "
-        "points does."
+        "points does. One that rests on others' points may spread more, for instance where many scores are equal."
     )
+    if found.num_rejected:
+        yield found_by_chance(result, claim)
     short = int(found.threshold_rejected.sum())
     yield (
         f'"this threshold": the claim that the very threshold it has covers {least}. '
@@ -176,10 +137,6 @@ def _notes(result: Result, claim: Claim, found: Certificate) -> Iterator[str]:
         )
     else:
         yield "p-values are Holm's over the clients judged, which holds whatever their dependence."
-
-
-def _p(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
 def _interval(low: float, high: float) -> str:
@@ -220,7 +177,7 @@ class _Run:
             row, bad = self.result.clients[k], bool(found.rejected[k])
             points = (f"{row['num_calibration']:,}", f"{row['num_test']:,}")
             how = (percent(float(found.coverage[k])), _interval(found.low[k], found.high[k]))
-            p_values = (_p(found.p_adjusted[k]), _p(found.p_threshold_adjusted[k]))
+            p_values = (p_value(found.p_adjusted[k]), p_value(found.p_threshold_adjusted[k]))
             named = [str(row[name]) for name in who]
             table.add_row("!" * bad, *named, *points, *how, *p_values, style="bold red" if bad else "")
         return table
@@ -244,12 +201,26 @@ class _Points:
         yield ""
         slack = f" - {self.claim.slack:g}" if self.claim.slack else ""
         yield bullets([
+            *self._verdicts(),
             f"Clients with at least {count(self.claim.min_calibration, 'calibration point')} are judged; those "
             f"rejected cover less than 1 - alpha{slack} beyond the luck of their calibration draw, Holm at "
-            f"{100 * self.claim.level:g}% within each point, none over the points. Counts are over all seeds, p and "
-            "worst the lowest of them.",
+            f"{100 * self.claim.level:g}% within each point. Counts are over all seeds, p and worst the lowest. ! "
+            "marks them where the strategy's verdict, over all its points, is that it breaks the promise.",
             '"worst": the exact 95% interval of the client whose interval ends lowest.',
         ])  # fmt: skip
+
+    def _verdicts(self) -> Iterator[str]:
+        """The verdict on each strategy, the one that the report's page gives."""
+        told = verdicts(self.found)
+        broken = {name: p for name, p in told.items() if p <= self.claim.level}
+        named = ", ".join(f"{name or 'it'} (p {p_value(p)})" for name, p in broken.items())
+        verb = "breaks" if len(broken) == 1 else "break"
+        if broken:
+            yield f"{named} {verb} the promise to single clients (over all points, at {100 * self.claim.level:g}%)."
+        others = {name: p for name, p in told.items() if name not in broken and not np.isnan(p)}
+        if others:
+            told_of = ", ".join(f"{name or 'it'} (p {p_value(p)})" for name, p in others.items())
+            yield f"Not shown to be broken: {told_of}. What a test of such clients finds, certify says of a single run."
 
     def _over_seeds(self, axes: list[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
         """(what is shown of the axes, its points) for each combination of the axes' values."""
@@ -261,6 +232,7 @@ class _Points:
 
     def _table(self) -> Table:
         axes = [c for c in self.found.columns[3:] if c not in (*_FOUND, "seed")]
+        told = verdicts(self.found)
         names = [axis_names(axes)[axis] for axis in axes]
         table = _table([*names, "judged", "rejected", "smallest\np", "worst"], tuple(names))
         for key, rows in self._over_seeds(axes):
@@ -275,10 +247,8 @@ class _Points:
                 (row["worst_high"], row["worst_low"]) for row in judged if not pd.isna(row.get("worst_high", np.nan))
             ]
             worst = _interval(*min(ends)[::-1]) if ends else "-"
-            table.add_row(
-                *key, f"{of:,}", f"! {bad:,}" if bad else "0", _p(least), worst,
-                style="bold red" if bad else "",
-            )  # fmt: skip
+            marked = bool(bad) and told[strategy(_named(done[0]))] <= self.claim.level
+            table.add_row(*key, f"{of:,}", f"{'! ' * marked}{bad:,}", p_value(least), worst, style="bold red" * marked)
         return table
 
 

@@ -35,17 +35,17 @@ from fl_sim.report import (
     words,
 )
 from fl_sim.report import table as run_table
-from fl_sim.report.certificate import Claim
 from fl_sim.report.figure_sizes import Sizes
 from fl_sim.report.figure_strips import how_good
 from fl_sim.report.page_answer import Answer
 from fl_sim.report.page_clients import Explorer
 from fl_sim.report.page_glance import glance
 from fl_sim.report.page_html import esc
-from fl_sim.report.page_standings import JUDGED, REJECTED
+from fl_sim.report.page_standings import JUDGED, P_SMALLEST, REJECTED
 from fl_sim.report.sweep_labels import shortened
 from fl_sim.report.sweep_points import STRATEGIES, axis_names, cells, shown
 from fl_sim.report.sweep_points import lost as lost_points
+from fl_sim.report.verdicts import Claim
 from fl_sim.report.words import count, percent
 from fl_sim.results import RESULT, Result
 
@@ -192,7 +192,9 @@ def _sweep(folder: Path) -> tuple[str, list[Part], Explorer]:
     command, about = page_again.of_sweep(folder, list(results))
     scenario = page_again.scenario_text(folder / POINTS / next(iter(results)))
     again = _again(command, about, scenario, list(results.values()), "the first point")
-    figures = page_figures.of_sweep(points.drop(columns=[JUDGED, REJECTED]), found.clients, found.axes, title)
+    figures = page_figures.of_sweep(
+        points.drop(columns=[JUDGED, REJECTED, P_SMALLEST]), found.clients, found.axes, title
+    )
     parts = [
         Part("answer", "In short", _sweep_answer(said, points, title)),
         Part("table", "Table", _tables(points, found.axes, explorer, _without(folder, points, found.axes))),
@@ -216,14 +218,15 @@ def _sizes(sizes: Sizes, title: str) -> str:
 
 
 def _certified(points: pd.DataFrame, results: dict[str, Result]) -> pd.DataFrame:
-    """The points with the numbers of clients judged and rejected by `fl-sim certify`; nan where nothing is promised."""
-    counts: dict[str, tuple[int, int]] = {}
+    """The points with what `fl-sim certify` finds: clients judged and rejected, and its smallest p-value; nan where
+    nothing is promised."""
+    found: dict[str, tuple[float, float, float]] = {}
     for run, result in results.items():
         if words.is_calibrated(result):
             tested = Claim().certificate(result)
-            counts[run] = (tested.num_considered, tested.num_rejected)
-    told = [counts.get(str(run), (float("nan"),) * 2) for run in points["run"]]
-    return points.assign(**{JUDGED: [one[0] for one in told], REJECTED: [one[1] for one in told]})
+            found[run] = (tested.num_considered, tested.num_rejected, tested.p_smallest)
+    columns = zip(*[found.get(str(run), (float("nan"),) * 3) for run in points["run"]], strict=True)
+    return points.assign(**dict(zip((JUDGED, REJECTED, P_SMALLEST), columns, strict=True)))
 
 
 def _of_points(points: pd.DataFrame, axes: Sequence[str], results: dict[str, Result]) -> Explorer:

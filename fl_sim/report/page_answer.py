@@ -13,7 +13,7 @@ from fl_sim.conformal.certificate import MIN_CALIBRATION
 from fl_sim.report import sweep_points as over
 from fl_sim.report.page_standings import Standing, instead, standings
 from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, shown
-from fl_sim.report.words import count, number, percent, size_of
+from fl_sim.report.words import count, number, p_value, percent, size_of
 
 MOST_TOLD = 4  # failing strategies told in words; the table has all
 
@@ -162,7 +162,6 @@ def _seeds(seeds: int) -> str:
 def _advice(
     points: pd.DataFrame, promised: Sequence[Standing], broken: Sequence[Standing], best: Standing | None
 ) -> Iterator[tuple[str, str]]:
-    by = over.size_metric(points)
     if len(promised) < 2:
         yield "What to use instead?", "There is one strategy here, so nothing to hold it against."
         return
@@ -179,13 +178,6 @@ def _advice(
     )
     many = f" {over.OF_MANY}." if over.judged(points) == over.WORST_TESTED else ""
     yield lead, " ".join([f"{said}.", *_small_clients(best), f"{_price(points, best, beside)}{many}"])
-    enough = [one for one in promised if one.stands and one.breaks_each and one.size(by) < best.size(by)]
-    if enough:
-        other = min(enough, key=lambda one: one.size(by))
-        yield (
-            f"If all clients together are enough: {other.name}.",
-            f"That promise is not shown to be broken. {_price(points, other, best)}",
-        )
 
 
 def _small_clients(one: Standing) -> Iterator[str]:
@@ -255,7 +247,7 @@ def told_of_each(one: Standing) -> tuple[str, str]:
         return "open", f"not judged: none has {MIN_CALIBRATION} calibration points"
     of = count(one.judged, "client")
     if one.breaks_each:
-        return "broken", f"broken: {one.rejected:,} of {of} fall short"
+        return "broken", f"broken: {one.rejected:,} of {of} fall short (p {p_value(one.p_each)})"
     if one.rejected:
-        return "open", f"not shown broken: {one.rejected:,} of {of}, as chance may"
-    return "kept", f"none of {of} falls short"
+        return "open", f"not shown broken: {one.rejected:,} of {of}, as chance may (p {p_value(one.p_each)})"
+    return "kept", f"none of {of} shown to fall short"

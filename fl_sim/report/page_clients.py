@@ -15,7 +15,7 @@ import numpy as np
 
 from fl_sim.conformal.certificate import clopper_pearson
 from fl_sim.report import weighed, words
-from fl_sim.report.certificate import Claim
+from fl_sim.report.verdicts import Claim
 from fl_sim.results import Result
 
 MOST_CLIENTS = 120_000  # in one page, over all runs

@@ -19,10 +19,10 @@ _Column = tuple[str, str, Callable[[float], str]]  # metric, header, how it is s
 _SIGNS = {"broken": "\N{BALLOT X}", "kept": "\N{CHECK MARK}", "open": "?"}
 _RULES = (
     "<details><summary>By which rules</summary><p>All clients together: a world is marked where a 95% t interval over "
-    "the seeds ends below the promise (!! in the table); the promise is called broken where more worlds are marked "
-    "than chance would mark 95 times in 100, or the average over worlds is marked. Each client: a point is marked "
-    "where fl-sim certify rejects one of its clients (exact tests, Holm at 5%); broken is called the same way, over "
-    "points. What is not shown to be broken may still be. Instead, the strategy of the smallest sets is named of those "
+    "the seeds ends below the promise (! in the table); the promise is called broken where more worlds are marked "
+    "than chance would mark 95 times in 100, or the average over worlds is marked. Each client: the exact tests of "
+    "fl-sim certify, Holm over the clients of a point, Bonferroni over the points of a strategy; broken where that p "
+    "is at most 5%. What is not shown to be broken may still be. Instead, the strategy of the smallest sets is named of those "
     "for which neither is shown to be broken and whose average is below the promise by no more than a tenth of "
     "alpha.</p></details>"
 )
@@ -62,7 +62,7 @@ def _row(one: Standing, columns: list[_Column], promised: bool) -> list[Cell]:
     if promised:
         verdicts = [told_of_all(one), told_of_each(one)]
         row += [Cell(f"{_SIGNS[kind]} {text}", value=f"{kind} {text}", kind=kind) for kind, text in verdicts]
-        row.append(_mean(one.size(over.COVERAGE), percent, one.average.verdict(over.COVERAGE)))
+        row.append(_mean(one.size(over.COVERAGE), percent, "!" * one.average.surely_below(over.COVERAGE)))
     for metric, _, show in columns:
         cell = one.least(metric) if metric == over.WORST_TESTED else one.average
         row.append(_mean(cell.of(metric).mean if cell else math.nan, show))
@@ -71,4 +71,4 @@ def _row(one: Standing, columns: list[_Column], promised: bool) -> list[Cell]:
 
 def _mean(value: float, show: Callable[[float], str], mark: str = "") -> Cell:
     text = "-" if math.isnan(value) else f"{mark} {show(value)}".strip()
-    return Cell(text, value=float(value), kind={"!!": "sure", "!": "low"}.get(mark, ""))
+    return Cell(text, value=float(value), kind="sure" * bool(mark))

@@ -91,7 +91,7 @@ def of_block(block: Block, caption: str, go: Sequence[int | None] = ()) -> str:
             text, _, interval = cell_text(block, row, index, False).plain.partition(" [")
             text, _, alone = text.partition(" (")
             small = f"[{interval}" if interval else f"({alone}" if alone else ""
-            kind = "sure" if mark == "!!" else "low" if mark else ""
+            kind = "sure" * bool(mark)
             cells.append(Cell(text, small, found.mean, kind))
         rows.append(cells)
     return table(caption, headers, len(block.axes), rows, go)
@@ -148,7 +148,7 @@ GLOSSARY = {
     "clients, that it is covered as promised on average over draws of its calibration points: fl-sim certify.",
     "exact interval": "Where the coverage of this client's threshold may truly lie, 95 times in 100, by Clopper and "
     "Pearson from its counts.",
-    "!, !!": "The mean is below the promise; !! also by a 95% t interval over the seeds.",
+    "!": "The mean is below the promise by a 95% t interval over the seeds.",
     "set size": "How many labels a predicted set holds on average (in regression: the length of the interval). "
     "Smaller says more, if the promise is kept.",
     "Brier score": "The squared distance between the predicted probabilities and the truth, over all classes: 0 is "

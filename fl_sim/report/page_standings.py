@@ -2,16 +2,16 @@
 
 Two promises are told apart, and each has its own test, the same that the tables' marks and `fl-sim certify` have.
 
-    all clients together    a world is marked `!!` where a 95 % t interval over the seeds ends below 1 - alpha, and so
+    all clients together    a world is marked `!` where a 95 % t interval over the seeds ends below 1 - alpha, and so
                             is the average over all worlds; a strategy that covers exactly what it promised is marked
                             so in 2.5 % of its worlds.
-    each client by itself   a point is marked where `fl-sim certify` rejects any of its clients, by exact tests after
-                            Holm at 5 %; a strategy that keeps the promise is marked so in at most 5 % of its points.
+    each client by itself   `fl-sim certify`'s exact tests of the clients of a point, and over the points of a strategy
+                            `certificate.over_points`: one p-value, of "every client keeps the promise at every point".
 
-With many worlds some marks are chance. A promise is called broken where there are more marks than so many independent
-worlds (points) would have by chance, 95 times in 100: one mark in a single world, three in sixteen; and that to all
-clients together also where the average is marked. Else it is "not shown to be broken", which is all that data can say.
-One seed has no interval: the first test then says nothing.
+To each client the promise is broken where that p-value is at most 5 %. To all clients together it is where more worlds
+are marked than so many independent worlds would be by chance, 95 times in 100 (one mark in a single world, three in
+sixteen), or where the average is marked. Else it is "not shown to be broken", which is all that data can say. One seed
+has no interval: the first test then says nothing. Tables, pages, figures and `certify` have their marks from here.
 
 What to use instead is the strategy of the smallest sets, on average over worlds, of those for which neither promise is
 shown to be broken, and whose average coverage is below the promise by no more than a tenth of alpha: few seeds show
@@ -26,7 +26,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from fl_sim.conformal.certificate import LEVEL
+from fl_sim.conformal.certificate import LEVEL, over_points
 from fl_sim.report import sweep_points as over
 from fl_sim.report.intervals import values
 from fl_sim.report.sweep_points import STRATEGIES, Cell, cells, strategy
@@ -34,7 +34,8 @@ from fl_sim.report.sweep_points import STRATEGIES, Cell, cells, strategy
 BELOW_BY_CHANCE = 0.025  # of a 95 % t interval, on one side
 SURE = 0.05
 TOLERATED = 0.1  # of alpha: how far below the promise the average of what is advised may be
-JUDGED, REJECTED = "certify.judged", "certify.rejected"  # columns of points: clients tested, and found to fall short
+# Columns of points: clients tested, clients found to fall short, and the smallest adjusted p-value.
+JUDGED, REJECTED, P_SMALLEST = "certify.judged", "certify.rejected", "certify.p"
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Standing:
 
     @cached_property
     def surely(self) -> list[Cell]:
-        """The worlds in which the coverage of all clients together is marked `!!`."""
-        return [cell for cell in self.worlds if cell.verdict(over.COVERAGE) == "!!"]
+        """The worlds in which the coverage of all clients together is marked `!`."""
+        return [cell for cell in self.worlds if cell.surely_below(over.COVERAGE)]
 
     @cached_property
     def surely_by_clients(self) -> list[Cell]:
-        """The worlds in which the mean of the clients' coverages is marked `!!`."""
-        return [cell for cell in self.worlds if cell.verdict(over.CLIENT_MEAN) == "!!"]
+        """The worlds in which the mean of the clients' coverages is marked `!`."""
+        return [cell for cell in self.worlds if cell.surely_below(over.CLIENT_MEAN)]
 
     @property
     def means_fall_short(self) -> bool:
@@ -67,8 +68,8 @@ class Standing:
 
     @cached_property
     def below(self) -> list[Cell]:
-        """The worlds in which its mean is below the promise, `!` and `!!`."""
-        return [cell for cell in self.worlds if cell.verdict(over.COVERAGE)]
+        """The worlds in which its mean is below the promise, marked or not."""
+        return [cell for cell in self.worlds if cell.below(over.COVERAGE)]
 
     @cached_property
     def short(self) -> list[Cell]:
@@ -97,16 +98,19 @@ class Standing:
     @cached_property
     def breaks_all(self) -> bool:
         """Whether the promise to all clients together is shown to be broken."""
-        return self.average.verdict(over.COVERAGE) == "!!" or beyond_chance(
+        return self.average.surely_below(over.COVERAGE) or beyond_chance(
             len(self.surely), len(self.worlds), BELOW_BY_CHANCE
         )
 
     @cached_property
     def breaks_each(self) -> bool:
         """Whether the promise to each client is shown to be broken."""
-        judged = [row for cell in self.worlds for row in values(cell.rows, JUDGED).tolist() if row > 0]
-        marked = [row for cell in self.worlds for row in values(cell.rows, REJECTED).tolist() if row > 0]
-        return beyond_chance(len(marked), len(judged), LEVEL)
+        return self.p_each <= LEVEL  # of nan it is not
+
+    @cached_property
+    def p_each(self) -> float:
+        """The p-value of "every client keeps the promise at every point"; nan where no client was judged."""
+        return over_points([p for cell in self.worlds for p in values(cell.rows, P_SMALLEST).tolist()])
 
     @property
     def breaks(self) -> bool:
@@ -153,7 +157,7 @@ def standings(points: pd.DataFrame, axes: Sequence[str], alone: str) -> list[Sta
     """How each strategy stood, in the order of the points.
 
     Args:
-        points: of a sweep, see `fl_sim.frames.Frames`, with the columns `JUDGED` and `REJECTED`.
+        points: of a sweep, see `fl_sim.frames.Frames`, with the columns `JUDGED`, `REJECTED` and `P_SMALLEST`.
         axes: the columns of `points` that are axes.
         alone: what the strategy is called where none is swept.
     """

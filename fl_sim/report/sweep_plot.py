@@ -132,7 +132,7 @@ def local_of(points: pd.DataFrame) -> str | None:
 
 def _below(cell: Cell, measure: Measure) -> bool:
     """Whether it is below the promise by a t interval over the seeds."""
-    return measure.promised and cell.verdict(measure.metric) == "!!"
+    return measure.promised and cell.surely_below(measure.metric)
 
 
 def _below_local(plot: Plot, measure: Measure) -> set[tuple[Any, ...]] | None:

@@ -51,10 +51,17 @@ class Cell:
         known = set(alphas[~np.isnan(alphas)].tolist())
         return known.pop() if len(known) == 1 else math.nan
 
-    def verdict(self, metric: str) -> str:
-        """`!` where the mean is below 1 - alpha, `!!` where its t interval is too, else nothing."""
-        found, least = values(self.rows, metric), 1 - self.alpha - 1e-9  # 0.9 covers 1 - 0.1, whatever their last bits
-        return "!!" if upper_limit(found) < least else "!" if mean_interval(found).mean < least else ""
+    def below(self, metric: str) -> bool:
+        """Whether the mean over the seeds is below 1 - alpha: by chance or not, this does not say."""
+        return mean_interval(values(self.rows, metric)).mean < self._least
+
+    def surely_below(self, metric: str) -> bool:
+        """Whether a t interval of that mean ends below 1 - alpha."""
+        return upper_limit(values(self.rows, metric)) < self._least
+
+    @property
+    def _least(self) -> float:
+        return 1 - self.alpha - 1e-9  # 0.9 covers 1 - 0.1, whatever their last bits
 
 
 def cells(points: pd.DataFrame, axes: Sequence[str]) -> list[Cell]:
@@ -208,7 +215,7 @@ def _is_worst(known: Sequence[Cell], by: str) -> str:
 
 def _has(cell: Cell, by: str) -> str:
     promised = by in (COVERAGE, WORST_TESTED) and cell.alpha == cell.alpha
-    return "keeps" if promised and not cell.verdict(by) else "has"
+    return "keeps" if promised and not cell.below(by) else "has"
 
 
 def _amount(cell: Cell, by: str) -> str:

@@ -177,7 +177,7 @@ def _handed_out(points: pd.DataFrame, axes: Sequence[str], most: int = MOST_ROWS
 
 
 def _row(cell: Cell, axes: Sequence[str], columns: Sequence[Column]) -> Row:
-    marks = [cell.verdict(column.metric) if column.promised else "" for column in columns]
+    marks = ["!" * (column.promised and cell.surely_below(column.metric)) for column in columns]
     found = [cell.of(column.metric) for column in columns]
     return Row([shown(cell.key.get(axis, "(all)")) for axis in axes], list(zip(marks, found, strict=True)))
 
@@ -302,8 +302,10 @@ def notes(points: pd.DataFrame, axes: Sequence[str], metrics: Collection[str]) -
     """What a reader has to know of the columns with these metrics."""
     seeds = over.num_seeds(points)
     if over.COVERAGE in metrics:
-        surely = f", !! also by a {100 * LEVEL:g}% t interval over the seeds" * (seeds > 1)
-        yield f"! marks a mean below the promised coverage before rounding{surely}."
+        if seeds > 1:
+            yield f"! marks a coverage below the promised one by a {100 * LEVEL:g}% t interval over the seeds."
+        else:
+            yield "One seed: no mean is marked; fl-sim certify judges single clients."
     smallest = "the smallest coverage of a client"
     worst = [f"worst: {smallest}"] * (over.WORST in metrics)
     worst += [f"worst (30+): {smallest} with at least 30 test points"] * (over.WORST_TESTED in metrics)

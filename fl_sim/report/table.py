@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_sim.conformal.thresholds import min_calibration
-from fl_sim.report import agreed, handed, weighed, words
+from fl_sim.report import agreed, handed, verdicts, weighed, words
+from fl_sim.report.verdicts import Claim
 from fl_sim.report.words import count, number, percent, signed
 from fl_sim.results import Result
 
@@ -105,7 +106,7 @@ def _columns(result: Result) -> Iterator[Column]:
         yield "coverage", _coverage(result, "coverage")
         yield "client\nmean", _coverage(result, "coverage_client_mean")
         yield "5%\nquantile", _coverage(result, "coverage_client_p05")
-        yield "worst\nclient", _coverage(result, "coverage_client_min")
+        yield "worst\nclient", _worst_coverage(result)
         header = "interval\nlength" if words.is_regression(result) else "mean set\nsize"
         yield header, lambda calibrate, _: Text(number(words.mean_size(result, calibrate)))
         yield (
@@ -139,7 +140,19 @@ def _coverage(result: Result, name: str) -> Callable[[Metrics, Metrics], Text]:
         share = calibrate.get(name)
         if share is None:
             return Text("-")
-        return Text(percent(share), style="green") if share >= least else Text(f"! {percent(share)}", style="bold red")
+        return Text(percent(share), style="green" if share >= least else "red")
+
+    return cell
+
+
+def _worst_coverage(result: Result) -> Callable[[Metrics, Metrics], Text]:
+    """The smallest coverage, marked where `fl-sim certify` names a client of that coverage or less."""
+    show, named = _coverage(result, "coverage_client_min"), verdicts.named_clients(result)
+    lowest = max((row["coverage"] for row in named), default=-1.0)
+
+    def cell(calibrate: Metrics, learn: Metrics) -> Text:
+        text, share = show(calibrate, learn), calibrate.get("coverage_client_min")
+        return Text(f"! {text.plain}", style="bold red") if share is not None and share <= lowest else text
 
     return cell
 
@@ -150,7 +163,7 @@ def _coverage(result: Result, name: str) -> Callable[[Metrics, Metrics], Text]:
 def notes(result: Result) -> Iterator[str]:
     """What a reader has to know beside the numbers, each line only where it applies."""
     if words.is_calibrated(result):
-        yield f"! marks less than the promised {words.promised(result.scenario)}."
+        yield from _named(result)
     yield from _misbehaving(result)
     yield _over_how_many(result)
     yield from _trust(result)
@@ -165,6 +178,18 @@ def notes(result: Result) -> Iterator[str]:
     yield from _cost(result)
     if words.is_calibrated(result):
         yield from _worst(result)
+
+
+def _named(result: Result) -> Iterator[str]:
+    """What the exact tests of `fl-sim certify` find, and which method would mend it."""
+    found = Claim().certificate(result)
+    promised = words.promised(result.scenario)
+    if not found.num_considered:
+        yield f"{promised} is promised; no client has points enough to be judged by itself (fl-sim certify)."
+        return
+    yield verdicts.headline(result, Claim())
+    if found.num_rejected:
+        yield f"! marks the worst client where certify names one. {verdicts.mending(result)}"
 
 
 def _misbehaving(result: Result) -> Iterator[str]:
@@ -262,7 +287,7 @@ def _failures(result: Result) -> Iterator[str]:
         by_reason: dict[str, list[int]] = {}
         for one in lost:
             by_reason.setdefault(_first_line(one["reason"]), []).append(one["client"])
-        named = [f"{_named(clients)}: {reason}" for reason, clients in list(by_reason.items())[:3]]
+        named = [f"{_clients_named(clients)}: {reason}" for reason, clients in list(by_reason.items())[:3]]
         rest = sum(map(len, list(by_reason.values())[3:]))
         told = "; ".join([*named, *[f"and {rest:,} more"] * bool(rest)])
         yield f"{count(len(lost), 'client')} {'is' if len(lost) == 1 else 'are'} missing ({told})."
@@ -271,7 +296,7 @@ def _failures(result: Result) -> Iterator[str]:
         yield f"{count(again, 'client')} {'was' if again == 1 else 'were'} run again after a failure."
 
 
-def _named(clients: list[int], most: int = 8) -> str:
+def _clients_named(clients: list[int], most: int = 8) -> str:
     """`client 3`, `clients 3, 8 and 12`, `clients 3, 8 and 20 more`."""
     shown = [str(client) for client in clients[:most]] + [f"{len(clients) - most:,} more"] * (len(clients) > most)
     *first, last = shown

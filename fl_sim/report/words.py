@@ -54,6 +54,11 @@ def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.4f}" if value else "0"
 
 
+def p_value(p: float) -> str:
+    """`0.012`, `3e-05`, `-` where there is none."""
+    return "-" if math.isnan(p) else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
 def count(many: int, one: str, plural: str = "") -> str:
     """`1 client`, `1,000 clients`."""
     return f"{many:,} {one if many == 1 else plural or one + 's'}"
