@@ -261,13 +261,13 @@ def test_the_exact_tests_are_those_of_certify(sweep_folder):
     assert mine[P_SMALLEST].tolist() == pytest.approx(counted["p_adjusted_min"].tolist(), nan_ok=True)
 
 
-def test_table_page_and_certify_have_one_verdict(tmp_path, monkeypatch):
+def test_table_page_and_certify_have_one_verdict(tmp_path, monkeypatch, capsys):
     """The world of which certify rejected what the page acquitted and recommended."""
     monkeypatch.setenv("FL_SIM_STORE", str(tmp_path / "store"))
     world = ("clients.count=12", "data.train=300", "data.calibration=800", "data.test=697", "clients.concentration=0.3")
     axes = ("calibrate=pooled,rob-fcp,cphet", "seed=0,1,2", "runtime.name=inline")
     folder = tmp_path / "sweep"
-    assert call("sweep", "digits", *axes, *world, "--out", str(folder))[0] == 0
+    assert call(monkeypatch, capsys, "sweep", "digits", *axes, *world, "--out", str(folder))[0] == 0
     told = verdicts(certified(folder, Claim()))
     found = frames.load(folder)
     results = {run: Result.load(folder / POINTS / run) for run in found.points["run"]}
@@ -278,7 +278,7 @@ def test_table_page_and_certify_have_one_verdict(tmp_path, monkeypatch):
         assert one.breaks_each == (told[one.name] <= 0.05) == (one.name in ("pooled", "rob-fcp"))
         assert (f"Use {one.name} instead" in said) == (one.name == "cphet")
     assert "pooled and rob-fcp break the promise of 90%; of cphet no broken promise is found." in said
-    certificate = call("certify", str(folder))[1]
+    certificate = call(monkeypatch, capsys, "certify", str(folder))[1]
     marked = {line.split()[0] for line in certificate.splitlines() if re.match(r"(pooled|rob-fcp|cphet) .*! ", line)}
     assert marked == {"pooled", "rob-fcp"}
 

@@ -22,8 +22,8 @@ _RULES = (
     "the seeds ends below the promise (! in the table); the promise is called broken where more worlds are marked "
     "than chance would mark 95 times in 100, or the average over worlds is marked. Each client: the exact tests of "
     "fl-sim certify, Holm over the clients of a point, Bonferroni over the points of a strategy; broken where that p "
-    "is at most 5%. What is not shown to be broken may still be. Instead, the strategy of the smallest sets is named of those "
-    "for which neither is shown to be broken and whose average is below the promise by no more than a tenth of "
+    "is at most 5%. What is not shown to be broken may still be. Instead, the strategy of the smallest sets is named "
+    "of those for which neither is shown to be broken and whose average is below the promise by no more than a tenth of "
     "alpha.</p></details>"
 )
 
