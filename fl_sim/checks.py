@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from flwr.app import RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
 from fl_sim.conformal.histogram import ScoreGrid, decode, refined
@@ -14,6 +14,7 @@ from fl_sim.conformal.scores import bounds_of
 from fl_sim.conformal.sketches import sketch_from
 from fl_sim.conformal.thresholds import min_calibration
 from fl_sim.records import (
+    REPLIES,
     CountsReport,
     DescendRequest,
     HistogramReport,
@@ -30,6 +31,41 @@ from fl_sim.records import (
     unpack,
     values_of,
 )
+
+MOST_CLIENTS = 1 << 40  # no partition is larger
+
+
+def read(question: Message, reply: Message) -> tuple[int | None, Record | None]:
+    """What a reply says: the partition that it is from, if it says so, and its record, if it answers one of ours.
+
+    It is the one place where an answer is believed, on every Grid: `Ledger` asks it, and every strategy by itself.
+
+    Raises:
+        ValueError: it is an error, is not what was asked for, or says what cannot be; the message is for the user.
+    """
+    if reply.has_error():
+        raise ValueError(f"failed: {last_line(reply.error.reason)}")
+    kind = question.metadata.message_type
+    try:
+        if kind == MessageType.TRAIN:
+            return check_trained(question.content, reply.content), None
+        if kind not in REPLIES:
+            return None, None
+        answer = unpack(REPLIES[kind], reply.content)
+        check_answer(question.content, answer)
+        partition: int = getattr(answer, "partition", -1)
+        if not 0 <= partition < MOST_CLIENTS:
+            raise ValueError(f"partition = {partition}: must lie in 0..{MOST_CLIENTS - 1}")
+    except ValueError as error:
+        raise ValueError(f"it answered nonsense: {error}") from None
+    except Exception as error:  # a foreign process's bytes may make any decoder stumble
+        raise ValueError(f"it answered nonsense: {type(error).__name__}: {error}") from None
+    return partition, answer
+
+
+def last_line(reason: str | None) -> str:
+    """The last line of what a client says of its failure, which in a traceback is the exception."""
+    return ((reason or "").strip() or "no reason was given").splitlines()[-1]
 
 
 def check_answer(question: RecordDict, answer: Record) -> None:

@@ -576,22 +576,46 @@ def unpack(kind: type[T], content: RecordDict) -> T:
     """The record that was packed.
 
     Raises:
-        ValueError: the content is not that record, or its values are impossible.
+        ValueError: the content is not that record: another record type, a field that is missing, unknown or of another
+            type (a fraction for a whole number, say), an array that is none, or values that are impossible.
     """
-    found: dict[str, Any] = {**content.get("numbers", {}), **content.get("words", {})}
-    arrays: Any = {**content.get("values", {}), **content.get(MEASURED, {})}
-    found |= {name: values_of(array) for name, array in arrays.items()}
-    wanted = {part.name for part in dataclasses.fields(kind)}
-    if set(found) | set(kind.measured) != wanted:
-        odd = ", ".join(sorted(set(found) ^ wanted))
+    found: dict[str, Any] = {}
+    for name, wanted_type in _RECORDS.items():
+        record: Any = content.get(name, {})
+        if record and not isinstance(record, wanted_type):
+            told = f"{name!r} is a {type(record).__name__}, not a {wanted_type.__name__}"
+            raise ValueError(f"not a {kind.__name__}: {told}")
+        found |= {key: values_of(v) if isinstance(v, Array) else v for key, v in record.items()}
+    wanted = {part.name: str(part.type) for part in dataclasses.fields(kind)}
+    if set(found) | set(kind.measured) != set(wanted):
+        odd = ", ".join(sorted(set(found) ^ set(wanted)))
         raise ValueError(f"not a {kind.__name__}: missing or unknown: {odd}")
+    for name, value in found.items():
+        if not _is_a(value, wanted[name]):
+            told = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{value!r}"[:80]
+            raise ValueError(f"{name} = {told}: must be {_TYPES.get(wanted[name], f'an array, {wanted[name]}')}")
     return kind(**found)
+
+
+_RECORDS = {"numbers": MetricRecord, "words": ConfigRecord, "values": ArrayRecord, MEASURED: ArrayRecord}
+_TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+
+def _is_a(value: Any, wanted: str) -> bool:
+    """Whether a value is of the type that its field's annotation names."""
+    if wanted == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if wanted == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted in ("str", "bool"):
+        return isinstance(value, str if wanted == "str" else bool)
+    return isinstance(value, np.ndarray) and wanted == f"NDArray[np.{value.dtype.name}]"
 
 
 def array_of(values: NDArray[Any]) -> Array:
     """What `Array(values)` gives, to the last byte, without NumPy's writing of its header, which for small arrays costs
     more than all else in a message."""
-    plain = np.ascontiguousarray(values)
+    plain = np.asarray(values, order="C")  # which leaves an array of no dimension one
     name, header = _named(plain.dtype, plain.shape)
     return Array(name, plain.shape, SType.NUMPY, header + plain.tobytes())
 

@@ -13,8 +13,8 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from fl_sim.records import OpinionsReport, OpinionsRequest, unpack
-from strategies.base import Method, Roster, Threshold, contents, node_ids, request
+from fl_sim.records import OpinionsReport, OpinionsRequest
+from strategies.base import Method, Roster, Threshold, node_ids, request
 
 
 class Agreement(Method):
@@ -24,6 +24,7 @@ class Agreement(Method):
         self, roster: Roster, rows: int, score: str = "", align: str = "",
         thresholds: Mapping[int, Threshold] | None = None,
     ) -> None:  # fmt: skip
+        super().__init__()
         self.roster, self.rows, self.score, self.align = roster, rows, score, align
         self.thresholds = dict(thresholds or {})  # partition -> its own; those without one are asked for no sets
         self.opinions: dict[int, OpinionsReport] = {}
@@ -55,10 +56,10 @@ class Agreement(Method):
         for partition, node in enumerate(node_ids(grid)):
             asked = self.question(partition)
             groups.setdefault((asked.score, asked.threshold.tobytes()), (asked, []))[1].append(node)
-        return [message for asked, nodes in groups.values() for message in request(asked, nodes)]
+        return self.sent(message for asked, nodes in groups.values() for message in request(asked, nodes))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep what was said."""
-        reports: Sequence[OpinionsReport] = [unpack(OpinionsReport, content) for _, content in contents(replies)]
-        self.opinions = {report.partition: report for report in sorted(reports, key=lambda report: report.partition)}
+        reports: Sequence[OpinionsReport] = [report for _, report in self.answers(replies)]
+        self.opinions = {report.partition: report for report in reports}
         return MetricRecord({"clients": len(reports)})

@@ -115,7 +115,7 @@ class Averaging(Learning):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Combine the replies, federation by federation, in the order of the partitions."""
         partition = {node: k for k, node in enumerate(self.nodes)}
-        answered = {partition[reply.metadata.src_node_id]: reply for reply in replies}
+        answered = {partition[reply.metadata.src_node_id]: reply for reply, _ in self.answers(replies)}
         for federation in self.federations:
             mine = {k: answered[k] for k in federation.members if k in answered}
             told = self.combine(server_round, federation, mine)
@@ -140,7 +140,7 @@ class Averaging(Learning):
             for k in federation.members:
                 messages.append(Message(content, dst_node_id=self.nodes[k], message_type=AdoptRequest.message_type))
                 self._count(self.bytes_down, k, federation)
-        return messages
+        return self.sent(messages)
 
     def detail(self) -> dict[str, Any]:
         """Round by round, where the model is measured: who answered, and the loss and accuracy after it."""

@@ -7,16 +7,19 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
+from fl_sim.checks import read
 from fl_sim.errors import ClientFailedError
-from fl_sim.records import FLOAT_BYTES, REPLIES, EvaluateReport, EvaluateRequest, Parcel, Record, pack, unpack
+from fl_sim.records import FLOAT_BYTES, EvaluateReport, EvaluateRequest, Parcel, Record, pack
 
 if TYPE_CHECKING:
     from fl_sim.desk import Desk
@@ -62,24 +65,69 @@ def request(record: Record, nodes: Iterable[int]) -> list[Message]:
     return [Message(content, dst_node_id=node, message_type=record.message_type) for node in nodes]
 
 
-def contents(replies: Iterable[Message]) -> list[tuple[int, RecordDict]]:
-    """(node, content) of every reply.
-
-    Raises:
-        ClientFailedError: a reply is an error. (In a simulation the runtime has dealt with those before.)
-    """
-    found = []
-    for reply in replies:
-        if reply.has_error():
-            raise ClientFailedError(f"node {reply.metadata.src_node_id} failed: {reply.error.reason}")
-        found.append((reply.metadata.src_node_id, reply.content))
-    return found
-
-
 class Method(Strategy):
-    """What both kinds have in common: a method knows in how many rounds it is done."""
+    """What both kinds have in common: a method knows in how many rounds it is done, and believes no answer that it has
+    not checked, on whatever Grid it is.
+
+    Attributes:
+        on_failure: what becomes of a client that fails or answers what cannot be: "stop" ends the run with its name,
+            "skip" goes on without it. (In a scenario `runtime.on_failure` says it, and the laboratory's Grid does it.)
+        left_out: node -> why it is no longer asked.
+    """
 
     num_rounds: int = 1
+    on_failure: Literal["stop", "skip"] = "stop"
+
+    def __init__(self) -> None:
+        self.left_out: dict[int, str] = {}
+        self._sent: dict[int, Message] = {}  # node -> the last message to it
+        self._partition_said: dict[int, int] = {}  # node -> the partition that it said it is
+
+    def sent(self, messages: Iterable[Message]) -> list[Message]:
+        """The messages of an exchange, kept to hold the replies against; none to those who are left out."""
+        kept = [message for message in messages if message.metadata.dst_node_id not in self.left_out]
+        self._sent = {message.metadata.dst_node_id: message for message in kept}
+        return kept
+
+    def answers(self, replies: Iterable[Message]) -> list[tuple[Message, Any]]:
+        """(reply, its record) of every good reply, in the order of the partitions; the record is None where the message
+        is Flower's own or a user's.
+
+        Raises:
+            ClientFailedError: a client failed, or answered what cannot be, and `on_failure` is "stop".
+        """
+        good: dict[int, tuple[int | None, Message, Any]] = {}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            try:
+                if node not in self._sent or node in good:
+                    raise ValueError("it answered what it was not asked, or twice")
+                partition, record = read(self._sent[node], reply)
+                before = self._partition_said.get(node, partition)
+                if partition != before:
+                    raise ValueError(f"it answered as client {partition}, and was client {before} before")
+            except ValueError as error:
+                good.pop(node, None)
+                self._leave_out(node, str(error))
+                continue
+            good[node] = partition, reply, record
+        claimed = Counter(partition for partition, _, _ in good.values() if partition is not None)
+        claimed.update(p for node, p in self._partition_said.items() if node not in good and node not in self.left_out)
+        for node, (partition, _, _) in list(good.items()):
+            if partition is not None and claimed[partition] > 1:
+                del good[node]
+                self._leave_out(node, f"it answered as client {partition}, as another node did")
+        self._partition_said |= {node: partition for node, (partition, _, _) in good.items() if partition is not None}
+        # Replies come in any order; sums must not.
+        ordered = sorted(good.values(), key=lambda one: -1 if one[0] is None else one[0])
+        return [(reply, record) for _, reply, record in ordered]
+
+    def _leave_out(self, node: int, why: str) -> None:
+        who = f"node {node}" + (f" (client {self._partition_said[node]})" if node in self._partition_said else "")
+        if self.on_failure == "stop":
+            raise ClientFailedError(f"{who}: {why}; on_failure = 'skip' goes on without it")
+        self.left_out[node] = why
+        log(WARNING, "%s is left out: %s", who, why)
 
     def start(
         self, grid: Grid, initial_arrays: ArrayRecord | None = None, num_rounds: int | None = None, *args: Any,
@@ -103,7 +151,7 @@ class Method(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Nothing comes back."""
-        contents(replies)
+        self.answers(replies)
         return None
 
     def summary(self) -> None:
@@ -114,6 +162,7 @@ class Learning(Method):
     """How clients come by their models, in `num_rounds` rounds. The models stay with the clients."""
 
     def __init__(self, roster: Roster) -> None:
+        super().__init__()
         self.roster = roster
         self.bytes_up: dict[int, int] = {}  # partition -> information the method sent, in bytes
         self.bytes_down: dict[int, int] = {}
@@ -150,13 +199,13 @@ class Learning(Method):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """A round's messages."""
-        return self.messages(server_round, node_ids(grid), grid)
+        return self.sent(self.messages(server_round, node_ids(grid), grid))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Nothing to aggregate: every client keeps its own model."""
-        return None, MetricRecord({"round": server_round, "clients": len(contents(replies))})
+        return None, MetricRecord({"round": server_round, "clients": len(self.answers(replies))})
 
 
 class InTurns(Learning):
@@ -237,6 +286,7 @@ class Calibration(Method):
     rounds_before: int = 0  # in which clients agreed on something before they were calibrated
 
     def __init__(self, roster: Roster, alpha: float, score: str) -> None:
+        super().__init__()
         self.roster, self.alpha, self.score = roster, alpha, score
         self.align = ""  # the common scale the thresholds are on, where there is one
         self.global_threshold: float | None = None  # None where there is not one for all
@@ -309,13 +359,11 @@ class Calibration(Method):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the answers."""
         reports: list[Any] = []
-        for node, content in contents(replies):
-            asked = self._asked[self._partition_of[node]]
-            report: Any = unpack(REPLIES[asked.message_type], content)
+        for reply, report in self.answers(replies):
+            node = reply.metadata.src_node_id
+            self._book(report, self._asked[self._partition_of[node]])
             self._partition_of[node] = report.partition
             reports.append(report)
-            self._book(report, asked)
-        reports.sort(key=lambda report: report.partition)  # replies come in any order; sums must not
         self.take(server_round, reports)
         return None, MetricRecord({"clients": len(reports)})
 
@@ -338,7 +386,7 @@ class Calibration(Method):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep every client's counts."""
-        reports = sorted((unpack(EvaluateReport, c) for _, c in contents(replies)), key=lambda report: report.partition)
+        reports: list[EvaluateReport] = [report for _, report in self.answers(replies)]
         if server_round == self.num_rounds:
             self.evaluations = {report.partition: report for report in reports}
         covered, tested = sum(r.num_covered for r in reports), sum(r.num_test for r in reports)
@@ -346,11 +394,12 @@ class Calibration(Method):
 
     def _messages(self, records: Mapping[int, Record]) -> list[Message]:
         """One message for each partition, grouped by content."""
-        node_of = {partition: node for node, partition in self._partition_of.items()}
+        node_of = {partition: node for node, partition in self._partition_of.items() if node not in self.left_out}
         groups: dict[int, list[int]] = {}
         for partition, record in records.items():
-            groups.setdefault(id(record), []).append(partition)
-        return [m for ks in groups.values() for m in request(records[ks[0]], [node_of[k] for k in ks])]
+            if partition in node_of:
+                groups.setdefault(id(record), []).append(partition)
+        return self.sent(m for ks in groups.values() for m in request(records[ks[0]], [node_of[k] for k in ks]))
 
     def _book(self, report: Any, asked: Record) -> None:
         k = report.partition

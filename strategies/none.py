@@ -42,4 +42,4 @@ class NoCalibration(Calibration):
         grid: Grid,
     ) -> Iterable[Message]:
         """Every client counts what it gets right."""
-        return request(EvaluateRequest(self.population, "", np.array([math.inf])), node_ids(grid))
+        return self.sent(request(EvaluateRequest(self.population, "", np.array([math.inf])), node_ids(grid)))

@@ -23,14 +23,15 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from fl_sim.records import FLOAT_BYTES, TemperatureReport, TemperatureRequest, unpack
-from strategies.base import Calibration, Method, Roster, contents, node_ids, request
+from fl_sim.records import FLOAT_BYTES, TemperatureReport, TemperatureRequest
+from strategies.base import Calibration, Method, Roster, node_ids, request
 
 
 class FederatedTemperature(Method):
     """The mean of the clients' own temperatures."""
 
     def __init__(self, roster: Roster, score: str) -> None:
+        super().__init__()
         self.roster, self.score = roster, score  # the score's text says on which rows clients fit
         self.temperature = 1.0
         self.reports: list[TemperatureReport] = []
@@ -41,14 +42,13 @@ class FederatedTemperature(Method):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask everybody."""
-        return request(TemperatureRequest(self.roster.population, self.score), node_ids(grid))
+        return self.sent(request(TemperatureRequest(self.roster.population, self.score), node_ids(grid)))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """T."""
-        reports = [unpack(TemperatureReport, content) for _, content in contents(replies)]
-        self.reports = sorted(reports, key=lambda r: r.partition)  # replies come in any order; sums must not
+        self.reports = [report for _, report in self.answers(replies)]
         self.bytes_up = {r.partition: int(r.information_bytes) for r in self.reports}
         self.bytes_down = dict.fromkeys(self.bytes_up, FLOAT_BYTES)
         rows = sum(r.num_calibration for r in self.reports)

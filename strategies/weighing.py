@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from fl_sim.contribution.flat import Layout, Vector
 from fl_sim.records import values_of
 from strategies.averaging import Averaging, Federation
-from strategies.base import Roster, contents
+from strategies.base import Roster
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -143,7 +143,7 @@ class Weighing(Averaging):
             raise ValueError(f"weights {alpha}: must be {len(replies)} finite numbers, at least 0")
         shares = self.shares(alpha)
         state = self.state(answers.start + self.step(answers, shares))
-        federation.weights = ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in state.items()})
+        federation.weights = ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in state.items()})
         self.client_weights = dict(enumerate(self.standing().tolist()))
         return {"weights": shares.tolist()} | self._told
 
@@ -152,7 +152,7 @@ class Weighing(Averaging):
         return {"rounds": self.records}
 
     def _answers(self, server_round: int, replies: Mapping[int, Message]) -> Answers:
-        said = [content for _, content in contents(replies.values())]
+        said = [reply.content for reply in replies.values()]
         start = self.layout.flat(self._arrays(self.federation.weights))
         updates = np.empty((len(said), self.layout.size), np.float32)
         for content, row in zip(said, updates, strict=True):

@@ -48,6 +48,7 @@ from fl_sim.report import words
 from fl_sim.report.table import notes
 from fl_sim.runtime.inline import InlineGrid
 from strategies import STRATEGIES, Roster, score_text
+from strategies.base import request
 from strategies.temperature import FederatedTemperature
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -485,8 +486,8 @@ def test_the_federated_temperature_is_the_weighted_mean_of_the_logarithms(place,
 
 def test_nobodys_rows_leave_the_temperature_at_1():
     strategy = FederatedTemperature(Roster("p"), LAC)
-    reply = Message(pack(TemperatureReport(0, 0.0, 0)), dst_node_id=1, message_type="query.temperature")
-    strategy.aggregate_train(1, [reply])
+    (asked,) = strategy.sent(request(TemperatureRequest("p", LAC), [1]))
+    strategy.aggregate_train(1, [Message(pack(TemperatureReport(0, 0.0, 0)), reply_to=asked)])
     assert strategy.temperature == 1
     assert strategy.detail() == {"temperature": 1.0, "rows": 0}
 

@@ -23,8 +23,8 @@ _RULES = (
     "than chance would mark 95 times in 100, or the average over worlds is marked. Each client: the exact tests of "
     "fl-sim certify, Holm over the clients of a point, Bonferroni over the points of a strategy; broken where that p "
     "is at most 5%. What is not shown to be broken may still be. Instead, the strategy of the smallest sets is named "
-    "of those for which neither is shown to be broken and whose average is below the promise by no more than a tenth of "
-    "alpha.</p></details>"
+    "of those for which neither is shown to be broken and whose average is below the promise by no more than a tenth "
+    "of alpha.</p></details>"
 )
 
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Message, MessageType
+from flwr.app import ConfigRecord, Message
 from flwr.proto.node_pb2 import NodeInfo
 
-from fl_sim.checks import check_answer, check_trained
+from fl_sim.checks import last_line, read
 from fl_sim.clock import shared_out
 from fl_sim.errors import ClientFailedError
-from fl_sim.records import REPLIES, TIMING, UNWEIGHED, unpack, weight
+from fl_sim.records import TIMING, UNWEIGHED, weight
 from fl_sim.runtime.grids import RAISED, SimulatedGrid, allowed, late
 
 Began = Callable[[str, int], None]  # told a message's type and how many clients it goes to
@@ -149,26 +149,25 @@ class Ledger(SimulatedGrid):
         if reply is None:
             return late(allowed(message, self.timeout)), ""
         if reply.has_error():
-            reason = reply.error.reason or "no reason was given"
+            reason = (reply.error.reason or "").strip() or "no reason was given"
             if reply.error.code == RAISED:
-                return f"it raised {reason.strip().splitlines()[-1]}", reason
-            return reason.strip().splitlines()[0], ""
+                return f"it raised {last_line(reason)}", reason
+            return reason.splitlines()[0], ""
         account = self.accounts[k]
-        timing: Any = reply.content.pop(TIMING, {})
-        self.notes |= dict.fromkeys(timing.get("notes", ()))
-        seconds, training = float(timing.get("seconds", 0.0)), float(timing.get("train", 0.0))
-        self._busy["train"] += training
-        self._busy["infer"] += max(0.0, seconds - training - float(timing.get("wait", 0.0)))
-        if seconds > (allowance := allowed(message, self.timeout)):  # where the runtime could not interrupt it
+        try:
+            spent = _spent(reply.content.pop(TIMING, None))
+            answered, _ = read(message, reply)
+        except ValueError as error:
+            return str(error), ""
+        self.notes |= dict.fromkeys(spent.notes)
+        self._busy["train"] += spent.train
+        self._busy["infer"] += max(0.0, spent.seconds - spent.train - spent.wait)
+        if spent.seconds > (allowance := allowed(message, self.timeout)):  # where the runtime could not interrupt it
             return late(allowance), ""
-        account.seconds += seconds
+        account.seconds += spent.seconds
         if message.metadata.message_type not in UNWEIGHED:
             account.message_bytes_up += weight(reply.content)
-        try:
-            answered = _partition_in(reply, message, k)
-        except (ValueError, TypeError, AttributeError) as error:
-            return f"it answered nonsense: {error}", ""
-        return None if answered == k else (f"it answered as client {answered}", "")
+        return None if answered in (None, k) else (f"it answered as client {answered}", "")
 
     def _fail(self, k: int, message_type: str, what: str, trace: str) -> None:
         if self.on_failure == "stop":
@@ -177,17 +176,31 @@ class Ledger(SimulatedGrid):
         self.accounts[k].missing = f"{message_type}: {what}"
 
 
-def _partition_in(reply: Message, message: Message, k: int) -> int:
-    """Whom a reply says it is from; `k`, whom it should be from, where it does not say.
+@dataclass(frozen=True)
+class Spent:
+    """How long a client took, in seconds, how much of that it trained and waited, and what it has to say."""
+
+    seconds: float = 0.0
+    train: float = 0.0
+    wait: float = 0.0
+    notes: Sequence[str] = ()
+
+
+def _spent(timing: Any) -> Spent:
+    """What the record `TIMING` of a reply says; nothing where there is none.
 
     Raises:
-        ValueError: it is not what was asked for, or impossible.
+        ValueError: a time that is no number from 0 on, or notes that are no texts.
     """
-    kind = message.metadata.message_type
-    if kind == MessageType.TRAIN:
-        return check_trained(message.content, reply.content)
-    if kind not in REPLIES:
-        return k
-    answer = unpack(REPLIES[kind], reply.content)
-    check_answer(message.content, answer)
-    return int(getattr(answer, "partition", k))
+    if timing is None:
+        return Spent()
+    if not isinstance(timing, ConfigRecord):
+        raise ValueError(f"it answered nonsense: {TIMING!r} is a {type(timing).__name__}, not a ConfigRecord")
+    times = {name: timing.get(name, 0.0) for name in ("seconds", "train", "wait")}
+    for name, value in times.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"it answered nonsense: {TIMING}.{name} = {value!r}: must be seconds, at least 0")
+    notes: Any = timing.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise ValueError(f"it answered nonsense: {TIMING}.notes = {notes!r}: must be a list of texts")
+    return Spent(**times, notes=notes)  # type: ignore[arg-type]
