@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
+from collections.abc import Iterator
+
 
 class FlSimError(Exception):
     """Something the user can mend; the message names the thing, its value, the rule and what to do next."""
@@ -9,6 +13,28 @@ class FlSimError(Exception):
 
 class ScenarioError(FlSimError):
     """A scenario that cannot be run: unknown key, wrong type, impossible value."""
+
+
+class OwnCodeError(FlSimError):
+    """A user's own function raised; the message is its traceback, from the user's code on, and what it was to do."""
+
+
+@contextlib.contextmanager
+def own_code(what: str) -> Iterator[None]:
+    """Within, a user's own code runs: what it raises is told as the user's, unless it is an error of ours.
+
+    Raises:
+        OwnCodeError: it raised.
+    """
+    try:
+        yield
+    except FlSimError as error:
+        raise type(error)(f"{what}: {error}") from None
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # without this one
+        told = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames)])
+        raised = f"{type(error).__name__}: {error}"
+        raise OwnCodeError(f"{told}{raised}\n\n{what} raised {raised}") from None
 
 
 class DataNotAtHandError(FlSimError):

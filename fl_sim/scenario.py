@@ -16,12 +16,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from fl_sim.behaviours import behaviour
 from fl_sim.calibrations import FCP, Calibrate, calibrate_options
+from fl_sim.errors import ScenarioError
 from fl_sim.models import FIT_THEMSELVES, check_architecture
 from fl_sim.options import OWN, Learn, Plada, Trained, learn_options, nearest, own_digest
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MOST_ROWS = 100_000_000
+NEED_TWO_CLASSES = frozenset({"ets", "vector", "matrix", "svs", "sms"})  # calibrators
 A_WEEK = 7 * 24 * 3600.0
 MOST_TOGETHER = 1024  # clients whose models are trained in one stack
 MOST_AGREEING = 10_000  # clients of whom each pair is compared: tables of 0.8 GB each
@@ -319,19 +321,41 @@ class Scenario(Section):
             raise ValueError(
                 f"data.name = {self.data.name!r} has no labels, so nobody can be tested on it; choose labelled data"
             )
+        self._min_calibration_can_be_met()
+        self._agreement_fits()
+        self._mixture_fits()
+        self._trees_can_learn()
+        self._tiers_hold_their_behaviours()
+        self._fits(task, describe(self.data.name).num_classes)
+        return self
+
+    def _fits(self, task: str | None, num_classes: int | None) -> None:
         if task is not None:
             for tier in self.clients.tier:
                 check_architecture(tier.architecture, task)
             self._score_fits(task)
-        self._min_calibration_can_be_met()
-        self._agreement_fits()
         self._somebody_can_learn(task)
         self._contributions_can_be_compared(task)
-        self._mixture_fits()
-        self._trees_can_learn()
-        self._tiers_hold_their_behaviours()
-        self._classes_go_round(10 if task == "regression" else describe(self.data.name).num_classes)
-        return self
+        self._classes_go_round(10 if task == "regression" else num_classes)
+        if num_classes == 1 and self.calibrate.calibrator in NEED_TWO_CLASSES:
+            raise ValueError(
+                f"calibrate.calibrator = {self.calibrate.calibrator!r} tells classes apart, and {self.data.name} has "
+                "one; leave it out, or name more classes"
+            )
+
+    def check_data(self, num_classes: int | None) -> None:
+        """Refuse what does not go with the data, where a user's own show only once loaded what they are.
+
+        Args:
+            num_classes: of the data; None for regression.
+
+        Raises:
+            ScenarioError: in the words with which a named data set of that kind is refused when the file is loaded.
+        """
+        try:
+            self._fits("regression" if num_classes is None else "classification", num_classes)
+        except ValueError as error:
+            raise ScenarioError(str(error)) from None
 
     def _score_fits(self, task: str) -> None:
         score = self.calibrate.score

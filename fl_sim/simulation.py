@@ -187,6 +187,7 @@ def _asked(scenario: Scenario, roster: Roster, calibrate: Calibration, ledger: L
 def made_ready(scenario: Scenario, store: Store) -> Population:
     """The scenario's data, reference set and clients, from the store or made now."""
     data = prepare(scenario.data, scenario.seed, store)
+    scenario.check_data(None if data.classes is None else len(data.classes))
     if _hands_out(scenario):
         _check_can_be_handed_out(scenario, data)
     if not scenario.references:
@@ -199,12 +200,11 @@ def made_ready(scenario: Scenario, store: Store) -> Population:
 
 def _check_can_be_handed_out(scenario: Scenario, data: Prepared) -> None:
     """Refuse what only the data themselves show: a user's own may be of any form."""
-    for wrong, has in ((len(data.shape) != 3, "features"), (data.classes is None, "no classes")):
-        if wrong:
-            raise FlSimError(
-                f"learn = {scenario.learn.name!r} hands out classes of images, and data.name = {scenario.data.name!r} "
-                f"has {has}; choose other data"
-            )
+    if len(data.shape) != 3:
+        raise FlSimError(
+            f"learn = {scenario.learn.name!r} hands out classes of images, and data.name = {scenario.data.name!r} "
+            "has features; choose other data"
+        )
 
 
 def _check_networks(scenario: Scenario, population: Population) -> None:

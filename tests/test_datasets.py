@@ -396,8 +396,8 @@ def test_medmnist_sets_that_do_not_exist_or_do_not_fit_are_refused(flag, medmnis
     ("inputs", "targets", "classes", "official", "words"),
     [
         (np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.int64), ("a",), 0, "inputs are uint8"),
-        (np.zeros((2, 3)), np.zeros(2, np.float32), None, 0, "inputs are float64"),
-        (np.zeros((2, 3), np.float32), np.zeros(2, np.int64), None, 0, "must be float32"),
+        (np.zeros((2, 3, 4)), np.zeros(2, np.float32), None, 0, "inputs are float64"),
+        (np.zeros((2, 3), np.float32), np.zeros((2, 1)), None, 0, "must be float32"),
         (np.zeros((2, 3), np.float32), np.array([0, 1]), ("a",), 0, "labels run from 0 to 1"),
         (np.zeros((2, 3), np.float32), np.zeros(3, np.float32), None, 0, "2 inputs but 3 targets"),
         (np.zeros((2, 3), np.float32), np.zeros(2, np.float32), None, 3, "num_official_test = 3 of 2"),

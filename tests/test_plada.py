@@ -839,8 +839,8 @@ def hundreds(count: int, image_size: int | None, seed: int) -> Dataset:
     LEARN, {"name": "coreset", "images_per_class": 1}, {"name": "probe"}, {"name": "weights", "teacher": NETWORK},
 ], ids=lambda learn: learn["name"])  # fmt: skip
 def test_data_of_ones_own_must_be_images_with_classes(store, learn, own):
-    has = {"features": "features", "brightness": "no classes"}[own]
-    with pytest.raises(FlSimError, match=f"hands out classes of images, and data.name = .*{own}' has {has}; choose"):
+    told = {"features": "classes of images, and data.name = .*features' has features", "brightness": "is regression"}
+    with pytest.raises(FlSimError, match=f"hands out .*{told[own]}"):
         run(store, learn, data={"name": f"{__name__}:{own}"})
     assert not (store.root / "model").exists()
 

@@ -224,6 +224,76 @@ def _checked_targets(targets: ArrayLike, n: int) -> Floats:
     return values
 
 
+class OwnScore:
+    """A user's own score, of which nothing is believed before it has been held against what it was given."""
+
+    def __init__(self, name: str, score: Any) -> None:
+        self.name, self.score = name, score
+        self.bounds: tuple[float, float] | None = getattr(score, "bounds", None)
+
+    def __repr__(self) -> str:
+        return f"{self.name} ({self.score!r})"
+
+    def all_labels(self, probabilities: ArrayLike, uniforms: ArrayLike | None) -> Floats:
+        """The score (n, C) of every label; no NaN.
+
+        Raises:
+            ValueError: it returned something else.
+        """
+        scores = np.asarray(self.score.all_labels(probabilities, uniforms))
+        self._refuse_unless("all_labels", scores, np.shape(probabilities))
+        return scores.astype(np.float64, copy=False)
+
+    def of(self, predictions: ArrayLike, targets: ArrayLike, *uniforms: ArrayLike | None) -> Floats:
+        """The scores (n,) of rows with these targets: finite, and of labels the very entries of `all_labels`.
+
+        Raises:
+            ValueError: it returned something else.
+        """
+        scores = np.asarray(self.score.of(predictions, targets, *uniforms))
+        self._refuse_unless("of", scores, np.shape(targets))
+        if not np.isfinite(scores).all():
+            raise ValueError(f"score {self.name}: of() gave {scores[~np.isfinite(scores)][0]}; a row's score is finite")
+        if uniforms:
+            each = self.all_labels(predictions, *uniforms)
+            labels = checked_labels(targets, *each.shape)
+            apart = np.flatnonzero(scores != each[np.arange(len(labels)), labels])
+            if apart.size:
+                k = int(apart[0])
+                raise ValueError(
+                    f"score {self.name}: of() gave row {k} the score {scores[k]}, and all_labels() gave its label "
+                    f"{each[k, labels[k]]}; they must be the same number, so that ties are ties"
+                )
+        return scores.astype(np.float64, copy=False)
+
+    def interval(self, predictions: ArrayLike, threshold: float) -> tuple[Floats, Floats]:
+        """The ends (n,), (n,) of the targets whose score is at most the threshold; no NaN.
+
+        Raises:
+            ValueError: it returned something else.
+        """
+        low, high = (np.asarray(end) for end in self.score.interval(predictions, threshold))
+        for end in (low, high):
+            self._refuse_unless("interval", end, np.shape(predictions)[:1])
+        return low.astype(np.float64, copy=False), high.astype(np.float64, copy=False)
+
+    def centre(self, predictions: ArrayLike) -> Floats:
+        """The prediction (n,) itself.
+
+        Raises:
+            ValueError: it returned something else.
+        """
+        middle = np.asarray(self.score.centre(predictions))
+        self._refuse_unless("centre", middle, np.shape(predictions)[:1])
+        return middle.astype(np.float64, copy=False)
+
+    def _refuse_unless(self, method: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+        if values.shape != shape:
+            raise ValueError(f"score {self.name}: {method}() gave shape {values.shape}; it must be {shape}")
+        if values.dtype.kind not in "buif" or np.isnan(values).any():
+            raise ValueError(f"score {self.name}: {method}() gave what is no number, or NaN")
+
+
 @lru_cache(maxsize=64)
 def from_json(text: str) -> Any:
     """The score that a message describes: a JSON table with its `name` (or a user's `module:object`) and parameters.
@@ -235,8 +305,9 @@ def from_json(text: str) -> Any:
     parameters.pop(CALIBRATOR, None)
     name = parameters.pop("name")
     module, _, attribute = name.partition(":")
-    kind = getattr(import_module(module), attribute) if attribute else SCORES[name]
-    return kind(**parameters)
+    if attribute:
+        return OwnScore(name, getattr(import_module(module), attribute)(**parameters))
+    return SCORES[name](**parameters)
 
 
 def bounds_of(text: str) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fl_sim.data.source import Dataset, Source, data_root
-from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
+from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError, own_code
 from fl_sim.options import own_digest
 
 PATTERNS = ("medmnist:NAME", "image-folder:PATH", "package.module:object")
@@ -152,7 +152,12 @@ def _module_marks(name: str) -> tuple[str, ...]:
 
 
 def _call(module: str, attribute: str, count: int, image_size: int | None, seed: int) -> Dataset:
-    """What the user's `attribute(count=…, image_size=…, seed=…)` returns; its own errors pass through."""
+    """What the user's `attribute(count=…, image_size=…, seed=…)` returns.
+
+    Raises:
+        ScenarioError: it is not there, or returns no Dataset.
+        OwnCodeError: it raises; with its traceback.
+    """
     name = f"{module}:{attribute}"
     try:
         make = getattr(importlib.import_module(module), attribute)
@@ -161,7 +166,8 @@ def _call(module: str, attribute: str, count: int, image_size: int | None, seed:
             f"data.name: {name} cannot be imported ({error}); is its folder on PYTHONPATH? "
             "For the names that are built in: fl-sim list datasets"
         ) from error
-    dataset = make(count=count, image_size=image_size, seed=seed)
+    with own_code(f"data.name = {name!r}"):
+        dataset = make(count=count, image_size=image_size, seed=seed)
     if not isinstance(dataset, Dataset):
         raise ScenarioError(f"data.name: {name} returned {type(dataset).__name__}; it must be fl_sim.data.Dataset")
     return dataset

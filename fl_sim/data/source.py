@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from fl_sim.errors import FlSimError
 
+BLOCK = 1 << 24  # numbers that are looked at at a time
 Task = Literal["classification", "regression", "unlabelled"]
 
 
@@ -24,8 +25,9 @@ class Dataset:
 
     `inputs`: uint8 images (n, channels, height, width) or float32 features (n, d). `targets`: int64 labels
     (n,) that index `classes`, or float32 (n,) where `classes` is None (regression). The last
-    `num_official_test` rows are the publisher's test set; 0 if there is none. Anything else is refused with
-    FlSimError when the dataset is built.
+    `num_official_test` rows are the publisher's test set; 0 if there is none. Features and targets of other numeric
+    types, lists, and frames and series of pandas are taken and converted. Anything else is refused with FlSimError
+    when the dataset is built: what is no number, NaN and infinities, class names that are no text or not distinct.
     """
 
     inputs: np.ndarray
@@ -34,6 +36,9 @@ class Dataset:
     num_official_test: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", _names(self.classes))
+        object.__setattr__(self, "inputs", _as_inputs(self.inputs))
+        object.__setattr__(self, "targets", _as_targets(self.targets, self.classes))
         _check_inputs(self.inputs)
         _check_targets(self.targets, self.classes)
         if len(self.inputs) != len(self.targets):
@@ -93,13 +98,100 @@ def data_root() -> Path:
     return Path(platformdirs.user_data_dir("fl-sim"))
 
 
+def _names(classes: Any) -> tuple[str, ...] | None:
+    """The class names as texts, distinct; None in regression."""
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise FlSimError(f"dataset: classes = {classes!r}; they must be a tuple of names, or None in regression")
+    names = list(classes)
+    odd = next((name for name in names if not isinstance(name, str | int | np.integer) or isinstance(name, bool)), None)
+    if odd is not None:
+        raise FlSimError(f"dataset: class name {odd!r} is {type(odd).__name__}; names must be texts")
+    texts = tuple(map(str, names))
+    twice = next((name for name in texts if texts.count(name) > 1), None) if len(set(texts)) < len(texts) else None
+    if twice is not None:
+        raise FlSimError(f"dataset: {texts.count(twice)} classes are called {twice!r}; their names must differ")
+    if not texts:
+        raise FlSimError("dataset: classes = (); at least one name is needed, or None in regression")
+    return texts
+
+
+def _numbers(what: str, given: Any) -> np.ndarray:
+    """An array of numbers from an array, a list, or a frame or series of pandas."""
+    if hasattr(given, "dtypes") and hasattr(given, "to_numpy"):
+        odd = [f"{name} ({kind})" for name, kind in _columns(given) if not _is_numeric(kind)]
+        if odd:
+            raise FlSimError(f"dataset: {what} have columns that are no numbers: {', '.join(odd[:5])}; encode them")
+        given = given.to_numpy()
+    try:
+        array = np.asarray(given)
+    except ValueError as error:  # rows of unlike lengths
+        raise FlSimError(f"dataset: {what} are no array: {error}") from None
+    if array.dtype == object:  # of a frame with missing values of its own kind, say
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise FlSimError(f"dataset: {what} hold what is no number: {error}") from None
+    if array.dtype.kind not in "buif":
+        raise FlSimError(f"dataset: {what} are {array.dtype} of shape {array.shape}; they must be numbers")
+    return array
+
+
+def _columns(frame: Any) -> list[tuple[str, Any]]:
+    """(name, type) of a frame's columns, or of a series."""
+    kinds = frame.dtypes
+    return list(zip(map(str, kinds.index), kinds, strict=True)) if hasattr(kinds, "index") else [("it", kinds)]
+
+
+def _is_numeric(kind: Any) -> bool:
+    return getattr(kind, "kind", "O") in "buif"
+
+
+def _as_inputs(given: Any) -> np.ndarray:
+    """Images as they are; features as float32."""
+    array = _numbers("inputs", given)
+    return array if array.ndim != 2 else np.ascontiguousarray(array, np.float32)
+
+
+def _as_targets(given: Any, classes: tuple[str, ...] | None) -> np.ndarray:
+    """Labels as int64, where they are whole numbers; a regression's targets as float32."""
+    array = _numbers("targets", given)
+    if classes is None:
+        return array.astype(np.float32)
+    if array.dtype.kind == "f" and (not np.isfinite(array).all() or (array != np.floor(array)).any()):
+        raise FlSimError("dataset: labels are not whole numbers; they must index the classes, from 0 on")
+    return array.astype(np.int64)
+
+
 def _check_inputs(inputs: np.ndarray) -> None:
     images = inputs.dtype == np.uint8 and inputs.ndim == 4
     features = inputs.dtype == np.float32 and inputs.ndim == 2
     if not images and not features:
         raise FlSimError(
             f"dataset: inputs are {inputs.dtype} of shape {inputs.shape}; they must be uint8 images "
-            "(n, channels, height, width) or float32 features (n, d)"
+            "(n, channels, height, width) or numbers (n, d)"
+        )
+    if not all(inputs.shape[1:]):
+        raise FlSimError(f"dataset: inputs of shape {inputs.shape} hold no feature; each row needs at least one")
+    if features:
+        _refuse_odd_numbers(inputs)
+
+
+def _refuse_odd_numbers(features: np.ndarray) -> None:
+    """Refuse NaN and infinities, naming columns and how many rows have them; a block of rows at a time."""
+    step = max(1, BLOCK // features.shape[1])
+    rows, columns = 0, np.zeros(features.shape[1], bool)
+    for start in range(0, len(features), step):
+        odd = ~np.isfinite(features[start : start + step])
+        rows += int(odd.any(axis=1).sum())
+        columns |= odd.any(axis=0)
+    if rows:
+        where = np.flatnonzero(columns).tolist()
+        named = ", ".join(map(str, where[:5])) + f" and {len(where) - 5} more" * (len(where) > 5)
+        raise FlSimError(
+            f"dataset: NaN or infinite numbers in {rows:,} of {len(features):,} rows, in "
+            f"column{'s' * (len(where) > 1)} {named}; fill them in or leave these rows out"
         )
 
 
@@ -111,6 +203,9 @@ def _check_targets(targets: np.ndarray, classes: tuple[str, ...] | None) -> None
             f"dataset: targets are {targets.dtype} of shape {targets.shape}; they must be "
             f"{np.dtype(expected)} of shape (n,) {when}"
         )
+    if classes is None and not np.isfinite(targets).all():
+        odd_rows = int((~np.isfinite(targets)).sum())
+        raise FlSimError(f"dataset: {odd_rows:,} of {len(targets):,} targets are NaN or infinite; leave these rows out")
     if classes is not None and targets.size and not 0 <= targets.min() <= targets.max() < len(classes):
         raise FlSimError(
             f"dataset: labels run from {targets.min()} to {targets.max()}; with {len(classes)} classes "
