@@ -29,7 +29,9 @@ FoldersOption = Annotated[
     typer.Option("--folders", help="A .npz of where the reference set's folders start (default: what lies beside)."),
 ]
 MostReferences = Annotated[int, typer.Option(min=0, help="Refuse a payload over more references.")]
-MostKept = Annotated[int, typer.Option(min=0, help="Refuse a payload that keeps more of them.")]
+MostKept = Annotated[
+    int | None, typer.Option(min=0, help="Refuse a payload that keeps more of them; else by the length of its body.")
+]
 
 MOST_CLASSES = 20  # of which `info` tells one by one what is kept
 IN_RUN, FOLDERS_IN_RUN = "payload.plada", "folders.npz"  # what a run's folder holds
@@ -138,7 +140,7 @@ def info(
     file: FileArgument,
     folders: FoldersOption = None,
     most_references: MostReferences = 100_000_000,
-    most_kept: MostKept = 20_000_000,
+    most_kept: MostKept = None,
 ) -> None:
     """A payload's sizes, part by part, what it keeps of each class, the entropy bound and Zstd's best."""
     import numpy as np
@@ -229,7 +231,7 @@ def unpack(
     folders: FoldersOption = None,
     names: Annotated[bool, typer.Option("--names", help="A column with the class's name too (.csv).")] = False,
     most_references: MostReferences = 100_000_000,
-    most_kept: MostKept = 20_000_000,
+    most_kept: MostKept = None,
 ) -> None:
     """A payload's indices and labels as a file, with what it tells of curriculum levels and confidences.
 
@@ -285,7 +287,7 @@ def _place(file: Path) -> Path:
     return file / IN_RUN
 
 
-def _read(file: Path, most_references: int, most_kept: int) -> Any:
+def _read(file: Path, most_references: int, most_kept: int | None) -> Any:
     from fl_sim.plada.payload import Payload
 
     file = _place(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 import tracemalloc
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from fl_sim.cli import app
 from fl_sim.errors import FlSimError
-from fl_sim.plada import baselines, codec, density, gaps
+from fl_sim.plada import baselines, codec, density, gaps, payload
 from fl_sim.plada.coder import Coder, frequencies, uniform
 from fl_sim.plada.payload import HEADER, LAYOUT, VERSION, Payload
 
@@ -283,6 +284,35 @@ def packed(**more):
         indices, labels, reference=REFERENCE, class_names=("a", "b é", "c"), num_references=100
     )  # fmt: skip
     return Payload(**{**payload.__dict__, **more})
+
+
+@FOUND
+@given(
+    references=st.integers(0, 10**8), kept=st.integers(0, 2**31), classes=st.integers(0, 10),
+    body=st.binary(max_size=8), more=st.binary(max_size=4),
+)  # fmt: skip
+def test_a_forged_header_is_not_believed_before_its_body(references, kept, classes, body, more):
+    """52 bytes once took 17 s and 1.6 GB: of a header no more is believed than its body may hold."""
+    names = "\n".join(f"c{c}" for c in range(classes + 1)).encode()
+    told = (payload.MAGIC, payload.VERSION, 0, bytes(16), references, kept, classes, len(names), len(body), len(more))
+    head = payload.LAYOUT.pack(*told)
+    data = head + payload._checksum(head, names + body + more) + names + body + more
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(FlSimError):
+            Payload.from_bytes(data, most_references=10**8, most_kept=None).unpack()
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_who_trusts_a_payload_may_allow_more():
+    data = Payload.pack(
+        np.arange(200_000), np.zeros(200_000, np.int64), reference=REFERENCE, class_names=("a",), num_references=200_000
+    ).to_bytes()
+    with pytest.raises(FlSimError, match=r"200000 kept in a body of \d+ bytes, where at most \d+ are believed"):
+        Payload.from_bytes(data, most_references=10**6, most_kept=None)
+    assert Payload.from_bytes(data, most_references=10**6, most_kept=10**6).num_kept == 200_000
 
 
 def read(data, most_references=100, most_kept=5):

@@ -27,11 +27,13 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fl_sim.conformal.thresholds import conformal_threshold
+from fl_sim.conformal.thresholds import conformal_rank
 from fl_sim.exact import as_meant
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+
+BLOCK = 256  # points whose labels are counted together
 
 
 def label_ratio(target: ArrayLike, pool: ArrayLike, smoothing: float = 1.0) -> Floats:
@@ -71,17 +73,37 @@ class Weighed:
         self.scores, self.labels, self.num_labels = values[order], classes[order], num_labels
         self.counts: Counts = np.bincount(classes, minlength=num_labels).astype(np.int64)
         self._unit_bits = min(53, 62 - (len(values) + 1).bit_length())
+        # Weights are by label, so that the weight up to a block's end follows from the labels counted up to there: a
+        # client with weights of its own is looked up in N / BLOCK sums, and not in N.
+        blocks = -(-len(values) // BLOCK)
+        self._padded = np.full(blocks * BLOCK, num_labels, np.int64)  # which label has no weight
+        self._padded[: len(values)] = self.labels
+        of_each = np.arange(blocks).repeat(BLOCK) * (num_labels + 1) + self._padded
+        counted = np.bincount(of_each, minlength=blocks * (num_labels + 1)).reshape(blocks, num_labels + 1)
+        self._up_to: Counts = np.cumsum(counted[:, :num_labels], axis=0)  # (blocks, C)
 
     def thresholds(self, weights: ArrayLike, alpha: float) -> Floats:
         """(C,) thresholds, for a test point of each label; `weights` (C,) are the labels'."""
         units = self._units(weights)
-        reached = np.cumsum(units[self.labels])
-        whole = int(reached[-1]) if len(reached) else 0
+        whole = int(units @ self.counts)
         level = 1 - as_meant(alpha)
         needed = np.array([math.ceil(level * (whole + own)) for own in units.tolist()], np.int64)
         # A test point of weight 0 among points of weight 0 needs nothing: there is nothing to go by.
-        places = np.where(needed > 0, np.searchsorted(reached, needed, side="left"), len(reached))
+        places = np.where(needed > 0, self._places(units, needed), len(self.scores))
         return np.append(self.scores, np.inf)[places]
+
+    def _places(self, units: Counts, needed: Counts) -> Counts:
+        """(m,) the first point at which the units of all points up to it reach each of `needed` (m,), all above 0; N
+        where they never do."""
+        if not len(self.scores):
+            return np.zeros(len(needed), np.int64)
+        ends = self._up_to @ units
+        block = np.searchsorted(ends, needed, side="left")
+        inside = np.minimum(block, len(ends) - 1)
+        rows = self._padded[inside[:, None] * BLOCK + np.arange(BLOCK)]
+        reached = np.append(units, 0)[rows].cumsum(axis=1) + np.where(inside > 0, ends[inside - 1], 0)[:, None]
+        places = inside * BLOCK + (reached < needed[:, None]).sum(axis=1)
+        return np.where(block < len(ends), places, len(self.scores))
 
     def threshold(self, weights: ArrayLike, alpha: float) -> float:
         """One threshold for test points whose label, and so whose weight, is not known: that of the largest weight."""
@@ -90,11 +112,14 @@ class Weighed:
 
     def drawn_threshold(self, weights: ArrayLike, alpha: float, size: int, rng: np.random.Generator) -> float:
         """Split conformal on `size` points drawn with replacement, with chances in proportion to `weights` (C,)."""
-        reached = np.cumsum(self._units(weights)[self.labels])
-        if not size or not len(reached) or not reached[-1]:
+        units = self._units(weights)
+        whole = int(units @ self.counts)
+        rank = conformal_rank(size, alpha)
+        if not size or not whole or rank > size:
             return math.inf
-        which = np.searchsorted(reached, rng.integers(0, int(reached[-1]), size=size), side="right")
-        return conformal_threshold(self.scores[which], alpha)
+        # The scores ascend, so that only the draw of that rank has to be looked up.
+        drawn = np.partition(rng.integers(0, whole, size=size), rank - 1)[rank - 1]
+        return float(self.scores[self._places(units, np.array([drawn + 1]))[0]])
 
     def effective_size(self, weights: ArrayLike) -> float:
         """(Σ w)² / Σ w² over the points: so many equally weighted ones tell as much (Kish); 0 for no weight."""

@@ -19,6 +19,9 @@ from fl_sim.plada import codec, sections
 
 MAGIC = b"PLDA"
 VERSION = 1  # raise it when a change of this file or of the codec changes a payload's bytes
+# Kept references that are believed of a header before its body is read: real payloads keep one or two in a byte; a run
+# of neighbours of one class takes hardly any.
+KEPT_IN_ANY_BODY, KEPT_IN_A_BYTE = 1 << 16, 1 << 12
 LAYOUT = struct.Struct("<4sBB16sIIHIII")  # magic, version, flags, reference, N, k, C - 1, names, body, more
 CHECKSUM = 4
 HEADER = LAYOUT.size + CHECKSUM  # 48
@@ -146,13 +149,14 @@ class Payload:
         return parts | {name: SECTION.size + len(one) for name, one in sections.items() if one is not None}
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, most_references: int, most_kept: int) -> Payload:
+    def from_bytes(cls, data: bytes, *, most_references: int, most_kept: int | None) -> Payload:
         """The payload of a file, decoded no further than its parts.
 
         Args:
             data: the file's content.
             most_references: how many references the caller allows, e.g. as many as its own reference set has.
-            most_kept: how many kept references the caller allows.
+            most_kept: how many kept references the caller allows; None: as many as a body of this length is believed
+                to hold, for memory and time are taken for as many as the header declares.
 
         Raises:
             FlSimError: not a payload, an unknown version, more declared than allowed, cut, or changed on the way.
@@ -164,6 +168,13 @@ class Payload:
         if len(data) < HEADER:
             raise FlSimError(f"the payload is cut: {len(data)} bytes, and its header alone has {HEADER}")
         _, _, flags, reference, references, kept, last_class, names, body, more = LAYOUT.unpack_from(data)
+        believed = KEPT_IN_ANY_BODY + KEPT_IN_A_BYTE * body
+        if most_kept is None and kept > believed:
+            raise FlSimError(
+                f"the payload declares {kept} kept in a body of {body} bytes, where at most {believed} are believed; "
+                "say how many you allow (--most-kept) if you trust it"
+            )
+        most_kept = believed if most_kept is None else most_kept
         for what, declared, most in (("references", references, most_references), ("kept", kept, most_kept)):
             if declared > most:
                 raise FlSimError(f"the payload declares {declared} {what}, and at most {most} are allowed here")
