@@ -8,11 +8,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 # Flower and Ray report home by default; here the user turns that on, by setting these to 1.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+if _telemetry := sys.modules.get("flwr.supercore.telemetry"):  # which asks the environment when it is imported
+    _telemetry.FLWR_TELEMETRY_ENABLED = os.environ["FLWR_TELEMETRY_ENABLED"]  # type: ignore[attr-defined]
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray prints a tip about it at every start
 # A lost worker is healed or reported by runtime/ray.py; Ray would print a paragraph about each, even when it is

@@ -16,6 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
+import fl_sim.runtime.alone  # noqa: F401  # before Flower starts Ray
 from fl_sim.errors import FlSimError
 from fl_sim.runtime.grids import SimulatedGrid, allowed
 
