@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,35 +40,82 @@ app.add_typer(data_app, name="data")
 app.add_typer(cli_plada.plada_app, name="plada")
 
 
-INTERRUPTED = 130
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # what schedulers send, and a terminal that is closed: as Ctrl-C
+
+
+class Interrupted(KeyboardInterrupt):
+    """One of the signals of `ENDING` has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let the signals of `ENDING` interrupt the block; those that are ignored from outside, as under nohup, stay so."""
+
+    def interrupt(number: int, frame: object) -> None:
+        for heeded in before:
+            signal.signal(heeded, signal.SIG_IGN)  # once is enough: what was started is being stopped
+        raise Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main() -> None:
     """Run the command; an error of the user's is one message and an exit code, not a traceback."""
     sys.path.append(str(Path.cwd()))  # where `module:object` is looked for last, so that nothing there hides our own
     try:
-        if app(standalone_mode=False) == INTERRUPTED:  # typer makes an exit code of Ctrl-C, and says nothing
-            raise KeyboardInterrupt
+        with _ended_by_signals():
+            _call()
+    except click.exceptions.Exit as end:  # after --help
+        sys.exit(end.exit_code)
     except click.ClickException as error:  # words that are no command's
         error.show()
         sys.exit(error.exit_code)
     except ScenarioError as error:
-        _refuse(str(error), 2)
+        _refuse(_said(error), 2)
     except FlSimError as error:
-        _refuse(str(error), 1)
-    except (KeyboardInterrupt, click.Abort):
-        swept = {"sweep", "compare"} & set(sys.argv[1:2])
-        kept = "the finished points are kept, and the same command goes on" if swept else "no run was written"
-        _refuse(f"interrupted; {kept}", INTERRUPTED)
+        _refuse(_said(error), 1)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        notes = getattr(error, "__notes__", _KEPT.get("".join(sys.argv[1:2]), []))
+        _refuse("; ".join(["interrupted", *notes]), 128 + number)
+    except BrokenPipeError:  # who reads the output has enough of it, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if {"-v", "--verbose"} & set(sys.argv):
             traceback.print_exc()
         _refuse(
-            f"this should not have happened: {type(error).__name__}: {error}\n"
+            f"this should not have happened: {type(error).__name__}: {_said(error)}\n"
             "Run again with -v for the traceback, and please report it.",
             70,
         )
     sys.exit(0)
+
+
+_GOES_ON = ["the finished points are kept, and the same command goes on"]
+_KEPT = {"run": ["no run was written"], "sweep": _GOES_ON, "compare": _GOES_ON}  # by an interruption without notes
+
+
+def _call() -> None:
+    """Not `app()`, which takes an EOFError, that of a damaged file, for Ctrl-D, and so for an interruption."""
+    command = typer.main.get_command(app)
+    with command.make_context("fl-sim", sys.argv[1:]) as context:
+        command.invoke(context)
+
+
+def _said(error: Exception) -> str:
+    return "; ".join([str(error), *getattr(error, "__notes__", [])])
 
 
 def _refuse(message: str, code: int) -> None:
@@ -109,30 +159,25 @@ def run(
     from fl_sim.runtime.session import Session
 
     check(scenario)
-    folder = RunFolder(place)
-    try:
-        with Bars(err) as bars:
-            bars.phase("starting", None)
-            with Session(scenario.runtime, scenario.clients.count, store=store, verbose=verbose) as session:
-                from fl_sim.simulation import simulate_on  # imports torch, while Ray starts
+    with RunFolder(place) as folder, Bars(err) as bars:
+        bars.phase("starting", None)
+        with Session(scenario.runtime, scenario.clients.count, store=store, verbose=verbose) as session:
+            from fl_sim.simulation import simulate_on  # imports torch, while Ray starts
 
-                result = simulate_on(session, scenario, bars)
-            from fl_sim.report.figures import draw
-            from fl_sim.report.words import took
+            result = simulate_on(session, scenario, bars)
+        from fl_sim.report.figures import draw_finished
+        from fl_sim.report.words import took
 
-            bars.phase("drawing", None)
-            folder.write(result)
-            drawn = draw(result, folder.work)
-        folder.finish()
-    except BaseException:
-        folder.discard()
-        raise
+        bars.phase("drawing", None)
+        folder.write(result)
+        first = folder.finish()
+        drawn = draw_finished(result, place) if first else []
     _show(result)
     out.print(f"[dim]{took(result)}[/]", highlight=False)
-    names = ", ".join(path.name for path in drawn if path.suffix == ".png")
-    out.print(
-        f"result.json, clients.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False
-    )
+    if not first:
+        out.print("Another process has finished the same run there in the meantime: its files stay.")
+    names = ", ".join(["result.json, clients.csv", *(path.name for path in drawn if path.suffix == ".png")])
+    out.print(f"{names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
     hand_over(track, place)
 
 

@@ -23,6 +23,7 @@ def certify(
 ) -> None:
     """Which clients cover less than was promised, beyond bad luck: exact tests, corrected over the clients."""
     from fl_sim import frames
+    from fl_sim.folders import is_there
     from fl_sim.points import SWEEP
     from fl_sim.report import certificate
     from fl_sim.results import Result
@@ -30,7 +31,7 @@ def certify(
     if form not in FORMATS:
         raise FlSimError(f"--format {form}: choose one of {', '.join(FORMATS)}")
     claim = certificate.Claim(slack, level, min_calibration)
-    if (folder / SWEEP).is_file():
+    if is_there(folder / SWEEP):
         found = certificate.points(folder, claim)
         shown = certificate.of_points(found, frames.load(folder).title, claim)
     else:

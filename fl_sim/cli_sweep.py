@@ -71,7 +71,7 @@ def _sweep(
     points: Any, place: Path, *, dry_run: bool, fail_fast: bool, track: str | None, store: Path | None, verbose: bool,
     compared: bool,
 ) -> None:  # fmt: skip
-    from fl_sim.sweep import run_sweep
+    from fl_sim.sweep import run_sweep, writing
 
     refuse_tracker(track)
     if dry_run:
@@ -81,7 +81,8 @@ def _sweep(
         return
     with SweepBars(err) as bars:
         failed = run_sweep(points, place, bars, store=store, verbose=verbose, fail_fast=fail_fast)
-    _show_sweep(place, compared=compared)
+    with writing(place):
+        _show_sweep(place, compared=compared)
     hand_over(track, place)
     if failed:
         words = {point.run: point.words() for point in points.points}

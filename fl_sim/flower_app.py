@@ -23,7 +23,7 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from fl_sim.readiness import check
-from fl_sim.report.figures import draw
+from fl_sim.report.figures import draw_finished
 from fl_sim.report.table import summary
 from fl_sim.results import RunFolder, finished
 from fl_sim.runtime.flower import FlowerGrid, wait_for
@@ -65,15 +65,11 @@ def main(grid: Grid, context: Context) -> None:
     place = Path(told["out"] or f"runs/{locate(told['scenario']).stem}-{scenario.identity()[:8]}").resolve()
     result = finished(place, scenario)
     if result is None:
-        folder = RunFolder(place)
-        try:
+        with RunFolder(place) as folder:
             result = simulate_on(Given(grid, scenario), scenario, Silent())
             folder.write(result)
-            draw(result, folder.work)
-            folder.finish()
-        except BaseException:
-            folder.discard()
-            raise
+            if folder.finish():
+                draw_finished(result, place)
     console = Console()
     console.print(summary(result))
     console.print(f"Everything is in {place}", soft_wrap=True, highlight=False, markup=False)

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from fl_sim.errors import FlSimError
-from fl_sim.points import FAILED, FORMAT, POINTS, SWEEP
+from fl_sim.folders import is_there
+from fl_sim.points import POINTS, SWEEP, SweepFile, failures
 from fl_sim.results import RESULT, Result
 from fl_sim.scenario import Clients, Scenario
 
@@ -45,9 +46,9 @@ def load(folder: str | Path) -> Frames:
     """
     folder = Path(folder)
     try:
-        if (folder / SWEEP).is_file():
+        if is_there(folder / SWEEP):
             return _load_sweep(folder)
-        if (folder / RESULT).is_file():
+        if is_there(folder / RESULT):
             return _frames(folder.name, [], [({}, folder.name, folder)], {})
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         what = f"{type(error).__name__}: {error}"
@@ -67,7 +68,7 @@ def write(frame: pd.DataFrame, form: str, to: Any) -> None:
         # Not pandas' own writer, which rounds to ten decimals.
         rows = [{k: _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
         text = json.dumps(rows, indent=1, allow_nan=False) + "\n"
-        to.write(text) if hasattr(to, "write") else Path(to).write_text(text)
+        to.write(text) if hasattr(to, "write") else Path(to).write_text(text, encoding="utf-8")
     else:
         try:
             frame.to_parquet(to, index=False)
@@ -82,12 +83,9 @@ def _plain(value: Any) -> Any:
 
 
 def _load_sweep(folder: Path) -> Frames:
-    told = json.loads((folder / SWEEP).read_text())
-    if told.get("format") != FORMAT:
-        raise FlSimError(f"{folder}: its sweep has format {told.get('format')}, and this fl-sim reads format {FORMAT}")
-    failed = json.loads((folder / FAILED).read_text()) if (folder / FAILED).is_file() else {}
-    points = [(point["settings"], point["run"], folder / POINTS / point["run"]) for point in told["points"]]
-    return _frames(told["name"], told["axes"], points, failed)
+    told = SweepFile.read(folder)
+    points = [(point.settings, point.run, folder / POINTS / point.run) for point in told.points]
+    return _frames(told.name, told.axes, points, failures(folder))
 
 
 def _frames(
@@ -99,7 +97,7 @@ def _frames(
     for number, (settings, run, place) in enumerate(points):
         status = "failed" if run in failed else "not run"
         row: dict[str, Any] = {"point": number, "run": run, "status": status, **settings}
-        if (place / RESULT).is_file():
+        if is_there(place / RESULT):
             result = loaded.get(run) or loaded.setdefault(run, Result.load(place))
             title = f"{name}: {fixed(result.scenario, axes)}"
             told = {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))

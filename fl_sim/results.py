@@ -1,24 +1,39 @@
 """The run directory: what a run found, written once and read back.
 
 A directory that holds `result.json` is a finished run. The whole directory appears at once: it is written under a
-temporary name beside its place and renamed.
+temporary name beside its place and renamed; where an empty folder is there already, its files are moved into it,
+`result.json` last. Figures are drawn into it afterwards, so that nothing that happens to them costs the run.
 """
 
 from __future__ import annotations
 
 import csv
-import errno
-import json
+import io
 import math
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from fl_sim.errors import FlSimError
-from fl_sim.opinions import MATRIX
+from pydantic import BaseModel
+
+from fl_sim.errors import FlSimError, ScenarioError
+from fl_sim.folders import (
+    PREFIX,
+    WorkFolder,
+    alone_in,
+    clear_dead,
+    content_of,
+    damaged,
+    in_form,
+    is_there,
+    sealed,
+    text_of,
+    unsealed,
+    write_through,
+)
+from fl_sim.opinions import MATRIX, read_matrix
 from fl_sim.scenario import Scenario
 from fl_sim.scenario_file import build, dump, read
 
@@ -70,27 +85,101 @@ class Result:
         """A finished run.
 
         Raises:
-            FlSimError: the folder holds none, or one written by another version.
+            FlSimError: the folder holds none, or one written by another version, or one of its files is damaged.
         """
         folder = Path(folder)
-        if not (folder / RESULT).is_file():
+        if not is_there(folder / RESULT):
             raise FlSimError(f"{folder}: no finished run is there (it would hold {RESULT})")
-        try:
-            summary = json.loads((folder / RESULT).read_text())
-            found = summary.get("format")
-        except (OSError, ValueError, AttributeError) as error:
-            raise FlSimError(f"{folder / RESULT}: is not what fl-sim wrote: {error}") from error
-        if found != FORMAT:
-            raise FlSimError(
-                f"{folder}: its results have format {found}, and this fl-sim reads format {FORMAT}; run it again"
-            )
-        try:
-            with (folder / CLIENTS).open(newline="") as handle:
-                rows = [{k: _read(k, v) for k, v in row.items()} for row in csv.DictReader(handle)]
-        except (OSError, ValueError) as error:
-            raise FlSimError(f"{folder / CLIENTS}: cannot be read: {error}") from error
-        files = {MATRIX: (folder / MATRIX).read_bytes()} if (folder / MATRIX).is_file() else {}
-        return cls(build(read(folder / SCENARIO)), rows, summary, files)
+        summary, digests = unsealed(folder / RESULT, FORMAT)
+        in_form(folder / RESULT, _Summary, summary)
+        scenario = _scenario(folder / SCENARIO, digests.get(SCENARIO))
+        rows = _rows(folder / CLIENTS, digests.get(CLIENTS), summary["clients"].get("sent"))
+        told = {tier.name for tier in scenario.clients.tier}
+        strange = next((row["tier"] for row in rows if row["tier"] not in told), None)
+        if strange is not None:
+            raise damaged(folder / CLIENTS, f"tier {strange!r} is not in {SCENARIO}")
+        return cls(scenario, rows, summary, _files(folder, digests))
+
+
+class _Lost(BaseModel):
+    client: int
+    reason: str
+
+
+class _Counts(BaseModel):
+    sent: int | None = None
+    retried: int
+    missing: list[_Lost]
+
+
+class _Metrics(BaseModel):
+    tiers: dict[str, Row] = {}
+
+
+class _Method(BaseModel):
+    metrics: _Metrics
+    detail: dict[str, Any] | None = None
+
+
+class _Summary(BaseModel):
+    """The form of `result.json`, as far as readers rely on it; keys that older versions did not write may be absent."""
+
+    clients: _Counts
+    learn: _Method
+    calibrate: _Method
+    seconds: dict[str, float]
+    notes: list[str] = []
+    classes: list[str] | None = None
+    versions: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    agreement: dict[str, Any] | None = None
+
+
+def _scenario(path: Path, digest: str | None) -> Scenario:
+    text = text_of(path, digest)
+    try:
+        return build(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise damaged(path, error) from None
+    except ScenarioError as error:  # damaged, or of names that are not here
+        raise FlSimError(f"{path}: cannot be read here: {' '.join(str(error).split())}") from None
+
+
+def _rows(path: Path, digest: str | None, sent: int | None) -> list[Row]:
+    """The clients of a `clients.csv`, each there and whole."""
+    reader = csv.reader(io.StringIO(text_of(path, digest), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        missing = [name for name in _ALWAYS if name not in header]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}")
+        rows = [_row(header, cells) for cells in reader]
+    except (ValueError, csv.Error) as error:
+        raise damaged(path, f"line {reader.line_num}: {error}") from None
+    if len(rows) != (len(rows) if sent is None else sent):
+        raise damaged(path, f"it has {len(rows)} clients, and {RESULT} says clients.sent = {sent}")
+    if [row["client"] for row in rows] != list(range(len(rows))):
+        raise damaged(path, f"its clients are not 0 to {len(rows) - 1}, one after another")
+    return rows
+
+
+def _row(header: Sequence[str], cells: Sequence[str]) -> Row:
+    row = {name: _read(name, cell) for name, cell in zip(header, cells, strict=True)}
+    empty = next((name for name in _ALWAYS & _WHOLE if row[name] is None), None)
+    if empty is not None:
+        raise ValueError(f"it has no {empty}")
+    return row
+
+
+def _files(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
+    if not (MATRIX in digests or is_there(folder / MATRIX)):
+        return {}
+    content = content_of(folder / MATRIX, digests.get(MATRIX))
+    try:
+        read_matrix(content)
+    except ValueError as error:
+        raise damaged(folder / MATRIX, error) from None
+    return {MATRIX: content}
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -100,53 +189,123 @@ class RunFolder:
     """A run directory in the making.
 
     Made before the run starts, so that a place that cannot be written is refused before any work; `finish` moves it
-    to its place.
+    to its place. A folder that is there and empty, be it a mount, a link or the current one, is filled; else the whole
+    folder appears at once. As a context it leaves nothing behind that was not finished, but for a run that was made and
+    could not be written: that is kept, and named.
+
+    Raises:
+        FlSimError: the place is taken or cannot be written.
     """
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        existing = next(p for p in (place, *place.resolve().parents) if p.exists())
-        if existing == place and (not place.is_dir() or any(place.iterdir())):
-            raise FlSimError(f"{place}: is there already and is no run of fl-sim; choose another --out")
+        self._made = self._over = False
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self.work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+            self._fills = place.is_dir()
+            _refuse_taken(place)
+            if not self._fills:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            clear_dead(place if self._fills else place.parent)
+            self._folder = WorkFolder(place if self._fills else place.parent)
         except OSError as error:
             raise FlSimError(f"{place}: cannot be written: {error.strerror}; choose another --out") from None
+        self.work = self._folder.path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._over:
+            return
+        if not self._made or not isinstance(error, Exception):
+            self.discard()
+            return
+        self._folder.release()
+        kept = f"what was found is kept in {self.work}"
+        if isinstance(error, OSError):
+            why = f"{self.place}: cannot be written: {error.strerror or error}"
+            raise FlSimError(f"{why}; {kept}, and the same command tries again") from error
+        error.add_note(kept)
 
     def write(self, result: Result) -> None:
-        """Scenario, clients and, last, the result."""
-        (self.work / SCENARIO).write_text(dump(result.scenario), encoding="utf-8")
-        with (self.work / CLIENTS).open("w", newline="") as handle:
-            write_rows(result.clients, handle)
-        for name, content in result.files.items():
-            (self.work / name).write_bytes(content)
-        (self.work / RESULT).write_text(json.dumps(result.summary, indent=2, allow_nan=False) + "\n")
+        """Clients, scenario, what else there is and, last, the result with the digests of all of them."""
+        self._made = True
+        table = io.StringIO()
+        write_rows(result.clients, table)
+        files = {CLIENTS: table.getvalue().encode(), SCENARIO: dump(result.scenario).encode(), **result.files}
+        for name, content in files.items():
+            write_through(self.work / name, content)
+        write_through(self.work / RESULT, sealed(RESULT, result.summary, files))
 
-    def finish(self) -> None:
-        """Move everything to its place at once."""
-        if self.place.is_dir():
-            self.place.rmdir()  # empty, or the constructor would have refused it
-        self.work.chmod(0o755)
+    def finish(self) -> bool:
+        """Move everything to its place. False where another process has finished the same run there in the meantime:
+        that one stays, and this one is discarded.
+
+        Raises:
+            OSError: it cannot be moved, for one because something else is there now.
+        """
+        moved = self._fill() if self._fills else self._appear()
+        if moved:
+            self._over = True
+        else:
+            self._refuse_another()
+            self.discard()
+        return moved
+
+    def _fill(self) -> bool:
+        with alone_in(self.place):
+            clear_dead(self.place)
+            if is_there(self.place / RESULT):
+                return False
+            names = {path.name for path in self.work.iterdir() if not path.name.startswith(".")} - {RESULT}
+            self._folder.move_up([*sorted(names), RESULT])
+        self._folder.remove()
+        return True
+
+    def _appear(self) -> bool:
+        self._folder.release()
         try:
             self.work.rename(self.place)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (self.place / RESULT).is_file():
+        except OSError:
+            if not is_there(self.place / RESULT):
                 raise
-            self.discard()  # the same run was made twice at once, and the other was first
+            return False
+        return True
+
+    def _refuse_another(self) -> None:
+        there, here = (build(read(folder / SCENARIO)).identity() for folder in (self.place, self.work))
+        if there != here:
+            raise FlSimError(f"{self.place}: another run was finished there in the meantime; choose another --out")
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._folder.remove()
+        self._over = True
+
+
+def _refuse_taken(place: Path) -> None:
+    if place.is_symlink() and not place.exists():
+        raise FlSimError(f"{place}: is a link to {place.readlink()}, which is not there; choose another --out")
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise FlSimError(f"{place}: is there already and is no folder; choose another --out")
+    if is_there(place / RESULT):
+        raise FlSimError(f"{place}: a run was finished there a moment ago; the same command shows it")
+    strange = next((path.name for path in place.iterdir() if not path.name.startswith(PREFIX)), None)
+    if strange is not None:
+        raise FlSimError(
+            f"{place}: is there already and is no run of fl-sim (it holds {strange}); choose another --out"
+        )
 
 
 def finished(place: Path, scenario: Scenario) -> Result | None:
     """The finished run of this very scenario in that folder; None if the folder holds no run.
 
     Raises:
-        FlSimError: it holds a run of another scenario.
+        FlSimError: it holds a run of another scenario, or a damaged one.
     """
-    if not (place / RESULT).is_file():
+    if not is_there(place / RESULT):
         return None
     found = Result.load(place)
     if found.scenario.identity() != scenario.identity():
@@ -166,6 +325,7 @@ def json_number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
+_ALWAYS = {"client", "tier", "num_calibration", "num_test", "label_counts"}  # columns without which a row says nothing
 _TEXT = {"tier", "behaviour", "status"}
 _WHOLE = {
     "client", "num_calibration", "num_test", "num_covered", "num_correct", "num_empty", "bytes_up", "bytes_down",

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from fl_sim.errors import FlSimError
-from fl_sim.points import FAILED, FORMAT, POINTS, SWEEP, Point, Sweep, is_finished
+from fl_sim.folders import PREFIX, alone_in, clear_dead, is_there, sealed, write_whole
+from fl_sim.points import FAILED, POINTS, SWEEP, Point, Sweep, SweepFile, is_finished
 from fl_sim.readiness import check
 from fl_sim.results import RunFolder
 from fl_sim.scenario import Scenario
@@ -25,7 +22,7 @@ from fl_sim.simulation import Progress, simulator
 
 
 class Watch(Progress, Protocol):
-    """Told what is going on in a sweep."""
+    """SweepFile what is going on in a sweep."""
 
     def begin(self, total: int, finished: int) -> None:
         """So many runs, of which so many are finished already."""
@@ -48,7 +45,8 @@ def run_sweep(
     for point in sweep.runs.values():
         check(point.scenario)
     claim(sweep, folder)
-    (folder / FAILED).unlink(missing_ok=True)
+    with writing(folder):
+        (folder / FAILED).unlink(missing_ok=True)
     todo = [point for point in sweep.runs.values() if not is_finished(folder, point.run)]
     watch.begin(len(sweep.runs), len(sweep.runs) - len(todo))
     failed: dict[str, str] = {}
@@ -64,8 +62,23 @@ def run_sweep(
                             raise FlSimError(f"{failure}\nat the point {point.words()}; the finished points are kept")
     finally:
         if failed:
-            (folder / FAILED).write_text(json.dumps(failed, indent=2, sort_keys=True) + "\n")
+            with writing(folder):
+                write_whole(folder / FAILED, sealed(FAILED, failed))
     return failed
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say of what cannot be written into a sweep's folder in the block that its points are kept.
+
+    Raises:
+        FlSimError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = f"{folder}: cannot be read or written: {error.strerror or error}"
+        raise FlSimError(f"{why}; choose another --out, or see to that: the finished points are kept") from error
 
 
 def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], watch: Watch) -> str | None:
@@ -75,20 +88,15 @@ def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], 
             watch.ended(point.words(), None)
             return None
         watch.point(point.words())
-        for leftover in (folder / POINTS).glob(f".{point.run}-*"):  # of a killed run: we hold its lock
-            shutil.rmtree(leftover)
-        place = RunFolder(folder / POINTS / point.run)
         try:
-            place.write(simulate(point.scenario))
-            place.finish()
+            with RunFolder(folder / POINTS / point.run) as place:
+                place.write(simulate(point.scenario))
+                place.finish()
         except Exception as error:  # whatever it is, it must not cost the other points
-            place.discard()
-            failure = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"
+            told = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"
+            failure = "; ".join([told, *getattr(error, "__notes__", [])])
             watch.ended(point.words(), failure)
             return failure
-        except BaseException:
-            place.discard()
-            raise
     watch.ended(point.words(), None)
     return None
 
@@ -99,36 +107,37 @@ def claim(sweep: Sweep, folder: Path) -> None:
     Raises:
         FlSimError: it is another sweep's, of another version, or holds something else, or cannot be written.
     """
-    told = {
-        "format": FORMAT, "identity": sweep.identity, "name": sweep.name, "axes": list(sweep.axes),
-        "points": [{"settings": point.labels(), "run": point.run} for point in sweep.points],
-    }  # fmt: skip
-    try:
-        foreign = [p.name for p in folder.iterdir() if not p.name.startswith(f".{SWEEP}")] if folder.is_dir() else []
-        if not (folder / SWEEP).is_file() and (foreign or (folder.exists() and not folder.is_dir())):
-            raise FlSimError(f"{folder}: is there already and is no sweep of fl-sim; choose another --out")
+    with writing(folder):
+        _refuse_taken(sweep, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", prefix=f".{SWEEP}-", dir=folder) as handle:
-            handle.write(json.dumps(told, indent=1, default=str) + "\n")
-            handle.flush()
-            with contextlib.suppress(FileExistsError):  # ours from before, or somebody's a moment ago: see below
-                os.link(handle.name, folder / SWEEP)
-        _refuse_another(json.loads((folder / SWEEP).read_text()), sweep, folder)
+        if not is_there(folder / SWEEP):
+            _write(sweep, folder)
+        found = SweepFile.read(folder)
+        if found.identity != sweep.identity:
+            raise FlSimError(f"{folder}: belongs to another sweep ({found.name}); choose another --out")
         (folder / POINTS).mkdir(exist_ok=True)
-    except OSError as error:
-        raise FlSimError(f"{folder}: cannot be read or written: {error.strerror}; choose another --out") from None
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise FlSimError(f"{folder / SWEEP}: is not what a sweep wrote: {error}; choose another --out") from None
+        clear_dead(folder / POINTS)
 
 
-def _refuse_another(found: Any, sweep: Sweep, folder: Path) -> None:
-    if found.get("format") != FORMAT:
+def _write(sweep: Sweep, folder: Path) -> None:
+    with alone_in(folder):
+        for leftover in folder.glob(f".{SWEEP}-*"):  # of who was killed here: nobody else is at it
+            leftover.unlink()
+        if not is_there(folder / SWEEP):  # else another process was faster
+            write_whole(folder / SWEEP, SweepFile.of(sweep).content())
+
+
+def _refuse_taken(sweep: Sweep, folder: Path) -> None:
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    if not folder.is_dir():
+        raise FlSimError(f"{folder}: is there already and is no folder; choose another --out")
+    strange = [path.name for path in folder.iterdir() if not path.name.startswith((PREFIX, f".{SWEEP}-"))]
+    finished = any((folder / POINTS / run).is_dir() for run in sweep.runs)  # though its `sweep.json` may be lost
+    if strange and not finished and not is_there(folder / SWEEP):  # looked for last: another process may be at it
         raise FlSimError(
-            f"{folder}: its sweep has format {found.get('format')}, and this fl-sim reads format {FORMAT}; choose "
-            "another --out"
+            f"{folder}: is there already and is no sweep of fl-sim (it holds {strange[0]}); choose another --out"
         )
-    if found.get("identity") != sweep.identity:
-        raise FlSimError(f"{folder}: belongs to another sweep ({found.get('name')}); choose another --out")
 
 
 def _by_runtime(points: Sequence[Point]) -> Iterator[tuple[Any, list[Point]]]:
@@ -156,7 +165,15 @@ def _nobody_else_first(folder: Path, points: Sequence[Point]) -> Iterator[Point]
 
 @contextlib.contextmanager
 def _lock(folder: Path, run: str, *, wait: bool) -> Iterator[None]:
+    """Raises BlockingIOError where another process has it and it is not waited for."""
     path = folder / POINTS / f".lock-{run}"
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # released when the process dies
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            handle = stack.enter_context(path.open("w", encoding="utf-8"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # released when the process dies
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise FlSimError(f"{path}: cannot be locked: {error.strerror}; choose another --out") from None
         yield

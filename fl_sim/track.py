@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim.errors import FlSimError
-from fl_sim.points import POINTS, SWEEP
+from fl_sim.folders import is_there, text_of
+from fl_sim.points import POINTS, SWEEP, SweepFile
 from fl_sim.results import CLIENTS, RESULT, SCENARIO, Result
 
 PROJECT = "fl-sim"
@@ -125,7 +126,7 @@ def track(name: str, place: Path) -> int:
     """
     check_tracker(name)
     note = place / f".tracked-{name}"
-    before = set(note.read_text().split()) if note.is_file() else set()
+    before = set(text_of(note).split()) if is_there(note) else set()
     runs = [(key, told) for key, told in _runs(place, before)]
     for key, told in runs:
         try:
@@ -133,21 +134,26 @@ def track(name: str, place: Path) -> int:
         except Exception as error:  # a package's own, of any kind
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise FlSimError(f"--track {name}: {why} (the results are in {place})") from error
-        with note.open("a") as handle:
-            handle.write(f"{key}\n")
+        try:
+            with note.open("a", encoding="utf-8") as handle:
+                handle.write(f"{key}\n")
+        except OSError as error:
+            raise FlSimError(
+                f"{note}: cannot be written: {error.strerror}; {name} was told, and may be again"
+            ) from None
     return len(runs)
 
 
 def _runs(place: Path, before: set[str]) -> Iterator[tuple[str, Told]]:
     """(key, what is told) of every finished run in a folder that is not among those of `before`."""
-    if not (place / SWEEP).is_file():
+    if not is_there(place / SWEEP):
         if "run" not in before:
             yield "run", _told(place, place, place.name, {})
         return
-    for number, point in enumerate(json.loads((place / SWEEP).read_text())["points"]):
-        folder = place / POINTS / point["run"]
-        if str(number) not in before and (folder / RESULT).is_file():
-            yield str(number), _told(place, folder, f"point-{number}", point["settings"])
+    for number, point in enumerate(SweepFile.read(place).points):
+        folder = place / POINTS / point.run
+        if str(number) not in before and is_there(folder / RESULT):
+            yield str(number), _told(place, folder, f"point-{number}", point.settings)
 
 
 def _told(place: Path, folder: Path, name: str, settings: Mapping[str, Any]) -> Told:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from fl_sim.errors import FlSimError
 from fl_sim.report import agreed, handed, weighed, words
 from fl_sim.report.figure_agreement import disagreements
 from fl_sim.report.figure_calibration import calibration
@@ -30,6 +31,22 @@ def draw(result: Result, folder: Path) -> list[Path]:
     """
     with styled():
         return [path for name, plot in plots(result).items() for path in save(plot(result), folder, name)]
+
+
+def draw_finished(result: Result, place: Path) -> list[Path]:
+    """`draw` into the folder of a finished run, which stays whatever becomes of its figures.
+
+    Raises:
+        FlSimError: they cannot be written.
+    """
+    stays = f"the run is in {place}, and fl-sim report draws it"
+    try:
+        return draw(result, place)
+    except OSError as error:
+        raise FlSimError(f"{place}: its figures cannot be written: {error.strerror or error}; {stays}") from error
+    except BaseException as error:
+        error.add_note(stays)
+        raise
 
 
 def plots(result: Result) -> dict[str, Callable[[Result], Figure]]:

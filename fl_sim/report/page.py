@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import tempfile
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,7 +21,8 @@ from fl_sim import frames
 from fl_sim.agreement_sizes import HEADERS, NO_BOUND, STANDS_FOR
 from fl_sim.agreement_sizes import cells as size_cells
 from fl_sim.errors import FlSimError
-from fl_sim.points import FAILED, POINTS, SWEEP
+from fl_sim.folders import is_there, write_whole
+from fl_sim.points import POINTS, SWEEP, failures
 from fl_sim.report import (
     agreed,
     certificate,
@@ -72,19 +72,11 @@ def write_report(folder: Path, to: Path | None = None) -> Path:
     to = to or folder / NAME
     if to.is_dir():
         raise FlSimError(f"{to}: is a folder; name a file with --out")
+    if not os.access(to.parent, os.W_OK):  # told before the page is made, which takes seconds
+        raise FlSimError(f"{to}: cannot be written: {to.parent} is no folder that may be written; choose another --out")
+    html = page(folder)
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", prefix=f".{to.name}-", dir=to.parent, delete=False
-        ) as out:
-            work = Path(out.name)
-            try:
-                out.write(page(folder))
-                out.flush()
-                work.chmod(0o644)
-                work.replace(to)
-            except BaseException:
-                work.unlink(missing_ok=True)
-                raise
+        write_whole(to, html.encode())
     except OSError as error:
         raise FlSimError(f"{to}: cannot be written: {error.strerror or error}; choose another --out") from None
     return to
@@ -96,9 +88,9 @@ def page(folder: Path) -> str:
     Raises:
         FlSimError: the folder holds no finished run or point.
     """
-    if (folder / SWEEP).is_file():
+    if is_there(folder / SWEEP):
         title, parts, explorer = _sweep(folder)
-    elif (folder / RESULT).is_file():
+    elif is_there(folder / RESULT):
         title, parts, explorer = _run(folder)
     else:
         raise FlSimError(
@@ -276,14 +268,12 @@ def _first_point(rows: pd.DataFrame, explorer: Explorer) -> int | None:
 
 def _without(folder: Path, points: pd.DataFrame, axes: Sequence[str]) -> list[tuple[str, str, str]]:
     """(settings, status, reason) of the points without a result."""
-    names, reasons = axis_names(axes), {}
-    if (folder / FAILED).is_file():
-        reasons = json.loads((folder / FAILED).read_text())
+    names, reasons = axis_names(axes), failures(folder)
     return [
         (
             ", ".join(f"{names[axis]} {shown(row[axis])}" for axis in axes),
             row["status"],
-            (str(reasons.get(row["run"], "")).strip().splitlines() or [""])[-1],
+            (reasons.get(row["run"], "").strip().splitlines() or [""])[-1],
         )
         for row in points[points["status"] != "ok"].to_dict("records")
     ]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim.errors import FlSimError
-from fl_sim.points import POINTS, SWEEP, load_sweep
+from fl_sim.folders import text_of
+from fl_sim.points import POINTS, SweepFile, load_sweep
 from fl_sim.report.sweep_labels import taken_apart
 from fl_sim.results import SCENARIO, Result
 from fl_sim.scenario import Scenario
@@ -32,14 +33,14 @@ def of_sweep(folder: Path, runs: Sequence[str]) -> tuple[str, str]:
 
     The folder does not hold the command, so candidates are read and their points compared with those of the folder.
     """
-    told = json.loads((folder / SWEEP).read_text())
+    told = SweepFile.read(folder)
     axes = [f"{axis}={','.join(values)}" for axis, values in _values(told).items()]
-    for file, words in _candidates(told["name"], folder, runs, axes):
+    for file, words in _candidates(told.name, folder, runs, axes):
         try:
             found = load_sweep(str(file), words).identity
         except FlSimError:
             continue
-        if found == told.get("identity"):
+        if found == told.identity:
             named = file if isinstance(file, str) else file.relative_to(folder)
             where = "" if isinstance(file, str) else " It is to be said in the sweep's folder, with an --out elsewhere."
             return shlex.join(["fl-sim", "sweep", str(named), *words]), f"It makes these very points.{where}"
@@ -60,11 +61,11 @@ def _candidates(
         yield folder / POINTS / run / SCENARIO, axes
 
 
-def _values(told: dict[str, Any]) -> dict[str, list[str]]:
+def _values(told: SweepFile) -> dict[str, list[str]]:
     """Axis -> its values as they are said on the command line, in their order."""
-    found: dict[str, dict[str, None]] = {axis: {} for axis in told["axes"]}
-    for point in told["points"]:
-        for axis, value in point["settings"].items():
+    found: dict[str, dict[str, None]] = {axis: {} for axis in told.axes}
+    for point in told.points:
+        for axis, value in point.settings.items():
             found[axis].setdefault(_said(value), None)
     return {axis: list(values) for axis, values in found.items()}
 
@@ -105,4 +106,4 @@ def versions(results: Sequence[Result]) -> dict[str, str]:
 
 def scenario_text(folder: Path) -> str:
     """The scenario of a run's folder, as it is there."""
-    return (folder / SCENARIO).read_text(encoding="utf-8")
+    return text_of(folder / SCENARIO)
