@@ -136,7 +136,7 @@ def test_desk_and_rehearsal_are_the_servers_and_lie_below_the_strategies():
 
 
 @pytest.mark.parametrize(("package", "allowed"), [
-    ("ray", ("fl_sim/runtime/cluster.py", "fl_sim/runtime/ray.py")),
+    ("ray", ("fl_sim/runtime/alone.py", "fl_sim/runtime/cluster.py", "fl_sim/runtime/ray.py")),
     ("matplotlib", ("fl_sim/report/", "fl_sim/data/glyphs.py", "fl_sim/data/fonts.py")),
     ("flwr", (
         "fl_sim/records.py", "fl_sim/checks.py", "fl_sim/flower_app.py", "fl_sim/runtime/", "strategies/", "clients/",

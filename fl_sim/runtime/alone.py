@@ -42,19 +42,20 @@ def _keep_to_this_machine() -> None:
     make, start_dashboard = Node.__init__, Node.start_api_server
 
     @wraps(make)
-    def made(node: Node, ray_params: Any, *given: Any, ray_init_cluster: bool = False, **told: Any) -> None:
+    def made(node: Node, ray_params: Any, *given: Any, **told: Any) -> None:
         with contextlib.ExitStack() as stack:
-            if ray_init_cluster:  # by ray.init, and not by `ray start`
+            if told.get("ray_init_cluster"):  # by ray.init, and not by `ray start`
                 ray_params.update_if_absent(node_ip_address=LOOPBACK)
                 stack.enter_context(_children_told())
-            make(node, ray_params, *given, ray_init_cluster=ray_init_cluster, **told)
+            make(node, ray_params, *given, **told)
 
     @wraps(start_dashboard)
     def started(node: Node, *, include_dashboard: bool | None, **told: Any) -> None:
         if include_dashboard:
             start_dashboard(node, include_dashboard=include_dashboard, **told)
 
-    Node.__init__, Node.start_api_server = made, started
+    patched: Any = Node  # a method of another's class is not to be assigned to, and there is no setting
+    patched.__init__, patched.start_api_server = made, started
 
 
 _keep_to_this_machine()

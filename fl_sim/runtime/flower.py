@@ -1,6 +1,7 @@
 """Flower's own simulation runtime, unchanged: for parity with `flwr run` and with everything Flower ships.
 
-The only file that rests on `flwr.simulation.run_simulation`, which Flower 1.41 deprecates.
+The only file that rests on `flwr.simulation.run_simulation`, which Flower 1.41 and 1.42 have and deprecate. A later
+release may take it away: then this runtime refuses, and the two others do not notice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any, TypeVar
+from importlib.metadata import version
+from typing import Any, TypeVar, cast
 
 from flwr.app import Context, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
@@ -97,8 +99,7 @@ def run(
     resources: dict[str, Any], address: str | None, verbose: bool,
 ) -> T:  # fmt: skip
     """Run `server` as a ServerApp over `num_clients` nodes of Flower's simulation, and return what it returns."""
-    from flwr.simulation import run_simulation
-
+    run_simulation = _entry_point()
     outcome: list[T] = []
     failure: list[BaseException] = []
     server_app = ServerApp()
@@ -125,3 +126,18 @@ def run(
     if not outcome:
         raise FlSimError("Flower's simulation ended before the server had finished; run again with -v to see its log")
     return outcome[0]
+
+
+def _entry_point() -> Callable[..., None]:
+    """Flower's `run_simulation`.
+
+    Raises:
+        FlSimError: the Flower that is installed has none.
+    """
+    run_simulation: Any = getattr(import_module("flwr.simulation"), "run_simulation", None)
+    if not callable(run_simulation):  # it may be gone, or only the module of that name be left
+        raise FlSimError(
+            f"runtime.name = 'flower': flwr {version('flwr')} has no run_simulation any more; install one that has "
+            "(pip install 'flwr>=1.41,<=1.42'), or use --runtime ray or inline"
+        )
+    return cast(Callable[..., None], run_simulation)
