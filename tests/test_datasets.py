@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fl_sim.artifacts import Store, digest
 from fl_sim.data import DATASETS, Dataset, describe, friedman, get, load, named, vision
@@ -319,6 +321,60 @@ def test_missing_and_empty_image_folders_are_refused(tmp_path):
         read(f"image-folder:{tmp_path / 'nowhere'}", image_size=8)
     with pytest.raises(FlSimError, match="class folder"):
         read(f"image-folder:{tmp_path}", image_size=8)
+
+
+def image_at(path: Path, mode: str = "RGB", size: tuple[int, int] = (4, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size).save(path)
+
+
+def spoil(root: Path, how: str) -> None:
+    """A class folder with one good image, and beside it something odd."""
+    image_at(root / "cat" / "good.png")
+    odd = root / "cat" / "odd.png"
+    if how == "16 bits":
+        image_at(odd, "I;16")
+    elif how == "floats":
+        image_at(odd.with_suffix(".tiff"), "F")
+    elif how == "splits":
+        (root / "cat").rename(root / "train")
+        image_at(root / "test" / "cat" / "good.png")
+    elif how == "a circle":
+        (root / "cat" / "again").symlink_to(root / "cat")
+    elif how == "a dangling link":
+        odd.symlink_to(root / "nowhere.png")
+    elif how == "a pipe":
+        os.mkfifo(odd)
+    elif how == "a bomb":
+        image_at(odd, "1", (15_000, 15_000))
+    elif how == "a cut file":
+        odd.write_bytes((root / "cat" / "good.png").read_bytes()[:40])
+    elif how == "text":
+        odd.write_text("no image")
+    elif how == "an empty class":
+        (root / "dog").mkdir()
+
+
+@pytest.mark.parametrize(("how", "told"), [
+    ("16 bits", r"odd\.png: cannot be decoded \(its mode is I;16, and 8 bits a channel"), ("floats", "its mode is F"),
+    ("splits", "holds test, train, which are splits and no classes; name one"), ("a circle", "again, by a link"),
+    ("a dangling link", r"odd\.png: is a link that leads nowhere"), ("a pipe", r"odd\.png: is no plain file"),
+    ("a bomb", r"odd\.png: cannot be decoded \(Image size \(225000000"), ("a cut file", r"odd\.png: cannot be decoded"),
+    ("text", r"odd\.png: cannot be decoded"), ("an empty class", "class folder dog holds no image"),
+])  # fmt: skip
+def test_odd_image_folders_are_refused_by_name(tmp_path, how, told):
+    spoil(tmp_path, how)
+    with pytest.raises(FlSimError, match=told):
+        read(f"image-folder:{tmp_path}", image_size=4)
+
+
+def test_hidden_folders_and_files_are_no_images(tmp_path):
+    image_at(tmp_path / "cat" / "good.png")
+    image_at(tmp_path / ".cache" / "one.png")
+    image_at(tmp_path / "cat" / ".thumbnails" / "one.png")
+    image_at(tmp_path / "cat" / ".hidden.png")
+    dataset = read(f"image-folder:{tmp_path}", image_size=4)
+    assert (dataset.classes, len(dataset.inputs)) == (("cat",), 1)
 
 
 def test_a_users_own_dataset_is_called_by_its_name(tmp_path, monkeypatch):

@@ -79,6 +79,11 @@ def numbers(count, image_size, seed):
     x = np.random.default_rng(seed).normal(size=(count, 4))
     return Dataset(x, x.sum(axis=1), None)
 
+def read_from_a_file(count, image_size, seed):
+    import os
+    y = np.load(os.environ["LABELS"])
+    return Dataset(np.random.default_rng(seed).normal(size=(count, 3)), y, ("a", "b"))
+
 def broken(count, image_size, seed):
     return {}["no such column"]
 
@@ -135,6 +140,19 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store):
 def test_what_only_the_loaded_data_show_is_refused_in_words(world, data, overrides, told):
     with pytest.raises(FlSimError, match=told):
         world(data, *overrides)
+
+
+def test_what_a_function_reads_may_change_though_its_text_does_not(world, tmp_path, monkeypatch):
+    """A file of labels: once the first result came back under every later name."""
+    file = tmp_path / "labels.npy"
+    monkeypatch.setenv("LABELS", str(file))
+    np.save(file, np.arange(160) % 2)
+    first = world("read_from_a_file")
+    np.save(file, np.arange(160) // 80)
+    second = world("read_from_a_file")
+    assert [row["label_counts"] for row in first.clients] != [row["label_counts"] for row in second.clients]
+    np.save(file, np.arange(160) % 2)
+    assert world("read_from_a_file").column("label_counts") == first.column("label_counts")
 
 
 def test_one_class_is_served_by_calibrators_that_do_not_tell_classes_apart(world):

@@ -25,11 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.artifacts import Arrays
-from fl_sim.data.named import IMAGE_ENDINGS
+from fl_sim.data.named import IMAGE_ENDINGS, MODES
 from fl_sim.errors import FlSimError
 
 ENDINGS = frozenset(ending.encode() for ending in IMAGE_ENDINGS)
-MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})  # of 8 bits: a deeper one would be cut
 MOST_THREADS = 16
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import textwrap
+import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +22,8 @@ from fl_sim.options import own_digest
 
 PATTERNS = ("medmnist:NAME", "image-folder:PATH", "package.module:object")
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # torchvision's
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})  # of 8 bits: a deeper one would be cut
+SPLIT_FOLDERS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 
 
 def named_source(name: str, key: str = "data.name") -> Source:
@@ -125,26 +130,75 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _folder_marks(folder: Path) -> tuple[str, ...]:
-    stats = [(path, path.stat()) for path in _image_files(folder)]
+    stats = [(path, path.lstat()) for path in _image_files(folder)]  # a dangling link is named when it is read
     return tuple(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
 
 def _read_folder(folder: Path, _count: int, image_size: int | None, _seed: int) -> Dataset:
-    """RGB images by class and file name, each resized to a square of `image_size` pixels."""
-    from torchvision.datasets import ImageFolder
+    """RGB images by class and file name, each resized to a square of `image_size` pixels.
 
+    Raises:
+        FlSimError: no class folders, folders of splits where classes are wanted, a class without an image, a circle of
+            links, or a file that is no whole image of 8 bits a channel; by its path.
+    """
     if image_size is None:
         raise ScenarioError(f"data.image_size: not set; image-folder:{folder} needs it, for its images may differ")
+    classes = _class_names(folder)
+    files = [sorted(_images_below(folder / name)) for name in classes]
+    empty = next((name for name, found in zip(classes, files, strict=True) if not found), None)
+    if empty is not None:
+        raise FlSimError(f"image-folder:{folder}: class folder {empty} holds no image ({', '.join(IMAGE_ENDINGS)})")
+    pixels = [_pixels(path, image_size) for found in files for path in found]
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
+    return Dataset(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)), labels, tuple(classes))
+
+
+def _class_names(folder: Path) -> list[str]:
+    """The names of the class folders; hidden ones are none."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise FlSimError(f"image-folder:{folder}: holds no class folder; make one for each class, its images inside")
+    if {name.lower() for name in names} <= SPLIT_FOLDERS:
+        raise FlSimError(
+            f"image-folder:{folder}: holds {', '.join(names)}, which are splits and no classes; name one of them "
+            f"(image-folder:{folder / names[0]}), for fl-sim splits by itself"
+        )
+    return names
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """The image files of a class; links are followed, and hidden folders are left out."""
+    met: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        if here in met:
+            raise FlSimError(f"image {place}: is the folder {here} again, by a link; remove the link")
+        met.add(here)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (
+            Path(place, name)
+            for name in names
+            if Path(name).suffix.lower() in IMAGE_ENDINGS and not name.startswith(".")
+        )
+
+
+def _pixels(path: Path, size: int) -> np.ndarray:
+    """(size, size, 3) of a file; nothing that is no plain file is opened."""
+    from PIL import Image
+
+    if not path.is_file():
+        what = "a link that leads nowhere" if path.is_symlink() and not path.exists() else "no plain file"
+        raise FlSimError(f"image {path}: is {what}; remove it")
     try:
-        images = ImageFolder(str(folder))
-        pixels = [np.asarray(image.convert("RGB").resize((image_size, image_size))) for image, _ in images]
-    except OSError as error:
-        raise FlSimError(f"image-folder:{folder}: {error}") from error
-    return Dataset(
-        np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)),
-        np.array(images.targets, np.int64),
-        tuple(images.classes),
-    )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.mode not in MODES:
+                    raise ValueError(f"its mode is {image.mode}, and 8 bits a channel are needed")
+                plain = image.convert("RGBA") if "transparency" in image.info else image
+                return np.asarray(plain.convert("RGB").resize((size, size)))
+    except Exception as error:  # Pillow's readers raise whatever they stumble over
+        raise FlSimError(f"image {path}: cannot be decoded ({error}); replace it, or take it out of there") from error
 
 
 def _module_marks(name: str) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.artifacts import Artifact, Store, digest
+from fl_sim.artifacts import Artifact, Store, digest, digest_of_array
 from fl_sim.data.datasets import Dataset, describe, load
 from fl_sim.errors import ScenarioError
+from fl_sim.options import OWN
 from fl_sim.randomness import stream
 from fl_sim.scenario import Data
 
@@ -79,6 +80,9 @@ class Prepared:
 def prepare(data: Data, seed: int, store: Store) -> Prepared:
     """The scenario's data, from the store or made now.
 
+    A user's own function is called at every run: what it returns is part of the key, because what it reads may change
+    where its text does not.
+
     Raises:
         DataNotAtHandError: with the commands that get it.
         ScenarioError: more rows than there are, or neither training nor server rows.
@@ -92,9 +96,21 @@ def prepare(data: Data, seed: int, store: Store) -> Prepared:
         "version": VERSION,
         "source": describe(data.name).fingerprint(),
     }
+    own = _loaded(data, seed) if OWN.match(data.name) else None
+    if own is not None:
+        parts["content"] = [
+            digest_of_array(own.inputs),
+            digest_of_array(own.targets),
+            own.classes,
+            own.num_official_test,
+        ]
     key = digest(**parts)
-    store.get("data", key, lambda: _make(data, seed))
+    store.get("data", key, lambda: _make(_loaded(data, seed) if own is None else own, data, seed))
     return open_prepared(store, key)
+
+
+def _loaded(data: Data, seed: int) -> Dataset:
+    return load(data.name, count=data.rows, image_size=data.image_size, seed=seed)
 
 
 def open_prepared(store: Store, key: str) -> Prepared:
@@ -109,8 +125,7 @@ def open_prepared(store: Store, key: str) -> Prepared:
     )  # fmt: skip
 
 
-def _make(data: Data, seed: int) -> Artifact:
-    dataset = load(data.name, count=data.rows, image_size=data.image_size, seed=seed)
+def _make(dataset: Dataset, data: Data, seed: int) -> Artifact:
     try:
         data.check_rows(len(dataset.targets), dataset.num_official_test)
     except ValueError as error:
