@@ -248,6 +248,8 @@ def without_times(folder: Path) -> dict[str, bytes]:
         if path.name == "result.json":
             told = json.loads(content)
             del told["seconds"]
+            for timed in ("result.json", "clients.csv"):  # these digests cover the seconds; the text itself is compared
+                told["sha256"].pop(timed)
             content = json.dumps(told).encode()
         if path.name == "clients.csv":
             content = pd.read_csv(path).drop(columns="seconds").to_csv().encode()
