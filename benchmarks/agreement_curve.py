@@ -3,7 +3,7 @@
     .venv/bin/fl-sim run agreement/digits --out runs/agreement
     .venv/bin/python benchmarks/agreement_curve.py runs/agreement
 
-A cell is the mean over the draws ± its standard error; what the columns are: fl_sim/stacks.py.
+A cell is the mean over the draws ± its standard error; what the columns are: fl_sim/agreement/ensembles.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fl_sim.results import Result
+from fl_sim.results.run import Result
 
 COLUMNS = {
     "R_k": "risk", "R_k, rows held out": "held", "D of two stacks": "disagreement", "4 (R_k - R_2k)": "bound",

@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/agreement_sizes.py runs/trees runs/boosting
 
 A cell is the mean over seeds ± its standard error; what the columns are, and why nothing in them is a bound:
-fl_sim/agreement_sizes.py. `fl-sim report` draws the same.
+fl_sim/agreement/model_size.py. `fl-sim report` draws the same.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fl_sim import frames
-from fl_sim.agreement_sizes import NO_BOUND, STANDS_FOR, markdown
-from fl_sim.points import POINTS
-from fl_sim.report.figure_sizes import Sizes, found
-from fl_sim.results import Result
+from fl_sim.agreement.model_size import NO_BOUND, STANDS_FOR, markdown
+from fl_sim.report.figures.sizes import Sizes, found
+from fl_sim.results import tables
+from fl_sim.results.run import Result
+from fl_sim.results.sweep_folder import POINTS
 
 
 def load(folder: Path) -> Sizes:
@@ -26,7 +26,7 @@ def load(folder: Path) -> Sizes:
     Raises:
         SystemExit: it is no sweep over the size of trees or boostings with `[agreement]`.
     """
-    loaded = frames.load(folder)
+    loaded = tables.load(folder)
     runs = loaded.points.loc[loaded.points["status"] == "ok", "run"].drop_duplicates()
     sizes = found([Result.load(folder / POINTS / run) for run in runs], loaded.axes)
     if sizes is None:

@@ -22,17 +22,19 @@ from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients import learn
-from clients.population import populate
-from clients.predictions import Seat
+from clients.predictions import ClientContext
 from fl_sim import Scenario
-from fl_sim.artifacts import Store, default_root
-from fl_sim.calibrators import Plan, fit
+from fl_sim.conformal.calibrator_plan import Plan
+from fl_sim.conformal.probability_calibrators import fit
 from fl_sim.conformal.thresholds import conformal_threshold
-from fl_sim.data.prepare import prepare
+from fl_sim.messages.learning import FitRequest
+from fl_sim.messages.wire import pack
+from fl_sim.population.clients import populate
+from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import stream
-from fl_sim.records import FitRequest, pack
 from fl_sim.runtime.inline import InlineGrid
-from fl_sim.scenario_file import build, locate, override, read
+from fl_sim.scenario.toml import locate, override, read
+from fl_sim.store import Store, default_root
 
 Floats = NDArray[np.float64]
 
@@ -82,9 +84,9 @@ def rows_of_one_model() -> tuple[Floats, NDArray[np.int64]]:
     context = Context(run_id=0, node_id=0, node_config={"partition-id": 0}, state=RecordDict(), run_config={})
     fitting = Message(pack(FitRequest(population.key, False, False)), dst_node_id=1, message_type="train.fit")
     learn.fit(fitting, context)
-    seat = Seat.of(context, population.key)
-    logits = np.concatenate([seat.outputs("calibration"), seat.outputs("test")]).astype(np.float64)
-    rows = np.concatenate([seat.client.calibration, seat.client.test])
+    client_context = ClientContext.of(context, population.key)
+    logits = np.concatenate([client_context.outputs("calibration"), client_context.outputs("test")]).astype(np.float64)
+    rows = np.concatenate([client_context.client.calibration, client_context.client.test])
     return logits, np.array(population.data.targets[rows])
 
 
@@ -93,7 +95,7 @@ def one_client() -> Scenario:
     tables = read(locate("conformal/core-fashion"))
     tables.pop("sweep")
     told = ("clients.count=1", "clients.partition=iid", "clients.tier.weak.share=0.0", "runtime.name=inline")
-    return build(override(tables, told))
+    return Scenario.of(override(tables, told))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from fl_sim import frames
 from fl_sim.report import certificate
 from fl_sim.report.certificate import Claim
+from fl_sim.results import tables as frames
 
 CLAIM = Claim(slack=0.02)
 SHORT = {

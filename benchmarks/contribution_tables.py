@@ -24,8 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from fl_sim import frames
-from fl_sim.report.style import STYLE, look
+from fl_sim.report.figures.style import STYLE, look
+from fl_sim.results import tables
 
 LAST = 50  # rounds
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
@@ -67,7 +67,7 @@ class Run:
 
 def runs(folder: Path) -> Iterator[Run]:
     """The runs of a sweep, in its order."""
-    for place in frames.load(folder).points["run"]:
+    for place in tables.load(folder).points["run"]:
         found = json.loads((folder / "points" / str(place) / "result.json").read_text())
         learn = found["scenario"]["learn"]
         name = "fedavg, uniform" if learn.get("weights") == "uniform" else str(learn["name"])

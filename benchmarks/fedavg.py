@@ -74,10 +74,10 @@ def prepare(told: argparse.Namespace, master: Path, folder: Path) -> None:
     import torch
     from ordinary import preparing
 
-    from clients.population import populate
-    from fl_sim import learning
-    from fl_sim.artifacts import Store
-    from fl_sim.data import prepare as preparation
+    from fl_sim.models import training
+    from fl_sim.population import prepared_data as preparation
+    from fl_sim.population.clients import populate
+    from fl_sim.store import Store
 
     world, store = scenario(told), Store(master)
     prepared = preparation.prepare(world.data, world.seed, store)
@@ -86,7 +86,7 @@ def prepare(told: argparse.Namespace, master: Path, folder: Path) -> None:
     preparing.write_partition(folder, people, preparing.published_rows(prepared))
     preparing.write_arrays(folder, people, draws(told, people, world.seed), told.epochs)
     recipe = people.recipe(people.tier(0), "federation")
-    torch.save(learning.initial(recipe, prepared.shape, 10).state_dict(), folder / "initial.pt")
+    torch.save(training.initial(recipe, prepared.shape, 10).state_dict(), folder / "initial.pt")
 
 
 def draws(told: argparse.Namespace, people: Any, seed: int) -> np.ndarray:

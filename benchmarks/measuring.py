@@ -191,7 +191,7 @@ def _lines(path: str) -> list[str]:
 
 
 class Stamps:
-    """A run's progress that notes when each phase begins; the ledger tells of every exchange at its first message."""
+    """A run's progress that notes when each phase begins; the checked grid tells of each exchange when it begins."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, float]] = []

@@ -98,9 +98,9 @@ def ours(count: int, runtime: str, *overrides: str) -> Told:
 @functools.cache  # once a process, also in the workers of `maps`
 def world(count: int) -> tuple[Any, Any, dict[str, str]]:
     """The store, the clients and their models' keys; made by `prepare_store`."""
-    from clients.population import populate
-    from fl_sim.artifacts import Store
-    from fl_sim.data.prepare import prepare
+    from fl_sim.population.clients import populate
+    from fl_sim.population.prepared_data import prepare
+    from fl_sim.store import Store
 
     told, store = scenario(count), Store(Path(os.environ["FL_SIM_STORE"]))
     population = populate(told, prepare(told.data, told.seed, store), store)
@@ -109,7 +109,7 @@ def world(count: int) -> tuple[Any, Any, dict[str, str]]:
 
 def floor(count: int) -> Told:
     """Each model once over all rows, then NumPy."""
-    from fl_sim.trained import outputs_on
+    from fl_sim.population.model_cache import outputs_on
 
     store, people, keys = world(count)
     begun = time.perf_counter()
@@ -166,7 +166,7 @@ def maps(count: int) -> Told:
     def scores(context: Context, split: str) -> np.ndarray:
         import one_shot  # this script is sent to the workers by value; what is imported there stays
 
-        from fl_sim.trained import outputs_on
+        from fl_sim.population.model_cache import outputs_on
 
         store, people, keys = one_shot.world(count)
         mine = people.client(int(context.node_config["partition-id"]))
@@ -204,10 +204,10 @@ def maps(count: int) -> Told:
 
 def prepare_store(root: Path) -> None:
     """Data and both trained models, and which model is which tier's."""
-    from clients.population import populate
-    from fl_sim.artifacts import Store
-    from fl_sim.data.prepare import prepare
-    from fl_sim.trained import trained
+    from fl_sim.population.clients import populate
+    from fl_sim.population.model_cache import trained
+    from fl_sim.population.prepared_data import prepare
+    from fl_sim.store import Store
 
     store, told = Store(root), scenario(100)
     data = prepare(told.data, told.seed, store)
@@ -222,9 +222,9 @@ def prepare_images(master: Path, folder: Path) -> np.ndarray:
     import torch
     from ordinary import preparing
 
-    from fl_sim.artifacts import Store
-    from fl_sim.data.prepare import prepare
-    from fl_sim.trained import load_model
+    from fl_sim.population.model_cache import load_model
+    from fl_sim.population.prepared_data import prepare
+    from fl_sim.store import Store
 
     store, told = Store(master), scenario(100)
     data = prepare(told.data, told.seed, store)
@@ -238,9 +238,9 @@ def prepare_partition(master: Path, folder: Path, count: int, rows: np.ndarray) 
     """The clients of a world of K as the ordinary app reads them."""
     from ordinary import preparing
 
-    from clients.population import populate
-    from fl_sim.artifacts import Store
-    from fl_sim.data.prepare import prepare
+    from fl_sim.population.clients import populate
+    from fl_sim.population.prepared_data import prepare
+    from fl_sim.store import Store
 
     told = scenario(count)
     with tempfile.TemporaryDirectory() as place:

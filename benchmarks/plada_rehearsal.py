@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from fl_sim import Scenario, simulate
-from fl_sim.rehearsal import RULES, Rule
+from fl_sim.plada.rules import RULES, Rule
 
 TASKS = ("digits", "letters", "fashion", "fashion-far", "digits-far")
 SEEDS = range(5)
@@ -26,7 +26,7 @@ KEEP = 0.01
 
 def scenario(task: str, seed: int, rule: Rule | None) -> Scenario:
     """A task under one rule, or under the rehearsed one."""
-    from fl_sim.scenario_file import assign, build, locate, read
+    from fl_sim.scenario.toml import assign, locate, read
 
     tables = read(locate(f"plada/{task}"))
     tables.pop("sweep")
@@ -35,7 +35,7 @@ def scenario(task: str, seed: int, rule: Rule | None) -> Scenario:
         learn["rule"] = rule.name
         if rule.safety is not None:
             learn["safety"] = {"share": rule.safety.share, "exponent": rule.safety.exponent}
-    return build(assign(assign(tables, "learn", learn), "seed", seed))
+    return Scenario.of(assign(assign(tables, "learn", learn), "seed", seed))
 
 
 def accuracy(task: str, seed: int, rule: Rule | None) -> tuple[float, str]:

@@ -22,9 +22,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
+from fl_sim.plada.rules import Rule
 from fl_sim.plada.selection import Safety
-from fl_sim.rehearsal import Rule
-from fl_sim.results import Result
+from fl_sim.results.run import Result
 
 TITLES = {
     "digits": "digits from rendered characters",

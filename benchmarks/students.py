@@ -11,7 +11,8 @@ last answer. Students of another seed have been trained for an epoch on the same
 (as many as there are clients, at most), so that every worker, its kernels and its decoded payload are warm. No student
 is in the store.
 
-*alone*        `fl_sim.trained.student` in a loop, one client after another, in this process; no messages, no store
+*alone*        `fl_sim.population.model_cache.student` in a loop, one client after another, in this process; no
+               messages, no store
 *inline, ray*  `simulate` with learn.name = "plada", learn.per_client = true; `cohort` is the tier's setting of that
                name: 1 is one by one, "auto" the measured choice, n so many in a stack
 
@@ -77,7 +78,7 @@ def prepare(told: argparse.Namespace, device: str, master: Path) -> None:
 
 def through_simulate(told: argparse.Namespace, device: str, tier: str, way: Way, store: Path) -> float:
     """Clients a minute."""
-    from fl_sim.readiness import check
+    from fl_sim.preflight import check
     from fl_sim.simulation import simulator
 
     world, warm = scenario(told, device, tier, way), warmed(told, device, tier, way)
@@ -95,7 +96,7 @@ def warmed(told: argparse.Namespace, device: str, tier: str, way: Way) -> int:
     a processor, where there are so many clients."""
     if told.warm is not None:
         return min(told.clients, told.warm)
-    from fl_sim.cohorts import AUTO, AUTO_GPU
+    from fl_sim.models.stacked_training import AUTO, AUTO_GPU
 
     auto = AUTO.get(tier, 1) if device == "cpu" else AUTO_GPU
     workers = (os.cpu_count() or 1) if way.runtime == "ray" else 1
@@ -105,9 +106,9 @@ def warmed(told: argparse.Namespace, device: str, tier: str, way: Way) -> int:
 def alone(told: argparse.Namespace, device: str, tier: str, store: Path) -> float:
     """Clients a minute, by the first `--alone` of them."""
     from clients.behaviour import own_recipe
-    from fl_sim.artifacts import Store
+    from fl_sim.population.model_cache import student
     from fl_sim.simulation import made_ready
-    from fl_sim.trained import student
+    from fl_sim.store import Store
 
     held = Store(store)
     people = made_ready(scenario(told, device, tier, Way(ALONE, "1")), held)
@@ -128,7 +129,7 @@ def alone(told: argparse.Namespace, device: str, tier: str, store: Path) -> floa
 
 def transfer_set(store: Any) -> Any:
     """One of the decoded payloads; those of the two seeds are alike in size."""
-    from fl_sim.trained import TransferSet
+    from fl_sim.population.model_cache import TransferSet
 
     key = min(place.name for place in (store.root / "transfer").iterdir())
     found = store.open("transfer", key).arrays

@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 
 from clients import learn
 from clients.calibrate import View, uniforms
-from clients.population import populate
-from clients.predictions import Seat
+from clients.predictions import ClientContext
 from fl_sim import Result, Scenario
-from fl_sim.artifacts import Store, default_root
 from fl_sim.conformal.thresholds import conformal_rank
-from fl_sim.data.prepare import prepare
-from fl_sim.records import FitRequest, pack
+from fl_sim.messages.learning import FitRequest
+from fl_sim.messages.wire import pack
+from fl_sim.population.clients import populate
+from fl_sim.population.prepared_data import prepare
 from fl_sim.report.certificate import rejected
 from fl_sim.simulation import Silent, simulator
+from fl_sim.store import Store, default_root
 
 Floats = NDArray[np.float64]
 
@@ -80,11 +81,11 @@ def main(wanted: list[str]) -> None:
 
 def scenario(file: str, overrides: list[str]) -> Scenario:
     """A world of a sweep's file, under its first method."""
-    from fl_sim.scenario_file import build, locate, override, read
+    from fl_sim.scenario.toml import locate, override, read
 
     tables = read(locate(file))
     tables.pop("sweep")
-    return build(override(tables, [*overrides, "runtime.name=inline"]))
+    return Scenario.of(override(tables, [*overrides, "runtime.name=inline"]))
 
 
 def judged(found: list[Result]) -> str:
@@ -107,36 +108,36 @@ def oracle_size(world: Scenario) -> float:
     total = points = 0.0
     for k in range(len(population)):
         view = View.of(_seated(world, population.key, k), world.calibrate.score.model_dump_json())
-        if not len(view.seat.client.test):
+        if not len(view.client_context.client.test):
             continue
         tested, sizes_at = _test_points(view)
         own = np.sort(np.concatenate([view.calibration(), tested]))
         total += float(np.sum(sizes_at(own[conformal_rank(len(own) - 1, world.calibrate.alpha) - 1])))
-        points += len(view.seat.client.test)
+        points += len(view.client_context.client.test)
     return total / points
 
 
 def _test_points(view: View) -> tuple[Floats, Callable[[float], Floats]]:
     """The scores of a client's test points, and the sizes of their sets at a threshold."""
-    seat = view.seat
-    targets = seat.population.data.targets[seat.client.test]
+    client_context = view.client_context
+    targets = client_context.population.data.targets[client_context.client.test]
     predictions = view.predictions("test")
-    if seat.population.data.classes is None:
+    if client_context.population.data.classes is None:
 
         def lengths(threshold: float) -> Floats:
             low, high = view.score.interval(predictions, threshold)
             return np.maximum(high - low, 0)
 
         return np.asarray(view.score.of(predictions, targets)), lengths
-    all_labels = view.score.all_labels(predictions, uniforms(seat, "test"))
+    all_labels = view.score.all_labels(predictions, uniforms(client_context, "test"))
     return all_labels[np.arange(len(targets)), targets], lambda threshold: (all_labels <= threshold).sum(axis=1)
 
 
-def _seated(world: Scenario, population: str, k: int) -> Seat:
+def _seated(world: Scenario, population: str, k: int) -> ClientContext:
     context = Context(run_id=0, node_id=k, node_config={"partition-id": k}, state=RecordDict(), run_config={})
     alone = world.learn.name == "own"
     learn.fit(Message(pack(FitRequest(population, alone, alone)), dst_node_id=k, message_type="train.fit"), context)
-    return Seat.of(context, population)
+    return ClientContext.of(context, population)
 
 
 if __name__ == "__main__":

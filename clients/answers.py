@@ -1,6 +1,7 @@
 """How clients misbehave: what they answer, a Flower mod before the handlers.
 
-`fl_sim/behaviours.py` holds what each kind is told; `clients/behaviour.py` does what concerns data, models and scores.
+`fl_sim/scenario/behaviours.py` holds what each kind is told; `clients/behaviour.py` does what concerns data, models
+and scores.
 
 sign-flip, noise, inflate    what is sent: the update w_k - w of the weights w, the threshold, the step; an infinite
                              threshold stays
@@ -27,16 +28,11 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
-from clients.population import Client, open_population
-from fl_sim.artifacts import default_root
-from fl_sim.calibrators import plan_of
-from fl_sim.randomness import stream
-from fl_sim.records import (
-    REPLIES,
+from fl_sim.conformal.calibrator_plan import plan_of
+from fl_sim.messages.calibration import (
     CountsReport,
     HistogramReport,
     OrderStatisticRequest,
-    Record,
     ScoresReport,
     SizeReport,
     SketchReport,
@@ -45,10 +41,13 @@ from fl_sim.records import (
     TemperatureRequest,
     ThresholdReport,
     ThresholdRequest,
-    pack,
-    unpack,
-    values_of,
 )
+from fl_sim.messages.record import Record
+from fl_sim.messages.replies import REPLIES
+from fl_sim.messages.wire import pack, unpack, values_of
+from fl_sim.population.clients import Client, open_population
+from fl_sim.randomness import stream
+from fl_sim.store import default_root
 
 DROPPED_OUT = 103  # an error code beside those of fl_sim/runtime/grids.py
 COUNTS = ("num_calibration", "num_examples", "num-examples")  # what a client may claim of its own rows

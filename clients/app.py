@@ -10,11 +10,11 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients import calibrate, handed, learn, opinions, optimise
+from clients import agreement, broadcast, calibrate, learn, optimise
 from clients.answers import misbehave
-from fl_sim.clock import spending
-from fl_sim.notes import noted
-from fl_sim.records import TIMING
+from fl_sim.errors import noted
+from fl_sim.messages.record import TIMING
+from fl_sim.timing import spending
 
 RAISED = 2  # Flower's code for a ClientApp that raised
 
@@ -54,10 +54,10 @@ app = ClientApp(mods=[report_failures, misbehave])
 app.train()(answering(learn.train))
 app.train("fit")(answering(learn.fit))
 app.train("adopt")(answering(learn.adopt))
-app.train("payload")(answering(handed.payload))
-app.train("images")(answering(handed.images))
-app.train("weights")(answering(handed.weights))
-app.train("probe")(answering(handed.probe))
+app.train("payload")(answering(broadcast.payload))
+app.train("images")(answering(broadcast.images))
+app.train("weights")(answering(broadcast.weights))
+app.train("probe")(answering(broadcast.probe))
 app.query("temperature")(answering(calibrate.temperature))
 app.query("threshold")(answering(calibrate.threshold))
 app.query("order")(answering(calibrate.order))
@@ -70,4 +70,4 @@ app.query("scores")(answering(calibrate.scores))
 app.query("descend")(answering(optimise.descend))
 app.query("agree")(answering(optimise.agree_on))
 app.evaluate("sets")(answering(calibrate.evaluate))
-app.evaluate("opinions")(answering(opinions.opinions))
+app.evaluate("opinions")(answering(agreement.opinions))

@@ -1,6 +1,6 @@
 """How clients misbehave: the targets they work with, what their model says, and the scores they tell of.
 
-`fl_sim/behaviours.py` holds what each kind is told; `clients/answers.py` does what concerns messages.
+`fl_sim/scenario/behaviours.py` holds what each kind is told; `clients/answers.py` does what concerns messages.
 
 label-shuffle  the targets of a client's training and calibration rows
 constant       the targets of its training rows, and its model's outputs on calibration and test rows
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.population import Client, Indices, Population
-from fl_sim.learning import Contrast, Recipe, outputs_of
+from fl_sim.models.recipe import Contrast, Recipe, outputs_of
+from fl_sim.population.clients import Client, Indices, Population
 from fl_sim.randomness import stream
 
 Floats = NDArray[np.float64]

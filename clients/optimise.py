@@ -11,12 +11,13 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from clients.calibrate import View
-from clients.predictions import Seat
-from fl_sim.artifacts import default_root
+from clients.calibrate import Scorer
+from clients.predictions import ClientContext
 from fl_sim.conformal.pinball import Terms, agree, descended
+from fl_sim.messages.calibration import AgreeRequest, DescendRequest, StepReport
+from fl_sim.messages.wire import pack, unpack
 from fl_sim.randomness import stream
-from fl_sim.records import AgreeRequest, DescendRequest, StepReport, pack, unpack
+from fl_sim.store import default_root
 
 KEPT = 4096  # clients whose scores a process keeps at hand; together they are no more than the runs' calibration sets
 
@@ -81,11 +82,11 @@ class _Held:
 
 @lru_cache(maxsize=KEPT)
 def _held(place: _Place) -> _Held:
-    seat = Seat.of(place.context, place.population)
-    view = View.of(seat, place.score)
-    scores = view.calibration()
+    client_context = ClientContext.of(place.context, place.population)
+    scorer = Scorer.of(client_context, place.score)
+    scores = scorer.calibration()
     order = np.argsort(scores, kind="stable")
-    return _Held(seat.client.id, seat.population.seed, scores[order], view.labels()[order])
+    return _Held(client_context.client.id, client_context.population.seed, scores[order], scorer.labels()[order])
 
 
 @lru_cache(maxsize=KEPT)

@@ -13,20 +13,21 @@ from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
 from clients.behaviour import own_recipe, told_outputs, told_targets
-from clients.population import Client, Indices, Population, open_population
-from fl_sim import learning
-from fl_sim.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
 from fl_sim.errors import FlSimError
-from fl_sim.learning import Recipe
+from fl_sim.models import training
+from fl_sim.models.model_key import key_parts
+from fl_sim.models.recipe import Recipe
+from fl_sim.population.clients import Client, Indices, Population, open_population
+from fl_sim.population.model_cache import Cohort, cohort_on_rows, kept, kept_outputs, kept_outputs_of_all, trained
 from fl_sim.randomness import one_thread
-from fl_sim.trained import Cohort, cohort_on_rows, kept, kept_outputs, kept_outputs_of_all, trained
+from fl_sim.store import Artifact, Store, default_root, digest, digest_of_array, store_at
 
 WORTH_KEEPING = 0.05  # seconds that a round's training of one client takes, from which on it is kept
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A client at its place in the world: what a handler works with."""
+class ClientContext:
+    """What a handler works with: the client, its rows, the store, and what it keeps from message to message."""
 
     client: Client
     population: Population
@@ -34,8 +35,8 @@ class Seat:
     context: Context
 
     @classmethod
-    def of(cls, context: Context, population: str) -> Seat:
-        """The seat of the client whose context this is, in the population of that key.
+    def of(cls, context: Context, population: str) -> ClientContext:
+        """The client whose Flower context this is, in the population of that key.
 
         The key comes with the message, the store from this machine (`FL_SIM_STORE`).
         """
@@ -144,48 +145,48 @@ def cohort_fitted(population: Population, members: tuple[int, ...], own_rows: bo
     return cohort_on_rows(population.data, recipes, rows, told)
 
 
-def fitted(seat: Seat, recipe: Recipe, rows: Indices, targets: NDArray[Any] | None = None) -> str:
+def fitted(client_context: ClientContext, recipe: Recipe, rows: Indices, targets: NDArray[Any] | None = None) -> str:
     """The key of the model that `recipe` gives on `rows`, trained now unless the store has it; `targets` where they
     are not the true ones."""
-    return trained(seat.store, seat.population.data, recipe, rows, targets)
+    return trained(client_context.store, client_context.population.data, recipe, rows, targets)
 
 
-def trained_on(seat: Seat, recipe: Recipe, weights: dict[str, Any]) -> OrderedDict[str, Any]:
+def trained_on(client_context: ClientContext, recipe: Recipe, weights: dict[str, Any]) -> OrderedDict[str, Any]:
     """What training on the client's own rows makes of these weights (a torch state dict), done now unless the store has
     it: one round of one client, which the next calibration of the same federation asks for again. Kept if it took
     `WORTH_KEEPING` seconds: to write and read less costs more than to make it again."""
-    data, rows, targets = seat.population.data, seat.client.train, seat.targets("train")
+    data, rows, targets = client_context.population.data, client_context.client.train, client_context.targets("train")
     key = digest(
-        recipe=recipe.parts(), data=data.key, rows=digest_of_array(rows), targets=digest_of_array(targets),
+        recipe=key_parts(recipe), data=data.key, rows=digest_of_array(rows), targets=digest_of_array(targets),
         weights=_digests(weights), layout="channels last",
     )  # fmt: skip
 
     def make() -> Artifact:
-        model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+        model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
         with one_thread():  # a second one is woken for longer than the copy takes
             model.load_state_dict(weights)
-        if isinstance(model, learning.FitsItself):
+        if isinstance(model, training.FitsItself):
             raise FlSimError(f"architecture {recipe.architecture!r} fits itself: it has no weights to be averaged")
         inputs, told = data.standardised(rows), data.scaled(targets)
-        return kept(learning.fit(model, inputs, told, recipe, channels_last=True), recipe)
+        return kept(training.fit(model, inputs, told, recipe, channels_last=True), recipe)
 
-    if seat.store.has("update", key):
-        found = seat.store.open("update", key).tensors
+    if client_context.store.has("update", key):
+        found = client_context.store.open("update", key).tensors
     else:
         start = time.perf_counter()
         made = make()
         if time.perf_counter() - start >= WORTH_KEEPING:
-            seat.store.ensure("update", key, lambda: made)
+            client_context.store.ensure("update", key, lambda: made)
         found = made.tensors
     # In the model's order, which a file does not keep; where a file would have them.
     return OrderedDict((name, found[name].cpu()) for name in weights)
 
 
-def adopted(seat: Seat, weights: dict[str, Any]) -> str:
+def adopted(client_context: ClientContext, weights: dict[str, Any]) -> str:
     """The key of a model with these weights (a torch state dict), stored now unless the store has it."""
-    recipe = seat.population.recipe(seat.client.tier, "adopted")
-    key = digest(weights=_digests(weights), recipe=recipe.parts(), data=seat.population.data.key)
-    seat.store.ensure("model", key, lambda: Artifact(meta={"recipe": recipe.__dict__}, tensors=weights))
+    recipe = client_context.population.recipe(client_context.client.tier, "adopted")
+    key = digest(weights=_digests(weights), recipe=key_parts(recipe), data=client_context.population.data.key)
+    client_context.store.ensure("model", key, lambda: Artifact(meta={"recipe": recipe.__dict__}, tensors=weights))
     return key
 
 

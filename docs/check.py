@@ -16,10 +16,10 @@ output (`compare: numbers`, for tables that are laid out anew), or only its head
 for wall times). Figures: the file is written, as wide and high as ours within 2 %, alike as a coarse grey picture
 (fonts and their edges differ between machines), and the command prints the numbers that the marker names (`says`).
 
-On which processor. Float sums are rounded otherwise on another kind of processor (fl_sim/processor.py), so a marker
-says on which kind its numbers were made (`on`). On that kind they must come out to the digit. On any other they must
-lie within the spread that the table itself states, or that its marker does (`spread`); what has no spread must come out
-to the digit everywhere. docs/reproduce.md has the rule.
+On which processor. Float sums are rounded otherwise on another kind of processor (fl_sim/runtime/processor.py), so a
+marker says on which kind its numbers were made (`on`). On that kind they must come out to the digit. On any other they
+must lie within the spread that the table itself states, or that its marker does (`spread`); what has no spread must
+come out to the digit everywhere. docs/reproduce.md has the rule.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
-from fl_sim.processor import kind
+from fl_sim.runtime.processor import kind
 
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = "docs/gallery.md"  # a figure's command stands there, wherever else it is shown

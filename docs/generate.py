@@ -1,11 +1,13 @@
-"""The pages of docs/ that are made from the code: what a scenario may say, the methods, and the programs in own.md.
+"""The pages that are made from the code: what a scenario may say, the methods, the programs in own.md and the tree in
+ARCHITECTURE.md.
 
     make docs                                    # or: .venv/bin/python docs/generate.py
     .venv/bin/python docs/generate.py --check    # write nothing; say which page is not what the code says
 
 scenario.md is made from the pydantic models: types, ranges and defaults from their JSON schema, the words from the
 comment beside each field and from the docstring of its table. methods.md is made from the docstrings at the top of
-the files in strategies/. In own.md each block under `<!-- file: PATH -->` is copied from PATH.
+the files in strategies/. In own.md each block under `<!-- file: PATH -->` is copied from PATH. In
+ARCHITECTURE.md the tree is made from the first sentence of each file.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from fl_sim.behaviours import BEHAVIOUR
-from fl_sim.calibrations import CALIBRATE, Calibrate, OneThreshold
-from fl_sim.options import LEARN, SCORE, Plada, Rehearsal, SafetyNet, Trained
-from fl_sim.scenario import Agreement, Clients, Data, ReferenceSets, Runtime, Scenario, Tier
-from strategies import STRATEGIES
+from fl_sim.scenario.behaviours import BEHAVIOUR
+from fl_sim.scenario.calibrate import Calibrate
+from fl_sim.scenario.learn import Rehearsal, SafetyNet, Trained
+from fl_sim.scenario.scenario import Scenario
+from fl_sim.scenario.scores import SCORE
+from fl_sim.scenario.strategies import CALIBRATE, LEARN, strategy
+from fl_sim.scenario.tables import Agreement, Clients, Data, ReferenceSets, Runtime, Tier
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -43,29 +47,39 @@ NO_RULE = re.compile(r"# (fmt|type|noqa)")
 
 @cache
 def comments(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the comment beside it, or on the lines just above it; those of base classes too."""
+    """Field -> the comment beside it, or on the lines just above it; those of base classes too. A strategy's fields are
+    the parameters of its constructor."""
     found: dict[str, str] = {}
     for base in reversed(model.__mro__):
-        if issubclass(base, BaseModel) and base is not BaseModel:
-            found |= _own_comments(base)
+        if isinstance(made_by := vars(base).get("strategy"), type):
+            found |= _beside(made_by.__init__)
+        elif issubclass(base, BaseModel) and base is not BaseModel:
+            found |= _beside(base)
     return found
 
 
 @cache
-def _own_comments(model: type[BaseModel]) -> dict[str, str]:
-    source = textwrap.dedent(inspect.getsource(model))
+def _beside(thing: Any) -> dict[str, str]:
+    source = textwrap.dedent(inspect.getsource(thing))
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     by_line = {t.start[0]: t for t in tokens if t.type == tokenize.COMMENT and not NO_RULE.match(t.string)}
     found = {}
-    for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-            continue
-        first = node.lineno
+    for name, first, last in _places(ast.parse(source).body[0]):
         while first - 1 in by_line and not by_line[first - 1].line[: by_line[first - 1].start[1]].strip():
             first -= 1  # a line of its own
-        lines = range(first, (node.end_lineno or node.lineno) + 1)
-        found[node.target.id] = " ".join(by_line[line].string.lstrip("# ") for line in lines if line in by_line)
+        found[name] = " ".join(by_line[n].string.lstrip("# ") for n in range(first, last + 1) if n in by_line)
     return found
+
+
+def _places(node: Any) -> Iterator[tuple[str, int, int]]:
+    """Name, first and last line of each field of a class, or of each parameter of a function."""
+    if isinstance(node, ast.FunctionDef):
+        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+            yield argument.arg, argument.lineno, (default or argument).end_lineno or argument.lineno
+        return
+    for child in node.body:
+        if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
+            yield child.target.id, child.lineno, child.end_lineno or child.lineno
 
 
 class Key(NamedTuple):
@@ -85,8 +99,13 @@ def keys(model: type[BaseModel], leave_out: Iterable[str] = ("name",)) -> list[K
     for name, told in schema["properties"].items():
         if name not in set(leave_out):
             default = "needed" if name in needed else _default(model, name)
-            rows.append(Key(name, kind(told), default, said.get(name, "")))
+            rows.append(Key(name, kind(told), default, said.get(name) or _description(told)))
     return rows
+
+
+def _description(told: Mapping[str, Any]) -> str:
+    """What the type of a field says of it."""
+    return next((str(one["description"]) for one in (told, *told.get("anyOf", ())) if "description" in one), "")
 
 
 def kind(told: Mapping[str, Any]) -> str:
@@ -240,7 +259,7 @@ def _learn() -> Iterator[str]:
     for name, model in LEARN.items():
         yield from _strategy(name, head(model), keys(model))
     named = {"Trained": "`teacher`, `rehearsal.student`", "SafetyNet": "`safety`", "Rehearsal": "`rehearsal`"}
-    used = json.dumps(Plada.model_json_schema()["$defs"])
+    used = json.dumps(LEARN["plada"].model_json_schema()["$defs"])
     for name, part in parts.items():
         assert f'"{name}"' in used
         yield from _strategy(name, f"{head(part)} For {named[name]}.", keys(part, ()), code=False)
@@ -252,11 +271,8 @@ def _calibrate() -> Iterator[str]:
     yield "Every strategy but `none` is told"
     yield ""
     yield from table(own)
-    few = keys(OneThreshold, ("name", *common))
     for name, model in CALIBRATE.items():
-        rows = keys(model, ("name", *common))
-        assert all(row in rows for row in few) or not issubclass(model, OneThreshold)
-        yield from _strategy(name, head(model), rows)
+        yield from _strategy(name, head(model), keys(model, ("name", *common)))
 
 
 def _scores() -> Iterator[str]:
@@ -289,7 +305,7 @@ Each is one file in `strategies/`, which begins with the paper, the rule in form
 under which assumption, and what was chosen where the authors' text was silent; this page has the first of each. The
 miscoverage is `alpha`, n_k the number of calibration points of client k, N their sum, K the number of clients, q a
 threshold. Which of them keeps its promise, measured: [conformal.md](conformal.md) and [plada.md](plada.md); rounds and
-bytes beside the worst client: [README](../README.md#the-methods).
+bytes beside the worst client: [strategies.md](strategies.md).
 
 `fl-sim compare digits NAME NAME ...` compares any of one table; [own.md](own.md) adds one of yours.
 """
@@ -323,7 +339,7 @@ class Written(NamedTuple):
 
 def read_method(name: str) -> Written:
     """The head of the file that the strategy of that name is in."""
-    module = importlib.import_module(STRATEGIES[name].__module__)
+    module = importlib.import_module(strategy(name).__module__)
     first, *rest = [" ".join(p.split()) for p in (inspect.getdoc(module) or "").split("\n\n")]
     text = "\n".join([first, *rest]).replace("**", "")
     what = _sentence(re.sub(rf"^{re.escape(name)}: ", "", first, flags=re.IGNORECASE))
@@ -351,11 +367,20 @@ def _link(found: re.Match[str]) -> str:
 
 def _row(method: Written, *, guaranteed: bool) -> str:
     name = f"[`{method.name}`](../{method.file})"
-    options = len((CALIBRATE | LEARN)[method.name].model_fields) > 1
+    options = len((CALIBRATE if method.name in CALIBRATE else LEARN)[method.name].model_fields) > 1
     name += f" ([keys](scenario.md#{anchor(method.name)}))" * options
-    cells = [name, method.what, method.source or "-", method.sent or "nothing"]
+    what = method.what if _measured(method.name) else f"{method.what} (*in no published table yet*)"
+    cells = [name, what, method.source or "-", method.sent or "nothing"]
     cells += [method.guaranteed or "nothing"] * guaranteed
     return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+@cache
+def _measured(name: str) -> bool:
+    """Whether a table of the docs has a row, or a column, of what a strategy gave."""
+    pages = ("conformal-tables.md", "plada.md", "contribution.md", "fedwq-cp.md")
+    rows = [line for page in pages for line in (DOCS / page).read_text().splitlines() if line.startswith("|")]
+    return any(re.search(rf"(?<![\w-])`?{name}`?(?![\w-])", row) for row in rows)
 
 
 def _plain(cell: str) -> str:
@@ -373,13 +398,45 @@ def with_files(text: str) -> str:
     return INCLUDED.sub(lambda m: m[1] + (ROOT / m[2]).read_text().rstrip("\n") + "\n" + m[3], text)
 
 
+# --------------------------------------------------------------------------------------------------- ARCHITECTURE.md
+
+TREE = re.compile(r"(?<=<!-- tree -->\n).*(?=<!-- end of the tree -->)", re.DOTALL)
+CLAUSE = re.compile(r"\. |; ")  # what ends a clause
+
+
+def tree() -> str:
+    """Every file of the packages with a clause: a table a folder."""
+    folders: dict[Path, list[Path]] = {}
+    for package in ("fl_sim", "strategies", "clients"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            folders.setdefault(path.parent, []).append(path)
+    return "".join(_folder(folder, files) for folder, files in sorted(folders.items()))
+
+
+def _folder(folder: Path, files: list[Path]) -> str:
+    own = [path for path in files if path.name != "__init__.py"]
+    lines = [f"`{path.name}` | {_clause(path)}" for path in own]
+    head = f"\n**`{folder.relative_to(ROOT).as_posix()}/`** {_clause(folder / '__init__.py')}\n\n"
+    return head + "".join(f"{line}\n" for line in ["file | what it holds", "---|---", *lines])
+
+
+def _clause(path: Path) -> str:
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = " ".join(said.split("\n\n")[0].split())
+    name, _, rest = first.partition(": ")
+    if name.replace("-", "_").lower() == path.stem or (path.parts[-2] == "fl_sim" and name == "fl-sim"):
+        first = rest  # "grouped: a threshold for each client, ..."
+    return _plain(CLAUSE.split(first)[0].rstrip("."))
+
+
 def pages() -> dict[Path, str]:
     """Every page that is made, and what it should be."""
-    own = DOCS / "own.md"
+    own, architecture = DOCS / "own.md", ROOT / "ARCHITECTURE.md"
     return {
         DOCS / "scenario.md": scenario_page(),
         DOCS / "methods.md": methods_page(),
         own: with_files(own.read_text()),
+        architecture: TREE.sub(lambda _: tree(), architecture.read_text()),
     }
 
 

@@ -5,7 +5,7 @@ PYTHONPATH=examples .venv/bin/fl-sim compare digits fedwq-cp local own_strategy:
 
 from collections.abc import Mapping, Sequence
 
-from fl_sim.records import ThresholdReport, ThresholdRequest
+from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
 from strategies.base import Calibration
 
 

@@ -6,16 +6,16 @@ PYTHONPATH=examples .venv/bin/fl-sim sweep contribution/digits learn=fedtsv,own_
 import numpy as np
 
 from fl_sim.contribution.shapley import gram
-from strategies.base import Roster
-from strategies.weighing import Answers, Floats, Weighing
+from strategies.base import Federation
+from strategies.families.weighing import Answers, Floats, Weighing
 
 
 class Aligned(Weighing):
     """α_i = max(0, cos(Δ_i, Δ_val)), of the last round that client i took part in. Nothing is guaranteed."""
 
-    def __init__(self, roster: Roster, rounds: int = 60, participants: int = 5) -> None:
-        super().__init__(roster, rounds, participants, evaluate_every=1)
-        self.last = np.zeros(len(roster.architectures))
+    def __init__(self, federation: Federation, rounds: int = 60, participants: int = 5) -> None:
+        super().__init__(federation, rounds, participants, evaluate_every=1)
+        self.last = np.zeros(len(federation.architectures))
 
     def weigh(self, answers: Answers) -> Floats:
         products = gram(answers.updates, self.reference(answers))  # the server's own update is row 0

@@ -26,14 +26,20 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed 
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 if TYPE_CHECKING:
-    from fl_sim.results import Result
-    from fl_sim.scenario import Scenario
+    from fl_sim.results.run import Result
+    from fl_sim.results.tables import load
+    from fl_sim.scenario.scenario import Scenario
     from fl_sim.simulation import simulate
 
-__all__ = ["Result", "Scenario", "simulate"]
+__all__ = ["Result", "Scenario", "load", "simulate"]
 __version__ = "0.1.0"
 
-_HOME = {"Result": "fl_sim.results", "Scenario": "fl_sim.scenario", "simulate": "fl_sim.simulation"}
+_HOME = {
+    "Result": "fl_sim.results.run",
+    "Scenario": "fl_sim.scenario.scenario",
+    "load": "fl_sim.results.tables",
+    "simulate": "fl_sim.simulation",
+}
 
 
 def __getattr__(name: str) -> Any:

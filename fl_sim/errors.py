@@ -1,10 +1,14 @@
-"""Errors whose message is the whole story: the command line prints it and nothing else."""
+"""What is said to the user: errors whose message is the whole story, which the command line prints and nothing else,
+and warnings of the log `fl_sim`, wherever they are given: a worker's travel to the driver."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
 from collections.abc import Iterator
+
+log = logging.getLogger("fl_sim")
 
 
 class FlSimError(Exception):
@@ -43,3 +47,35 @@ class DataNotAtHandError(FlSimError):
 
 class ClientFailedError(FlSimError):
     """A client raised, died, answered nonsense or did not answer, and the run was to stop when one does."""
+
+
+class _Collector(logging.Handler):
+    def __init__(self, found: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.found = found
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it, each once."""
+        said = record.getMessage()
+        if said not in self.found:
+            self.found.append(said)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[str]]:
+    """The warnings that are given in the block, each thing once; it is printed nowhere.
+
+    >>> with noted() as notes:
+    ...     log.warning("%d models at a time", 8)
+    >>> notes
+    ['8 models at a time']
+    """
+    found: list[str] = []
+    collector, before = _Collector(found), log.propagate
+    log.addHandler(collector)
+    log.propagate = False
+    try:
+        yield found
+    finally:
+        log.propagate = before
+        log.removeHandler(collector)

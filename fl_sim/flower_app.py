@@ -22,15 +22,15 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
-from fl_sim.readiness import check
-from fl_sim.report.figures import draw_finished
+from fl_sim.preflight import check
+from fl_sim.report.figures.run import draw_finished
 from fl_sim.report.table import summary
-from fl_sim.results import RunFolder, finished
+from fl_sim.results.run import RunFolder, finished
 from fl_sim.runtime.flower import FlowerGrid, wait_for
 from fl_sim.runtime.grids import Done, SimulatedGrid
 from fl_sim.runtime.session import Session
-from fl_sim.scenario import Scenario
-from fl_sim.scenario_file import locate
+from fl_sim.scenario.scenario import Scenario
+from fl_sim.scenario.toml import locate
 from fl_sim.simulation import Silent, simulate_on
 
 T = TypeVar("T")

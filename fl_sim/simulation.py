@@ -15,27 +15,30 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import strategies
-from clients.population import Population, populate
-from fl_sim import learning, models, processor
-from fl_sim.artifacts import Store
-from fl_sim.calibrators import FEDERATED
-from fl_sim.clock import Clock, spending
-from fl_sim.data.prepare import Prepared, prepare
+from fl_sim.conformal.calibrator_plan import FEDERATED
 from fl_sim.data.reference import refer
-from fl_sim.desk import Desk, Student
 from fl_sim.errors import ClientFailedError, FlSimError
-from fl_sim.options import OWN, own_object
-from fl_sim.readiness import check
-from fl_sim.results import FORMAT, Result
+from fl_sim.models import architectures, training
+from fl_sim.names import OWN, own_object
+from fl_sim.population.clients import Population, populate
+from fl_sim.population.prepared_data import Prepared, prepare
+from fl_sim.preflight import check
+from fl_sim.results.metrics import agreed, calibrate_metrics, client_rows, learn_metrics
+from fl_sim.results.run import FORMAT, Result
+from fl_sim.runtime import processor
+from fl_sim.runtime.checked_grid import CheckedGrid
 from fl_sim.runtime.grids import SimulatedGrid
-from fl_sim.runtime.ledger import Ledger
 from fl_sim.runtime.session import Session
-from fl_sim.scenario import Runtime, Scenario, Tier
-from fl_sim.summary import agreed, calibrate_metrics, client_rows, learn_metrics
-from strategies.agreement import Agreement
-from strategies.base import Calibration, HandOut, Learning, Method, Roster
-from strategies.temperature import FederatedTemperature
+from fl_sim.scenario.scenario import Scenario
+from fl_sim.scenario.tables import Runtime, Tier
+from fl_sim.server.context import ServerContext, Student
+from fl_sim.store import Store
+from fl_sim.timing import Clock, spending
+from strategies import calibration, learning, score_text
+from strategies.base import Calibration, Federation, Learning, Method
+from strategies.families.agreement import CommonRows
+from strategies.families.temperature import FederatedTemperature
+from strategies.families.training import Broadcast
 
 PACKAGES = ("fl-sim", "flwr", "ray", "torch", "numpy", "scikit-learn", "matplotlib")  # whose versions may move a digit
 
@@ -119,7 +122,7 @@ def _need(scenario: Scenario, population: Population) -> int:
     own = population.trains_locally or getattr(scenario.learn, "per_client", False)
 
     def step(tier: Tier) -> int:
-        peak = learning.peak_bytes(population.recipe(tier, "footprint"), data.shape, data.num_classes)
+        peak = training.peak_bytes(population.recipe(tier, "footprint"), data.shape, data.num_classes)
         return peak * (population.cohort_size(tier) if own else 1)
 
     return data.inputs.size * np.dtype(np.float32).itemsize + max(map(step, population.clients.tier))
@@ -127,7 +130,9 @@ def _need(scenario: Scenario, population: Population) -> int:
 
 def _hands_out(scenario: Scenario) -> bool:
     name = scenario.learn.name
-    return scenario.learn.hands_out or (OWN.match(name) is not None and issubclass(own_object(name), HandOut))
+    return scenario.learn.strategy.hands_out or (
+        OWN.match(name) is not None and issubclass(own_object(name), Broadcast)
+    )
 
 
 @dataclass(frozen=True)
@@ -135,51 +140,53 @@ class World:
     """What the server's side works with."""
 
     population: Population
-    ledger: Ledger
+    checked_grid: CheckedGrid
     learn: Learning
     calibrate: Calibration
     temperature: FederatedTemperature | None = None
-    asked: Agreement | None = None  # about common rows, where the scenario wants to know how far clients agree
+    asked: CommonRows | None = None  # about common rows, where the scenario wants to know how far clients agree
 
 
 def _run(
     scenario: Scenario, population: Population, store: Store, grid: SimulatedGrid, watch: Progress, clock: Clock
 ) -> Result:
     labels = [population.label(k) for k in range(len(population))]
-    ledger = Ledger(grid, labels, scenario.runtime.on_failure, watch.phase, scenario.runtime.timeout)
-    roster = roster_of(population, scenario, store, watch)
-    learn = strategies.learning(scenario.learn, roster)
-    calibrate, temperature = strategies.calibration(scenario.calibrate, roster), None
+    checked_grid = CheckedGrid(grid, labels, scenario.runtime.on_failure, watch.phase, scenario.runtime.timeout)
+    federation = federation_of(population, scenario, store, watch)
+    learn = learning(scenario.learn, federation)
+    calibrate, temperature = calibration(scenario.calibrate, federation), None
     with spending() as own:  # what the server itself trains and predicts
-        _start("learn", learn, ledger)
+        _start("learn", learn, checked_grid)
         if scenario.calibrate.calibrator == FEDERATED:
-            temperature = FederatedTemperature(roster, strategies.score_text(scenario.calibrate))
-            _start("temperature", temperature, ledger)
-            calibrate = strategies.calibration(scenario.calibrate, roster, temperature.temperature)
-        _start("calibrate", calibrate, ledger)
+            temperature = FederatedTemperature(federation, score_text(scenario.calibrate))
+            _start("temperature", temperature, checked_grid)
+            calibrate = calibration(scenario.calibrate, federation, temperature.temperature)
+        _start("calibrate", calibrate, checked_grid)
         if temperature is not None:
             temperature.book_on(calibrate)
-        asked = _asked(scenario, roster, calibrate, ledger)
-    clock.lap("aggregate", ledger.seconds, own)
-    return _result(scenario, World(population, ledger, learn, calibrate, temperature, asked), clock)
+        asked = _asked(scenario, federation, calibrate, checked_grid)
+    clock.lap("aggregate", checked_grid.seconds, own)
+    return _result(scenario, World(population, checked_grid, learn, calibrate, temperature, asked), clock)
 
 
-def _start(name: str, method: Method, ledger: Ledger) -> None:
-    method.start(ledger)
-    if len(ledger.missing) == len(ledger.accounts):
-        raise ClientFailedError(f"every client is missing after {name}; the first: {ledger.missing[0]}")
+def _start(name: str, method: Method, checked_grid: CheckedGrid) -> None:
+    method.start(checked_grid)
+    if len(checked_grid.missing) == len(checked_grid.accounts):
+        raise ClientFailedError(f"every client is missing after {name}; the first: {checked_grid.missing[0]}")
 
 
-def _asked(scenario: Scenario, roster: Roster, calibrate: Calibration, ledger: Ledger) -> Agreement | None:
+def _asked(
+    scenario: Scenario, federation: Federation, calibrate: Calibration, checked_grid: CheckedGrid
+) -> CommonRows | None:
     """Every client's opinions on the common rows, where the scenario asks for them."""
     if scenario.agreement is None:
         return None
-    asked = Agreement(roster, scenario.agreement.rows, calibrate.score, calibrate.align, calibrate.thresholds)
-    asked.start(ledger)
+    asked = CommonRows(federation, scenario.agreement.rows, calibrate.score, calibrate.align, calibrate.thresholds)
+    asked.start(checked_grid)
     if len(asked.opinions) < 2:
         raise ClientFailedError(
-            f"{len(asked.opinions)} of {len(roster.tiers)} clients answered on the common rows: agreement takes two; "
-            "leave [agreement] out"
+            f"{len(asked.opinions)} of {len(federation.tiers)} clients answered on the common rows: agreement takes "
+            "two; leave [agreement] out"
         )
     return asked
 
@@ -215,7 +222,7 @@ def _check_networks(scenario: Scenario, population: Population) -> None:
     networks |= {f"clients.tier.{tier.name}.architecture": tier.architecture for tier in tiers}
     for key, architecture in networks.items():
         try:
-            models.build(architecture, data.shape, data.num_classes or 1)
+            architectures.build(architecture, data.shape, data.num_classes or 1)
         except Exception as error:  # a user's own may raise anything
             raise FlSimError(
                 f"{key} = {architecture!r} cannot be built for inputs of shape {data.shape}: "
@@ -223,48 +230,48 @@ def _check_networks(scenario: Scenario, population: Population) -> None:
             ) from error
 
 
-def roster_of(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Roster:
-    """What the strategies of a scenario know of its clients, and the server's desk."""
+def federation_of(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Federation:
+    """What the strategies of a scenario know of its clients, and the server's server."""
     everyone = range(len(population))
     tiers = [population.tier(k) for k in everyone]
 
     def initial(k: int) -> dict[str, Any]:
         recipe, data = population.recipe(population.tier(k), "federation"), population.data
         try:
-            model = learning.initial(recipe, data.shape, learning.outputs_of(recipe, data.num_classes))
+            model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
         except Exception as error:  # a user's own may raise anything
             what = f"architecture {recipe.architecture!r} cannot be built for inputs of shape {data.shape}"
             raise FlSimError(f"{what}: {type(error).__name__}: {error}") from error
         return dict(model.state_dict())
 
-    return Roster(
+    return Federation(
         population=population.key, seed=scenario.seed, tiers=tuple(t.name for t in tiers),
         architectures=tuple(f"{t.architecture} {t.quantiles or ''}".strip() for t in tiers),
         num_train=tuple(len(population.client(k).train) for k in everyone), num_labels=population.num_bins,
         task="regression" if population.data.classes is None else "classification", test=scenario.clients.test,
         one_law_a_tier=scenario.one_law_a_tier, cohorts=lambda: population.cohorts.tolist(), initial=initial,
         recipe=lambda k, purpose: population.recipe(population.tier(k), purpose),
-        desk=_desk(population, scenario, store, watch),
+        server=_server_context(population, scenario, store, watch),
     )  # fmt: skip
 
 
-def _desk(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Desk:
+def _server_context(population: Population, scenario: Scenario, store: Store, watch: Progress) -> ServerContext:
     counts = Counter(population.tiers.tolist())
     students = tuple(
         Student(partial(population.recipe, tier, contrast="image"), counts[i] / len(population))
         for i, tier in enumerate(scenario.clients.tier)
         if counts[i]
     )
-    return Desk(
+    return ServerContext(
         data=population.data, reference=population.held, store=store, seed=scenario.seed, device=population.device,
         precision=population.precision, students=students, tested=population.tested, watch=watch,
     )  # fmt: skip
 
 
 def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
-    ledger, calibrate = world.ledger, world.calibrate
-    rows = client_rows(world.population, ledger, world.learn, calibrate)
-    missing = ledger.missing
+    checked_grid, calibrate = world.checked_grid, world.calibrate
+    rows = client_rows(world.population, checked_grid, world.learn, calibrate)
+    missing = checked_grid.missing
     calibrated = calibrate_metrics(rows, scenario, world.population, calibrate)
     told = None if world.asked is None else agreed(world.population, scenario, world.asked)
     if told is not None:
@@ -283,10 +290,11 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
         },
         "seconds": clock.table(),
         "clients": {
-            "sent": len(rows), "ok": len(rows) - len(missing), "retried": len(ledger.retried), "failed": len(missing),
+            "sent": len(rows), "ok": len(rows) - len(missing), "retried": len(checked_grid.retried),
+            "failed": len(missing),
             "missing": [{"client": k, "reason": reason} for k, reason in missing.items()],
         },
-        "notes": list(ledger.notes),
+        "notes": list(checked_grid.notes),
         "learn": {
             "name": scenario.learn.name,
             "metrics": learn_metrics(rows, world.population, calibrate) | world.learn.metrics(),

@@ -1,89 +1,29 @@
-"""The server's half: one method a file. `STRATEGIES` is the one list of them."""
+"""The server's half: one method a file, which goes by the file's name (`fl_sim/scenario/strategies.py`). Here they are
+made from a scenario's tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fl_sim.calibrators import Plan, with_plan
-from fl_sim.options import OWN, Options, Score, own_object
-from strategies.base import Calibration, Learning, Roster
-from strategies.cgsv import CGSV
-from strategies.class_conditional import ClassConditional
-from strategies.coreset import Coreset
-from strategies.cphet import CPhet
-from strategies.dp_fedcp import DPFedCP
-from strategies.fcp import FCP
-from strategies.fedavg import FedAvg
-from strategies.fedcp_qq import FedCPQQ
-from strategies.fedhist import FedHistCP
-from strategies.fedtsv import FedTSV
-from strategies.fedtsv_fair import FedTSVFair
-from strategies.fedwq_cp import FedWQCP
-from strategies.grouped import Grouped
-from strategies.h_dcp import HDCP
-from strategies.local import Local
-from strategies.loo import LOO
-from strategies.none import NoCalibration
-from strategies.online import Online
-from strategies.own import Own
-from strategies.plada import Plada
-from strategies.pooled import Pooled
-from strategies.private import Private
-from strategies.probe import Probe
-from strategies.q_dcp import QDCP
-from strategies.rob_fcp import RobFCP
-from strategies.shared import Shared
-from strategies.unweighted import Unweighted
-from strategies.weights import Weights
-
-STRATEGIES: dict[str, type[Any]] = {
-    # learn
-    "shared": Shared,
-    "own": Own,
-    "fedavg": FedAvg,
-    "fedtsv": FedTSV,
-    "loo": LOO,
-    "cgsv": CGSV,
-    "fedtsv-fair": FedTSVFair,
-    "plada": Plada,
-    "coreset": Coreset,
-    "weights": Weights,
-    "probe": Probe,
-    # calibrate
-    "fedwq-cp": FedWQCP,
-    "unweighted": Unweighted,
-    "local": Local,
-    "pooled": Pooled,
-    "fcp": FCP,
-    "fedcp-qq": FedCPQQ,
-    "dp-fedcp": DPFedCP,
-    "cphet": CPhet,
-    "h-dcp": HDCP,
-    "q-dcp": QDCP,
-    "rob-fcp": RobFCP,
-    "fedhist-cp": FedHistCP,
-    "grouped": Grouped,
-    "class-conditional": ClassConditional,
-    "online": Online,
-    "private": Private,
-    "none": NoCalibration,
-}
-
-__all__ = ["STRATEGIES", "Calibration", "Learning", "Roster", "calibration", "learning"]
+from fl_sim.conformal.calibrator_plan import Plan, with_plan
+from fl_sim.names import OWN, own_object
+from fl_sim.scenario.options import Options
+from fl_sim.scenario.scores import Score
+from strategies.base import Calibration, Federation, Learning
 
 
-def learning(options: Options, roster: Roster) -> Learning:
+def learning(options: Options, federation: Federation) -> Learning:
     """The learn strategy that a scenario's `[learn]` describes."""
-    made: Learning = _class(options.name)(roster=roster, **options.arguments())
+    made: Learning = _class(options)(federation=federation, **options.arguments())
     return made
 
 
-def calibration(options: Options, roster: Roster, temperature: float | None = None) -> Calibration:
+def calibration(options: Options, federation: Federation, temperature: float | None = None) -> Calibration:
     """The calibrate strategy that a scenario's `[calibrate]` describes; `temperature`: see `score_text`."""
     told = options.arguments()
     if isinstance(told.get("score"), Score):
         told["score"] = score_text(options, temperature)
-    made: Calibration = _class(options.name)(roster=roster, **told)
+    made: Calibration = _class(options)(federation=federation, **told)
     return made
 
 
@@ -96,8 +36,6 @@ def score_text(options: Any, temperature: float | None = None) -> str:
     return with_plan(text, Plan(options.calibrator, options.calibrator_share, temperature))
 
 
-def _class(name: str) -> type[Any]:
-    if OWN.match(name):
-        own: type[Any] = own_object(name)
-        return own
-    return STRATEGIES[name]
+def _class(options: Any) -> type[Any]:
+    made_by: type[Any] = own_object(options.name) if OWN.match(options.name) else options.strategy
+    return made_by

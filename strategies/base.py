@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import WARNING
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -17,25 +17,27 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
-from fl_sim.checks import read
 from fl_sim.errors import ClientFailedError
-from fl_sim.records import FLOAT_BYTES, EvaluateReport, EvaluateRequest, Parcel, Record, pack
+from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
+from fl_sim.messages.record import FLOAT_BYTES, Record
+from fl_sim.messages.validate import read
+from fl_sim.messages.wire import pack
 
 if TYPE_CHECKING:
-    from fl_sim.desk import Desk
-    from fl_sim.learning import Recipe
+    from fl_sim.models.recipe import Recipe
+    from fl_sim.server.context import ServerContext
 
 
 def _untrained(partition: int) -> dict[str, Any]:
-    raise ValueError(f"no untrained weights were given for partition {partition}: say Roster(initial=...)")
+    raise ValueError(f"no untrained weights were given for partition {partition}: say Federation(initial=...)")
 
 
 def _no_recipe(partition: int, purpose: str) -> Recipe:
-    raise ValueError(f"it was not said how partition {partition} makes a model ({purpose}): say Roster(recipe=...)")
+    raise ValueError(f"it was not said how partition {partition} makes a model ({purpose}): say Federation(recipe=...)")
 
 
 @dataclass(frozen=True)
-class Roster:
+class Federation:
     """What a strategy knows of the clients, in the order of their partitions; a calibration needs `population` alone,
     but for those that group clients or aim at their labels, which say so."""
 
@@ -51,7 +53,9 @@ class Roster:
     cohorts: Callable[[], Sequence[int]] = tuple  # (K,) whose models of their own are trained together; (): nobody's
     initial: Callable[[int], dict[str, Any]] = _untrained  # partition -> untrained weights (a torch state dict)
     recipe: Callable[[int, str], Recipe] = _no_recipe  # partition, purpose -> how a client of its tier makes a model
-    desk: Desk | None = None  # the server's own rows, the clients' test rows, the reference set and the store
+    server: ServerContext | None = (
+        None  # the server's own rows, the clients' test rows, the reference set and the store
+    )
 
 
 def node_ids(grid: Grid) -> list[int]:
@@ -65,6 +69,9 @@ def request(record: Record, nodes: Iterable[int]) -> list[Message]:
     return [Message(content, dst_node_id=node, message_type=record.message_type) for node in nodes]
 
 
+ALONE = Federation("")  # of a ServerApp of one's own, where nothing is known of the clients
+
+
 class Method(Strategy):
     """What both kinds have in common: a method knows in how many rounds it is done, and believes no answer that it has
     not checked, on whatever Grid it is.
@@ -75,6 +82,7 @@ class Method(Strategy):
         left_out: node -> why it is no longer asked.
     """
 
+    kind: ClassVar[str]  # "learn" or "calibrate"
     num_rounds: int = 1
     on_failure: Literal["stop", "skip"] = "stop"
 
@@ -82,6 +90,22 @@ class Method(Strategy):
         self.left_out: dict[int, str] = {}
         self._sent: dict[int, Message] = {}  # node -> the last message to it
         self._partition_said: dict[int, int] = {}  # node -> the partition that it said it is
+
+    @classmethod
+    def check(cls, told: Any) -> None:
+        """Refuse options that do not go together; `told` has the keys of the scenario's table as attributes.
+
+        Raises:
+            ValueError: in a sentence with the keys and their values.
+        """
+
+    @classmethod
+    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+        """Refuse options in a world that they do not fit; `task` is None where only the data themselves say it.
+
+        Raises:
+            ValueError: in a sentence with the keys and their values.
+        """
 
     def sent(self, messages: Iterable[Message]) -> list[Message]:
         """The messages of an exchange, kept to hold the replies against; none to those who are left out."""
@@ -161,23 +185,34 @@ class Method(Strategy):
 class Learning(Method):
     """How clients come by their models, in `num_rounds` rounds. The models stay with the clients."""
 
-    def __init__(self, roster: Roster) -> None:
+    kind = "learn"
+    trains_locally: ClassVar[bool] = True  # the training rows are split over the clients
+    hands_out: ClassVar[bool] = False  # the server learns from data.server, and what it found out travels
+    needs_reference: ClassVar[bool] = False  # every client holds the images of [reference]
+    averages: ClassVar[bool] = False  # the clients' weights, so every architecture must have such
+
+    @classmethod
+    def one_model_a_tier(cls, told: Any) -> bool:
+        """Whether it follows from the options that all clients of a tier have the same model."""
+        return not cls.trains_locally or cls.averages
+
+    def __init__(self, federation: Federation = ALONE) -> None:
         super().__init__()
-        self.roster = roster
+        self.federation = federation
         self.bytes_up: dict[int, int] = {}  # partition -> information the method sent, in bytes
         self.bytes_down: dict[int, int] = {}
         self.client_weights: dict[int, float] = {}  # partition -> its weight, where the method weighs clients
 
     @property
-    def desk(self) -> Desk:
+    def server(self) -> ServerContext:
         """The server's rows, reference set and store.
 
         Raises:
-            ValueError: the roster was made without.
+            ValueError: the federation was made without.
         """
-        if self.roster.desk is None:
-            raise ValueError(f"{type(self).__name__} learns from rows of the server's: say Roster(desk=...)")
-        return self.roster.desk
+        if self.federation.server is None:
+            raise ValueError(f"{type(self).__name__} learns from rows of the server's: say Federation(server=...)")
+        return self.federation.server
 
     def metrics(self) -> dict[str, Any]:
         """What the method found beside the models, for the metrics of `result.json`: JSON values."""
@@ -208,60 +243,6 @@ class Learning(Method):
         return None, MetricRecord({"round": server_round, "clients": len(self.answers(replies))})
 
 
-class InTurns(Learning):
-    """Whoever is first makes a model in round 1; in round 2 the others find theirs in the artifact store. So nobody
-    waits for what another is making.
-
-    Where clients have models of their own (`per_client`) the first of each cohort trains those of the whole cohort;
-    where a tier shares one, the first of the tier. None: the clients make nothing, and all are asked at once.
-    """
-
-    def __init__(self, roster: Roster, per_client: bool | None) -> None:
-        super().__init__(roster)
-        self.per_client = bool(per_client)
-        self._first = [] if per_client is None else turns(roster.tiers, per_client, roster.cohorts)
-        self.num_rounds = 1 if all(self._first) else 2
-        cohorts = roster.cohorts() if per_client else ()
-        self.models = max(Counter(cohorts).values(), default=1)  # that whoever is asked may have to train
-
-    def turn(self, server_round: int, count: int) -> list[int]:
-        """The partitions, of `count`, whose turn it is."""
-        first = self._first or [True] * count
-        return [k for k in range(count) if first[k] == (server_round == 1)]
-
-
-class HandOut(InTurns):
-    """The server learns from rows of its own, and hands what it found to every client: the same bytes to all."""
-
-    @property
-    @abstractmethod
-    def file(self) -> bytes:
-        """What is handed out."""
-
-    @property
-    def parcel(self) -> NDArray[np.uint8]:
-        """The same, as a message carries it."""
-        return np.frombuffer(self.file, np.uint8)
-
-    @abstractmethod
-    def request(self) -> Parcel:
-        """What every client is sent."""
-
-    def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
-        """Whose turn it is."""
-        record, now = self.request(), self.turn(server_round, len(nodes))
-        self.bytes_down |= dict.fromkeys(now, int(record.information_bytes))
-        return request(record, [nodes[k] for k in now])
-
-
-def turns(tiers: Sequence[str], per_client: bool, cohorts: Callable[[], Sequence[int]] = tuple) -> list[bool]:
-    """(K,) who is first: of each tier, or with models of their own of each cohort, where there are such, else
-    everybody."""
-    groups: Sequence[str | int] = [*cohorts()] or range(len(tiers)) if per_client else tiers
-    firsts = {group: k for k, group in reversed(list(enumerate(groups)))}
-    return [firsts[group] == k for k, group in enumerate(groups)]
-
-
 Threshold = float | NDArray[np.float64]  # one for all labels, or (C,) one for each class
 
 
@@ -271,23 +252,26 @@ class Calibration(Method):
 
     A method of one round says these two things and nothing else:
 
-    >>> from fl_sim.records import ThresholdReport, ThresholdRequest
+    >>> from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
     >>> class Cautious(Calibration):
     ...     def question(self):
     ...         return ThresholdRequest(self.population, self.alpha, self.score, "clip")
     ...     def threshold(self, reports):
     ...         return max(report.threshold for report in reports)
-    >>> Cautious(Roster(""), alpha=0.1, score="").threshold([ThresholdReport(0, 0.5, 9), ThresholdReport(1, 0.7, 9)])
+    >>> reports = [ThresholdReport(0, 0.5, 9), ThresholdReport(1, 0.7, 9)]
+    >>> Cautious(Federation(""), alpha=0.1, score="").threshold(reports)
     0.7
 
     One with a threshold for each client overrides `for_each`, one with more rounds `ask` and `take`.
     """
 
+    kind = "calibrate"
+    task: ClassVar[str | None] = None  # the only one it is for
     rounds_before: int = 0  # in which clients agreed on something before they were calibrated
 
-    def __init__(self, roster: Roster, alpha: float, score: str) -> None:
+    def __init__(self, federation: Federation = ALONE, *, alpha: float, score: str = "") -> None:
         super().__init__()
-        self.roster, self.alpha, self.score = roster, alpha, score
+        self.federation, self.alpha, self.score = federation, alpha, score
         self.align = ""  # the common scale the thresholds are on, where there is one
         self.global_threshold: float | None = None  # None where there is not one for all
         self.thresholds: dict[int, Threshold] = {}  # partition -> what it is tested with
@@ -300,7 +284,7 @@ class Calibration(Method):
     @property
     def population(self) -> str:
         """The clients' key in the artifact store, which every question carries."""
-        return self.roster.population
+        return self.federation.population
 
     # ------------------------------------------------------------------------------------------ what a method says
 

@@ -13,7 +13,7 @@ Sent: the weights, by each participant, in each round. Received: as many, and on
 server needs no rows of its own.
 
 Chosen: it stands here as the rival that FedTSV's paper names, "cosine to the mean update", in that paper's frame (some
-clients a round, all get the same model, weighed in the same round; strategies/weighing.py). So Δ_N is the plain mean,
+clients a round, all get the same model, weighed in the same round; families/weighing.py). So Δ_N is the plain mean,
 as there. The moving average from 0 is that of the authors' published code, and 0.95 is, as far as we know, its default.
 That code also gives each update the same length and weighs it by the r of the round before, floors r at 0.001 and has r
 add up to 1 over all clients, who all take part in every round: the frame weighs by shares of the participants anyway,
@@ -24,22 +24,34 @@ To know: the mean is what the participants make it. An update made longer turns 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field
 
 from fl_sim.contribution import shapley
-from strategies.base import Roster
-from strategies.weighing import Answers, Floats, Weighing
+from strategies.base import ALONE, Federation
+from strategies.families.averaging import EvaluateEvery, Rounds
+from strategies.families.weighing import Answers, Floats, Participants, Weighing
 
 
 class CGSV(Weighing):
-    """Moving averages of cosines, clipped at 0."""
+    """Clients weigh the cosine of their updates to the mean update (CGSV)."""
+
+    validates = False
 
     def __init__(
-        self, roster: Roster, rounds: int, participants: int, memory: float = 0.95, evaluate_every: int = 1
+        self,
+        federation: Federation = ALONE,
+        *,
+        rounds: Rounds,
+        participants: Participants,
+        memory: Annotated[float, Field(ge=0, lt=1)] = 0.95,  # of the moving average of a client's cosines
+        evaluate_every: EvaluateEvery = 1,
     ) -> None:
-        super().__init__(roster, rounds, participants, evaluate_every)
+        super().__init__(federation, rounds=rounds, participants=participants, evaluate_every=evaluate_every)
         self.memory = memory
-        self.reputation = np.zeros(len(roster.architectures))  # (K,) r
+        self.reputation = np.zeros(len(federation.architectures))  # (K,) r
 
     def weigh(self, answers: Answers) -> Floats:
         """A client's cosine to the mean, on average over the rounds it took part in, the last ones most."""

@@ -6,8 +6,8 @@ class, pooled over clients by tier from one round of histograms, cover every cli
 
     q_{g,y} = the ceil((n_{g,y} + 1)(1 - α))-th smallest score of class y at clients of tier g, rounded up to the grid
 
-Sent: the histogram by class, coded, at most `budget` bytes (strategies/histograms.py). Received: a threshold for each
-class.
+Sent: the histogram by class, coded, at most `budget` bytes (families/histograms.py). Received: a threshold
+for each class.
 
 Guaranteed: P(covered | Y = y) >= 1 - α for every class at every client of a tier, hence coverage of at least 1 - α
 under *any* mix of labels, today's or tomorrow's, if scores given the label follow one law within the tier: one model
@@ -23,14 +23,14 @@ classification only: the class of a test point's interval is not known in regres
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fl_sim.conformal.histogram import ScoreGrid, threshold_at
 from fl_sim.conformal.thresholds import conformal_rank, min_calibration
-from strategies.base import Roster, Threshold
-from strategies.histograms import Counts, HistogramCalibration
+from strategies.base import ALONE, Federation, Threshold
+from strategies.families.histograms import Budget, Counts, HalvedBins, HistogramCalibration, Rare
 
 
 def with_borrowed(counts: Counts, everybodys: Counts, alpha: float) -> tuple[Counts, list[int]]:
@@ -41,22 +41,34 @@ def with_borrowed(counts: Counts, everybodys: Counts, alpha: float) -> tuple[Cou
 
 
 class ClassConditional(HistogramCalibration):
-    """A threshold for each class, by tier."""
+    """A threshold for each class, so that every mix of them is covered."""
 
+    task = "classification"
     by_class = True
 
     def __init__(
-        self, roster: Roster, alpha: float, score: str, bins: int, groups: str, budget: int, rare: str = "inf"
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        bins: HalvedBins = 512,
+        budget: Budget = 512,
+        groups: Literal["tier", "one"] = "tier",  # whose scores are put together
+        # A class with fewer than 1/alpha - 1 points in its group: "inf" puts it into every set (Vovk 2012); "borrow"
+        # takes the class's points of all groups, and where these are too few all of its group's, and loses the
+        # guarantee.
+        rare: Rare = "inf",
     ) -> None:
-        super().__init__(roster, alpha, score, bins)
+        super().__init__(federation, alpha=alpha, score=score, bins=bins)
         self.groups, self.budget, self.rare = groups, budget, rare
         self._told: list[dict[str, Any]] = []
 
     def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, Threshold]:
         """Tier by tier; `counts` (K, C, bins + 1)."""
-        if self.groups == "tier" and not self.roster.tiers:
-            raise ValueError("class-conditional: groups = 'tier' needs Roster(tiers=...); say 'one' without them")
-        tiers = [self.roster.tiers[k] if self.groups == "tier" else "all" for k in partitions]
+        if self.groups == "tier" and not self.federation.tiers:
+            raise ValueError("class-conditional: groups = 'tier' needs Federation(tiers=...); say 'one' without them")
+        tiers = [self.federation.tiers[k] if self.groups == "tier" else "all" for k in partitions]
         everybodys = counts.sum(axis=0)
         thresholds = {
             tier: self._of_tier(tier, counts[[t == tier for t in tiers]].sum(axis=0), everybodys, grid)

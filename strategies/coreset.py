@@ -12,37 +12,56 @@ features it takes. The parcel is the smallest of several forms (fl_sim/plada/ima
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from fl_sim.artifacts import Artifact, digest
 from fl_sim.data.contrast import contrasted
 from fl_sim.data.source import versions
 from fl_sim.errors import FlSimError
+from fl_sim.messages.learning import ImagesRequest
 from fl_sim.plada.coresets import k_centre_subset, random_subset, within
 from fl_sim.plada.images import form_of, pack_images
 from fl_sim.randomness import stream
-from fl_sim.records import ImagesRequest
-from strategies.base import HandOut, Roster
+from fl_sim.store import Artifact, digest
+from strategies.base import ALONE, Federation
+from strategies.families.training import Broadcast
 
 VERSION = 1  # raise it when a change here changes a parcel
 
 
-class Coreset(HandOut):
-    """As many images of each class as was said, or as many as fit into the budget."""
+class Coreset(Broadcast):
+    """Some of the server's own images, as JPEG: what PLADA is measured against (the data leave the server)."""
+
+    @classmethod
+    def one_model_a_tier(cls, told: Any) -> bool:
+        """Unless clients have models of their own."""
+        return not told.per_client
+
+    @classmethod
+    def check(cls, told: Any) -> None:
+        """One size."""
+        if (told.images_per_class is None) == (told.budget_bytes is None):
+            raise ValueError("say either images_per_class or budget_bytes, one of them")
 
     def __init__(
-        self, roster: Roster, how: str, images_per_class: int | None, budget_bytes: int | None, quality: int,
-        per_client: bool,
-    ) -> None:  # fmt: skip
-        super().__init__(roster, per_client)
+        self,
+        federation: Federation = ALONE,
+        *,
+        how: Literal["random", "k-centre"] = "random",  # drawn from each class, or spread over it
+        images_per_class: Annotated[int, Field(ge=1)] | None = None,  # say this, or budget_bytes
+        budget_bytes: Annotated[int, Field(ge=1)] | None = None,  # as many images as fit
+        quality: Annotated[int, Field(ge=1, le=95)] = 30,  # of the JPEG; the paper's
+        per_client: bool = False,  # true: every client trains a student of its own; false: one for each tier
+    ) -> None:
+        super().__init__(federation, per_client=per_client)
         self.how, self.images_per_class, self.budget_bytes, self.quality = how, images_per_class, budget_bytes, quality
 
     def request(self) -> ImagesRequest:
         """The parcel, as it is sent to everybody."""
-        return ImagesRequest(self.roster.population, self.parcel, self.per_client, self.models)
+        return ImagesRequest(self.federation.population, self.parcel, self.per_client, self.models)
 
     @cached_property
     def file(self) -> bytes:
@@ -51,18 +70,18 @@ class Coreset(HandOut):
 
     @cached_property
     def _made(self) -> Artifact:
-        desk = self.desk
+        server = self.server
         told = {"how": self.how, "each": self.images_per_class, "budget": self.budget_bytes, "quality": self.quality}
         made_by = [VERSION, *versions("Pillow", "zstandard")]
-        return desk.store.get(
-            "payload", digest(version=made_by, data=desk.data.key, seed=desk.seed, **told), self._make
+        return server.store.get(
+            "payload", digest(version=made_by, data=server.data.key, seed=server.seed, **told), self._make
         )
 
     def _make(self) -> Artifact:
-        desk = self.desk
-        rows, classes = desk.data.rows("server"), desk.data.num_classes or 1
-        images, labels = np.array(desk.data.inputs[rows]), np.array(desk.data.targets[rows])
-        desk.watch.phase("choosing images", None)
+        server = self.server
+        rows, classes = server.data.rows("server"), server.data.num_classes or 1
+        images, labels = np.array(server.data.inputs[rows]), np.array(server.data.targets[rows])
+        server.watch.phase("choosing images", None)
 
         def pack(count: int) -> bytes:
             chosen = self._chosen(images, labels, count)
@@ -87,7 +106,7 @@ class Coreset(HandOut):
 
     def _chosen(self, images: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         if self.how == "random":
-            return random_subset(labels, count, stream(self.roster.seed, "coreset"))
+            return random_subset(labels, count, stream(self.federation.seed, "coreset"))
         return k_centre_subset(labels, contrasted(images).reshape(len(images), -1), count)
 
     def metrics(self) -> dict[str, Any]:

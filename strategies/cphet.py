@@ -35,31 +35,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.conformal.weighted import Weighed, label_ratio
+from fl_sim.messages.calibration import ScoresReport, ScoresRequest
+from fl_sim.messages.record import Record
 from fl_sim.randomness import stream
-from fl_sim.records import Record, ScoresReport, ScoresRequest
-from strategies.base import Calibration, Roster, Threshold
+from strategies.base import ALONE, Calibration, Federation, Threshold
 
 Counts = NDArray[np.int64]
 
 
 class CPhet(Calibration):
-    """Each client's threshold from everybody's points, weighted by their labels."""
+    """A quantile weighted by the density ratio of each client's labels to all (Plassier et al. 2024)."""
 
-    def __init__(self, roster: Roster, alpha: float, score: str, target: str = "auto", subsample: bool = True) -> None:
-        super().__init__(roster, alpha, score)
-        self.target = {"local": "own", "shared": "pooled"}[roster.test] if target == "auto" else target
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        # "auto": own labels, or the pool's in a shared test
+        target: Literal["auto", "own", "pooled", "uniform"] = "auto",
+        subsample: bool = True,  # draw calibration points by their weights, as published; false: weigh them
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score)
+        self.target = {"local": "own", "shared": "pooled"}[federation.test] if target == "auto" else target
         self.subsample = subsample
         self.sizes: dict[int, float] = {}  # partition -> effective number of points
 
     def question(self) -> Record:
         """Every score with its label."""
-        return ScoresRequest(self.population, self.score, labels=True, num_labels=self.roster.num_labels)
+        return ScoresRequest(self.population, self.score, labels=True, num_labels=self.federation.num_labels)
 
     def for_each(self, reports: Sequence[ScoresReport]) -> dict[int, Threshold]:
         """q_k for client k."""
@@ -82,10 +92,10 @@ class CPhet(Calibration):
         """A threshold, or one for each class, and the effective number of points behind it."""
         size = pool.effective_size(weights)
         if self.subsample:
-            rng = stream(self.roster.seed, "cphet", who)
+            rng = stream(self.federation.seed, "cphet", who)
             return pool.drawn_threshold(weights, self.alpha, math.floor(size), rng), size
         unknown = (pool.counts == 0) & (self.target != "pooled")  # the ratio of a label that nobody has
-        if self.roster.task == "regression":
+        if self.federation.task == "regression":
             return (math.inf if unknown.any() else pool.threshold(weights, self.alpha)), size
         each = np.where(unknown, math.inf, pool.thresholds(weights, self.alpha))
         return (float(each[0]) if (each == each[0]).all() else each), size
@@ -96,7 +106,7 @@ class CPhet(Calibration):
                 raise ValueError(f"client {r.partition} sent {len(r.labels)} labels: must be one for each score")
         labels = np.concatenate([np.zeros(0, np.int64), *(r.labels for r in reports)])
         scores = np.concatenate([np.zeros(0), *(r.scores for r in reports)])
-        num_labels = self.roster.num_labels or int(labels.max(initial=0)) + 1
+        num_labels = self.federation.num_labels or int(labels.max(initial=0)) + 1
         return Weighed(scores, labels, num_labels), num_labels
 
     def detail(self) -> dict[str, Any]:

@@ -49,46 +49,69 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from fl_sim.conformal.aggregation import Aggregation, aggregated
+from fl_sim.conformal.aggregation import aggregated
 from fl_sim.conformal.pinball import corrected_alpha, importance, privacy_spent
-from fl_sim.randomness import stream
-from fl_sim.records import (
-    FLOAT_BYTES,
+from fl_sim.messages.calibration import (
     DescendRequest,
     LabelCountsReport,
     LabelCountsRequest,
-    Record,
     SizeReport,
     SizeRequest,
     StepReport,
 )
-from strategies.base import Calibration, Roster, Threshold
+from fl_sim.messages.record import FLOAT_BYTES, Record
+from fl_sim.randomness import stream
+from strategies.base import ALONE, Calibration, Federation, Threshold
+from strategies.families.options import Cap, Mean, Trim, unprotected
 
 Floats = NDArray[np.float64]
 IN_UNIT_INTERVAL = ("lac", "aps")
 
 
 class DPFedCP(Calibration):
-    """Every round some clients go some steps, and the server takes their mean."""
+    """Federated descent on the smoothed pinball loss, with noise (Plassier et al. 2023)."""
+
+    @classmethod
+    def check(cls, told: Any) -> None:
+        """Noise protects what no calibrator was fitted on."""
+        if told.noise and told.calibrator != "none":
+            raise ValueError(f"noise = {told.noise:g} and {unprotected(told.calibrator)}")
 
     def __init__(
-        self, roster: Roster, alpha: float, score: str, rounds: int, local_steps: int, fraction: float,
-        step_size: float, smoothing: float, spread: float | None, noise: float, delta: float, average: bool,
-        target: Literal["pooled", "uniform"], aggregation: Aggregation = "mean", trim: float = 0.1,
-        cap: float | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(roster, alpha, score)
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        rounds: Annotated[int, Field(ge=1)] = 50,  # of descent
+        local_steps: Annotated[int, Field(ge=1)] = 5,  # of a client in a round
+        fraction: Annotated[float, Field(gt=0, le=1)] = 1.0,  # of the clients, drawn anew each round
+        step_size: Annotated[float, Field(gt=0)] = 0.1,  # in units of the spread of the scores
+        smoothing: Annotated[float, Field(gt=0)] = 0.05,  # of the pinball loss, in units of the spread of the scores
+        spread: Annotated[float, Field(gt=0)] | None = None,  # of the scores; left out: 1 in [0, 1], else found
+        noise: Annotated[float, Field(ge=0)] = 0.0,  # standard deviation on each step's gradient
+        # of the (epsilon, delta) that is reported where there is noise
+        delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5,
+        average: bool = True,  # the mean of the iterates; false: the last one
+        # label mix that is aimed at: all calibration points', or all alike
+        target: Literal["pooled", "uniform"] = "pooled",
+        aggregation: Mean = "mean",
+        trim: Trim = 0.1,
+        cap: Cap | None = None,
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score)
         self.aggregation, self.trim, self.cap = aggregation, trim, cap
         self.local_steps, self.fraction, self.noise, self.delta = local_steps, fraction, noise, delta
         self.step_size, self.smoothing, self.average = step_size, smoothing, average
         self.spread = spread or (1.0 if json.loads(score)["name"] in IN_UNIT_INTERVAL else None)
         self.asks_range, by_label = self.spread is None, target == "uniform"
-        by_class = LabelCountsRequest(self.population, roster.num_labels, score)
+        by_class = LabelCountsRequest(self.population, federation.num_labels, score)
         self.before: list[Record] = [by_class] if by_label else []
         if self.asks_range or not by_label:
             self.before.append(SizeRequest(self.population, score))
@@ -115,7 +138,7 @@ class DPFedCP(Calibration):
 
     def _draw(self, turn: int) -> list[int]:
         able = sorted(k for k, mass in self.masses.items() if mass > 0)
-        rng = stream(self.roster.seed, "dp-fedcp", turn)
+        rng = stream(self.federation.seed, "dp-fedcp", turn)
         return sorted(rng.permutation(able)[: max(1, round(self.fraction * len(able)))].tolist())
 
     def take(self, server_round: int, reports: Sequence[Any]) -> None:
@@ -151,7 +174,7 @@ class DPFedCP(Calibration):
     def _finish(self) -> None:
         q = math.inf if self.inner_alpha <= 0 else self.found
         missing = np.isinf(self.weights)
-        if missing.any() and self.roster.task == "classification":
+        if missing.any() and self.federation.task == "classification":
             each: Threshold = np.where(missing, np.inf, q)
             self.thresholds = dict.fromkeys(self.counts, each)
             return

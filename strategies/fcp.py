@@ -40,26 +40,65 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field
+
+from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.sketches import merged, sketch_from
 from fl_sim.conformal.thresholds import conformal_rank, mixture_parts, mixture_threshold
-from fl_sim.exact import as_meant
-from fl_sim.records import Record, ScoresReport, ScoresRequest, SketchReport, SketchRequest
-from strategies.base import Calibration, Roster
+from fl_sim.messages.calibration import ScoresReport, ScoresRequest, SketchReport, SketchRequest
+from fl_sim.messages.record import Record
+from strategies.base import ALONE, Calibration, Federation
 
-Mixture = str | Sequence[float]
+
+def _mixture(value: Any) -> Any:
+    """Refuses in one line what is no mixture."""
+    numbers = value if isinstance(value, list | tuple) else [None]
+    fit = [isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < math.inf for n in numbers]
+    if value not in ("size", "uniform") and not all(fit):
+        raise ValueError("must be 'size', 'uniform' or a list of numbers, one for each client, none below 0")
+    return value
+
+
+Shares = tuple[Annotated[float, Field(ge=0)], ...]
+Mixture = Annotated[Literal["size", "uniform"] | Shares, BeforeValidator(_mixture)]
 
 
 class FCP(Calibration):
-    """The threshold of a mixture of the clients."""
+    """The pooled rank ceil((N + K)(1 - alpha)), for any mixture of the clients (Lu et al. 2023)."""
 
-    def __init__(self, roster: Roster, alpha: float, score: str, sketch: str, mixture: Mixture) -> None:
-        super().__init__(roster, alpha, score)
+    @classmethod
+    def check(cls, told: Any) -> None:
+        """A mixture that somebody is in, and exact scores for any but that by size."""
+        if not isinstance(told.mixture, str) and not sum(told.mixture):
+            raise ValueError(f"mixture = {list(told.mixture)}: at least one client must count")
+        if told.sketch != "exact" and told.mixture != "size":
+            raise ValueError(f"sketch = {told.sketch!r} holds the pool: it goes with mixture = 'size' alone")
+
+    @classmethod
+    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+        """One number for each client."""
+        if not isinstance(told.mixture, str) and len(told.mixture) != scenario.clients.count:
+            raise ValueError(
+                f"calibrate.mixture holds {len(told.mixture)} numbers, but clients.count = {scenario.clients.count}: "
+                "must be one for each client"
+            )
+
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        sketch: Literal["exact", "tdigest", "ddsketch"] = "exact",  # what a client sends of its scores
+        mixture: Mixture = "size",  # pi: by n_k + 1, all alike, or one number for each client
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score)
         self.sketch, self.mixture = sketch, mixture
         self.sizes: dict[int, int] = {}  # partition -> n_k of those who answered
         if not isinstance(mixture, str):
-            mixture_parts(mixture, len(roster.tiers) or len(mixture))  # refuses what is no mixture of these clients
+            mixture_parts(mixture, len(federation.tiers) or len(mixture))  # refuses what is no mixture of these clients
         if sketch != "exact" and mixture != "size":
             raise ValueError(f"sketch = {sketch!r} holds the pool: it goes with mixture = 'size' alone")
 

@@ -10,7 +10,7 @@ Flower's strategy is used as it is, so any other of Flower's that averages weigh
 own average too, of a count that is 1 for everybody.
 What is ours is the grid that it is shown: it holds only the clients that this round has drawn, from a stream of the
 scenario's seed, where Flower draws from Python's global one; and replies arrive in the order of the partitions, so
-that sums do not depend on timing (strategies/averaging.py).
+that sums do not depend on timing (strategies/families/averaging.py).
 
 Sent: the weights of the architecture, by each client that is drawn, in each round. Received: as many.
 """
@@ -18,26 +18,41 @@ Sent: the weights of the architecture, by each client that is drawn, in each rou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
+from pydantic import Field
 
-from strategies.averaging import Averaging, Federation
-from strategies.base import Roster
+from strategies.base import ALONE, Federation
+from strategies.families.averaging import AveragedGroup, Averaging, EvaluateEvery, Rounds
 
 SIZE, EQUAL = "num-examples", "equal"  # the count in a reply that Flower weighs it by
 
 
 class FedAvg(Averaging):
-    """`rounds` rounds of averaging, then every client adopts its federation's weights."""
+    """Federated averaging by Flower's own strategies, one federation for each architecture."""
+
+    @classmethod
+    def check(cls, told: Any) -> None:
+        """Medians weigh nobody."""
+        if told.weights == "uniform" and told.aggregation in ("FedMedian", "FedTrimmedAvg"):
+            raise ValueError(f"weights = 'uniform': {told.aggregation} weighs nobody; leave weights out")
 
     def __init__(
-        self, roster: Roster, rounds: int, fraction: float, aggregation: str,
-        weights: Literal["size", "uniform"] = "size", evaluate_every: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        federation: Federation = ALONE,
+        *,
+        rounds: Rounds,
+        # of the clients with training rows, drawn anew each round
+        fraction: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        # The strategy of Flower's that makes one model of the clients'.
+        aggregation: Literal["FedAvg", "FedMedian", "FedTrimmedAvg", "FedAdam", "FedYogi", "FedAdagrad"] = "FedAvg",
+        weights: Literal["size", "uniform"] = "size",  # of a client's weights in the average: its training rows, or 1
+        evaluate_every: EvaluateEvery = 0,
+    ) -> None:
         self.fraction, self.aggregation, self.uniform = fraction, aggregation, weights == "uniform"
-        super().__init__(roster, rounds, evaluate_every)
+        super().__init__(federation, rounds=rounds, evaluate_every=evaluate_every)
 
     def averager(self) -> Strategy:
         """The one that the scenario names."""
@@ -47,12 +62,12 @@ class FedAvg(Averaging):
         """The fraction of them."""
         return max(1, round(self.fraction * able))
 
-    def combine(self, server_round: int, federation: Federation, replies: Mapping[int, Message]) -> dict[str, Any]:
+    def combine(self, server_round: int, group: AveragedGroup, replies: Mapping[int, Message]) -> dict[str, Any]:
         """Flower's own aggregation; where all clients together claim no rows the weights stay as they are."""
         told: list[Any] = [reply.content["metrics"] for reply in replies.values()]
         for metrics in told if self.uniform else ():
             metrics[EQUAL] = 1
         claimed = sum(metrics[EQUAL if self.uniform else SIZE] for metrics in told)
-        weights = federation.strategy.aggregate_train(server_round, list(replies.values()))[0] if claimed else None
-        federation.weights = weights if weights is not None else federation.weights
+        weights = group.strategy.aggregate_train(server_round, list(replies.values()))[0] if claimed else None
+        group.weights = weights if weights is not None else group.weights
         return {}

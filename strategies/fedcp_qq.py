@@ -36,27 +36,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fl_sim.conformal.order_statistics import Aim, Choice, Guarantee, choose, choose_equal
+from pydantic import Field
+
+from fl_sim.conformal.order_statistics import Aim, Choice, choose, choose_equal
 from fl_sim.conformal.thresholds import local_rank
-from fl_sim.records import FLOAT_BYTES, OrderStatisticRequest, Record, SizeReport, SizeRequest, ThresholdRequest
-from strategies.base import Calibration, Roster
+from fl_sim.messages.calibration import OrderStatisticRequest, SizeReport, SizeRequest, ThresholdRequest
+from fl_sim.messages.record import FLOAT_BYTES, Record
+from strategies.base import ALONE, Calibration, Federation
 
 
 class FedCPQQ(Calibration):
-    """The k-th smallest of the clients' order statistics."""
+    """A quantile of the clients' quantiles (Humbert et al. 2023)."""
 
     def __init__(
         self,
-        roster: Roster,
+        federation: Federation = ALONE,
+        *,
         alpha: float,
-        score: str,
-        sizes: Literal["unequal", "equal"],
-        guarantee: Guarantee,
-        beta: float,
+        score: str = "",
+        # "equal": everyone draws as many scores as the smallest client has
+        sizes: Literal["unequal", "equal"] = "unequal",
+        # on average over calibration draws, or in most of them
+        guarantee: Literal["marginal", "conditional"] = "marginal",
+        beta: Annotated[float, Field(gt=0, lt=1)] = 0.1,  # "conditional": coverage below 1 - alpha at most so often
     ) -> None:
-        super().__init__(roster, alpha, score)
+        super().__init__(federation, alpha=alpha, score=score)
         self.aim, self.sizes = Aim(alpha, guarantee, beta), sizes
         self.num_rounds = 2 if sizes == "equal" else 1
         self._answered: set[int] = set()  # partitions, in any round

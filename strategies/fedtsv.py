@@ -26,30 +26,41 @@ figure 2: weights of 0 to 0.25 of an iid client's). And the sum grows with how o
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field
 
 from fl_sim.contribution import shapley
 from fl_sim.randomness import stream
-from strategies.base import Roster
-from strategies.weighing import Answers, Floats, Weighing
+from strategies.base import ALONE, Federation
+from strategies.families.averaging import EvaluateEvery, Rounds
+from strategies.families.weighing import Answers, Floats, Participants, Weighing
 
 
 class FedTSV(Weighing):
-    """Sums of Shapley values, clipped at 0."""
+    """Clients weigh the sum of their Shapley values in moving the mean update towards the server's own (FedTSV)."""
 
     def __init__(
-        self, roster: Roster, rounds: int, participants: int, permutations: int = 200, evaluate_every: int = 1
+        self,
+        federation: Federation = ALONE,
+        *,
+        rounds: Rounds,
+        participants: Participants,
+        # orders drawn, beyond 15 participants
+        permutations: Annotated[int, Field(ge=4, le=100_000, multiple_of=2)] = 200,
+        evaluate_every: EvaluateEvery = 1,
     ) -> None:
-        super().__init__(roster, rounds, participants, evaluate_every)
+        super().__init__(federation, rounds=rounds, participants=participants, evaluate_every=evaluate_every)
         self.permutations = permutations
-        self.total = np.zeros(len(roster.architectures))  # (K,) Φ
+        self.total = np.zeros(len(federation.architectures))  # (K,) Φ
 
     def contributions(self, gram: Floats, answers: Answers) -> Floats:
         """φ (m,) of the participants."""
         m = len(answers.participants)
         if m <= shapley.EXACT:
             return shapley.shapley(shapley.utilities(gram))
-        rng = stream(self.roster.seed, "shapley", answers.round)
+        rng = stream(self.federation.seed, "shapley", answers.round)
         found = shapley.sampled(shapley.prefixes(gram), m, self.permutations, rng)
         self.tell(standard_errors=found.errors.tolist())
         return found.values

@@ -49,16 +49,20 @@ muted too, and one that holds a class which D_0 has not. In its first round a cl
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fl_sim.contribution import honesty
 from fl_sim.contribution.flat import Vector
 from fl_sim.contribution.shapley import gram
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import stream
-from strategies.base import Roster
-from strategies.weighing import Answers, Floats, Rows, Weighing
+from strategies.base import ALONE, Federation
+from strategies.families.averaging import EvaluateEvery, Rounds
+from strategies.families.weighing import Answers, Floats, Participants, Rows, Weighing
 
 # A client of one class makes updates several times as long as one of all classes, whose gradients cancel: with SGD at
 # 0.01 3 times, to 5. The bound keeps one of them from moving a round's model far, and bounds what harm one round does.
@@ -67,14 +71,29 @@ FURTHEST = 2.0
 
 
 class FedTSVFair(Weighing):
-    """Trust from 0 to 1, by what can be seen of a client's updates."""
+    """As fedtsv, where rare data and few rounds cost an honest client nothing: weights are trust, from 0 to 1."""
+
+    @classmethod
+    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+        """The server's rows are told apart by their classes."""
+        super().check_world(told, scenario, task)
+        if task == "regression":
+            raise ValueError(
+                f"learn = {told.name!r} judges updates class by class, and {scenario.data.name} is regression"
+            )
 
     def __init__(
-        self, roster: Roster, rounds: int, participants: int, virtual: int = 3, evaluate_every: int = 1
+        self,
+        federation: Federation = ALONE,
+        *,
+        rounds: Rounds,
+        participants: Participants,
+        virtual: Annotated[int, Field(ge=1, le=100)] = 3,  # honest clients that the server plays in each round
+        evaluate_every: EvaluateEvery = 1,
     ) -> None:
-        super().__init__(roster, rounds, participants, evaluate_every)
+        super().__init__(federation, rounds=rounds, participants=participants, evaluate_every=evaluate_every)
         self.virtual = virtual
-        self.evidence = honesty.Evidence(len(roster.architectures))
+        self.evidence = honesty.Evidence(len(federation.architectures))
         self._longest = 0.0  # of this round, ‖Δ‖ at most
         self._own = np.zeros(0, np.float32)  # of this round, Δ_0
         self._progress = 0.0  # of this round, how far an honest client gets along Δ_0
@@ -119,7 +138,7 @@ class FedTSVFair(Weighing):
 
     def atoms(self, answers: Answers, rows: Rows) -> tuple[list[Vector], list[Vector]]:
         """The right atoms, a_0 first, and the wrong ones, each (d,); of classes that are among the rows."""
-        labels = self.desk.data.targets[rows]
+        labels = self.server.data.targets[rows]
         classes = np.unique(labels)
         right = [self.reference(answers, rows, "all classes")]
         right += [self.reference(answers, rows[labels == c], f"class {c}") for c in classes]
@@ -134,8 +153,8 @@ class FedTSVFair(Weighing):
         Raises:
             FlSimError: fewer than two classes have two rows.
         """
-        rows, rng = self.server_rows, stream(self.roster.seed, "fedtsv-fair", "halves", server_round)
-        labels: NDArray[np.int64] = self.desk.data.targets[rows]
+        rows, rng = self.server_rows, stream(self.federation.seed, "fedtsv-fair", "halves", server_round)
+        labels: NDArray[np.int64] = self.server.data.targets[rows]
         if (np.unique(labels, return_counts=True)[1] > 1).sum() < 2:
             raise FlSimError(
                 f"learn = 'fedtsv-fair' halves the server's rows class by class, and of data.server = {len(rows)} rows "
@@ -147,8 +166,8 @@ class FedTSVFair(Weighing):
 
     def draws(self, k: int) -> float:
         """`honesty.draws_of` client k in a round, by the rows it holds, whatever it claims."""
-        from fl_sim.learning import starts_of
+        from fl_sim.models.training import starts_of
 
-        recipe, rows = self.roster.recipe(k, "draws"), self.roster.num_train[k]
+        recipe, rows = self.federation.recipe(k, "draws"), self.federation.num_train[k]
         sizes = np.diff([*starts_of(rows, recipe.batch_size), rows]).tolist()
         return honesty.draws_of(sizes, recipe.epochs, recipe.batch_size)

@@ -67,35 +67,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from fl_sim.conformal.aggregation import Aggregation, aggregated, candidates, least_coverage, smallest_sufficient
-from fl_sim.records import FLOAT_BYTES, CountsReport, CountsRequest, Record, ThresholdReport, ThresholdRequest
-from strategies.base import Calibration, Roster
+from fl_sim.conformal.aggregation import aggregated, candidates, least_coverage, smallest_sufficient
+from fl_sim.messages.calibration import CountsReport, CountsRequest, ThresholdReport, ThresholdRequest
+from fl_sim.messages.record import FLOAT_BYTES, Record
+from strategies.base import ALONE, Calibration, Federation
+from strategies.families.options import Cap, Mean, SmallN, Trim
 
 DENSEST = 1e100  # no density is taken for more, so that its square stays finite whatever a client says
 
 
 class FedWQCP(Calibration):
-    """The size-weighted mean of the clients' thresholds."""
+    """The size-weighted mean of the clients' thresholds, and what the literature would mend of it."""
+
+    @classmethod
+    def check(cls, told: Any) -> None:
+        """One calibrator, and one rule for the weights."""
+        if told.calibrator != "none" and told.align == "temperature":
+            raise ValueError(
+                f"calibrator = {told.calibrator!r} and align = 'temperature', which is a calibrator fitted on training "
+                "rows; take one"
+            )
+        if told.weights == "precision" and told.correction == "density":
+            raise ValueError("weights = 'precision' and correction = 'density': either sets the weights, take one")
+
+    @classmethod
+    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+        """Scales are learned from training rows."""
+        if told.align != "none" and scenario.learn.strategy.hands_out:
+            raise ValueError(
+                f"calibrate.align = {told.align!r} needs training rows that the clients hold, and learn = "
+                f"{scenario.learn.name!r} leaves them none"
+            )
 
     def __init__(
         self,
-        roster: Roster,
+        federation: Federation = ALONE,
+        *,
         alpha: float,
-        score: str,
-        small_n: str,
-        weights: str = "size",
-        correction: str = "none",
-        feedback: int = 0,
-        align: str = "none",
-        aggregation: Aggregation = "mean",
-        trim: float = 0.1,
-        cap: float | None = None,
+        score: str = "",
+        small_n: SmallN = "clip",
+        weights: Literal["size", "precision"] = "size",  # "precision": by the inverse variance of each threshold
+        # "density": a first-order step towards the mixture's quantile
+        correction: Literal["none", "density"] = "none",
+        # second round: clients count at so many candidate thresholds
+        feedback: Annotated[int, Field(ge=0, le=1000)] = 0,
+        align: Literal["none", "rank", "temperature"] = "none",  # bring scores to one scale before averaging
+        aggregation: Mean = "mean",
+        trim: Trim = 0.1,
+        cap: Cap | None = None,
     ) -> None:
-        super().__init__(roster, alpha, score)
+        super().__init__(federation, alpha=alpha, score=score)
         self.small_n = small_n
         self.power = 1 if correction == "density" else 2 if weights == "precision" else 0  # of f_k in the weight
         self.feedback, self.num_rounds = feedback, 2 if feedback else 1

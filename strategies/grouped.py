@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,24 +60,36 @@ from fl_sim.conformal.mixtures import (
     shrunk_by_class,
     spread,
 )
-from strategies.base import Roster, Threshold
-from strategies.histograms import Counts, HistogramCalibration
+from strategies.base import ALONE, Federation, Threshold
+from strategies.families.histograms import Budget, Counts, HalvedBins, HistogramCalibration, Rare
 
 Floats = NDArray[np.float64]
 
 
 class Grouped(HistogramCalibration):
-    """A threshold for each client from its group's class laws and its own labels."""
+    """A threshold for each client from the clients like it and its own labels."""
 
     by_class = True
 
     def __init__(
-        self, roster: Roster, alpha: float, score: str, bins: int, groups: str, target: str, budget: int,
-        rare: str = "borrow",
-    ) -> None:  # fmt: skip
-        super().__init__(roster, alpha, score, bins)
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        bins: HalvedBins = 512,
+        budget: Budget = 512,
+        groups: Literal["tier", "found", "one"] = "tier",  # "found": by the server, from the histograms alone
+        # Too few points: "borrow" joins classes of like scores, and a small group takes everybody's, by which the
+        # guarantee is lost; "inf" leaves them apart, and sets hold every label where that is what the few points can
+        # vouch for.
+        rare: Rare = "borrow",
+        # label mix: each client's own, or the pool's in a shared test
+        target: Literal["auto", "own", "pooled"] = "auto",
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score, bins=bins)
         self.groups, self.budget, self.rare = groups, budget, rare
-        self.pooled = target == "pooled" or (target == "auto" and roster.test == "shared")
+        self.pooled = target == "pooled" or (target == "auto" and federation.test == "shared")
         self._told: list[dict[str, Any]] = []
 
     def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, Threshold]:
@@ -108,22 +120,22 @@ class Grouped(HistogramCalibration):
                 "spread_in_standard_errors": round(differ.errors, 2),
                 "pseudo_points": None if math.isinf(differ.pseudo_points) else round(differ.pseudo_points, 2),
             })  # fmt: skip
-        if self.roster.task == "classification":
+        if self.federation.task == "classification":
             return dict(zip(partitions, thresholds, strict=True))
         return dict(zip(partitions, thresholds.max(axis=1).tolist(), strict=True))
 
     def _guaranteed(self, alone: bool, cluster: Counts, differ: Spread) -> bool:
         """Whether the theorem is about this group as it was treated."""
         as_it_is = alone and len(np.unique(cluster)) == len(cluster) and math.isinf(differ.pseudo_points)
-        return as_it_is and self.one_law and not self.pooled and self.roster.test == "local"
+        return as_it_is and self.one_law and not self.pooled and self.federation.test == "local"
 
     def _groups(self, partitions: list[int], counts: Counts) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The group of each client, (K,), and of which groups, in their order, it may be, (K, G)."""
-        if self.groups == "tier" and not self.roster.tiers:
-            raise ValueError("grouped: groups = 'tier' needs Roster(tiers=...); say 'found' or 'one' without them")
+        if self.groups == "tier" and not self.federation.tiers:
+            raise ValueError("grouped: groups = 'tier' needs Federation(tiers=...); say 'found' or 'one' without them")
         if self.groups == "found" and partitions:
             return found_groups(counts)
-        known = [self.roster.tiers[k] if self.groups == "tier" else "all" for k in partitions]
+        known = [self.federation.tiers[k] if self.groups == "tier" else "all" for k in partitions]
         group_of = np.array(known, dtype=object)
         return group_of, group_of[:, None] == np.unique(group_of)[None]
 

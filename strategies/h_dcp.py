@@ -26,22 +26,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from fl_sim.conformal.histogram import ScoreGrid, threshold_at
 from fl_sim.conformal.thresholds import conformal_rank
-from fl_sim.records import FLOAT_BYTES, HistogramReport
-from strategies.base import Roster
-from strategies.histograms import Counts, HistogramCalibration
+from fl_sim.messages.calibration import HistogramReport
+from fl_sim.messages.record import FLOAT_BYTES
+from strategies.base import ALONE, Federation
+from strategies.families.histograms import Counts, HistogramCalibration
 
 
 class HDCP(HistogramCalibration):
-    """The pooled threshold on equal levels, at FCP's rank."""
+    """Histograms summed in one round (Wen et al.)."""
 
     tail = 0.0
 
-    def __init__(self, roster: Roster, alpha: float, score: str, levels: int) -> None:
-        super().__init__(roster, alpha, score, bins=levels)
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        levels: Annotated[int, Field(ge=1, le=65536)] = 1000,  # that scores are rounded up to
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score, bins=levels)
 
     def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, float]:
         """The level that the ceil((N + K)(1 - α))-th smallest score is rounded up to."""

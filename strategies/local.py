@@ -17,15 +17,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fl_sim.records import Record, ThresholdReport, ThresholdRequest
-from strategies.base import Calibration, Roster, Threshold
+from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.record import Record
+from strategies.base import ALONE, Calibration, Federation, Threshold
+from strategies.families.options import SmallN
 
 
 class Local(Calibration):
     """Each client keeps its own threshold."""
 
-    def __init__(self, roster: Roster, alpha: float, score: str, small_n: str) -> None:
-        super().__init__(roster, alpha, score)
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        small_n: SmallN = "clip",
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score)
         self.small_n = small_n
 
     def question(self) -> Record:

@@ -16,16 +16,24 @@ them is credited, and one outlier that spoils the mean makes everybody else look
 from __future__ import annotations
 
 from fl_sim.contribution import shapley
-from strategies.base import Roster
+from strategies.base import ALONE, Federation
+from strategies.families.averaging import EvaluateEvery, Rounds
+from strategies.families.weighing import Answers, Floats, Participants
 from strategies.fedtsv import FedTSV
-from strategies.weighing import Answers, Floats
 
 
 class LOO(FedTSV):
-    """Sums of what is lost without a client, clipped at 0."""
+    """As fedtsv, with what is lost without a client in the place of its Shapley value."""
 
-    def __init__(self, roster: Roster, rounds: int, participants: int, evaluate_every: int = 1) -> None:
-        super().__init__(roster, rounds, participants, evaluate_every=evaluate_every)
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        rounds: Rounds,
+        participants: Participants,
+        evaluate_every: EvaluateEvery = 1,
+    ) -> None:
+        super().__init__(federation, rounds=rounds, participants=participants, evaluate_every=evaluate_every)
 
     def contributions(self, gram: Floats, answers: Answers) -> Floats:
         """φ (m,) of the participants."""

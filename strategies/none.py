@@ -10,15 +10,18 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from fl_sim.records import EvaluateRequest
-from strategies.base import Calibration, Roster, node_ids, request
+from fl_sim.messages.evaluation import EvaluateRequest
+from strategies.base import ALONE, Calibration, Federation, node_ids, request
 
 
 class NoCalibration(Calibration):
     """Accuracy only."""
 
-    def __init__(self, roster: Roster) -> None:
-        super().__init__(roster, alpha=math.nan, score="")
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+    ) -> None:
+        super().__init__(federation, alpha=math.nan, score="")
         self.global_threshold = math.inf  # everything is covered
 
     def configure_train(

@@ -26,15 +26,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from fl_sim.conformal.histogram import ScoreGrid, decode
 from fl_sim.conformal.running import RunningHistogram
 from fl_sim.conformal.scores import bounds_of
+from fl_sim.messages.calibration import HistogramReport, HistogramRequest, SizeReport, SizeRequest
+from fl_sim.messages.record import FLOAT_BYTES, Record
 from fl_sim.randomness import stream
-from fl_sim.records import FLOAT_BYTES, HistogramReport, HistogramRequest, Record, SizeReport, SizeRequest
-from strategies.base import Calibration, Roster
-from strategies.histograms import grid_for
+from strategies.base import ALONE, Calibration, Federation
+from strategies.families.histograms import Bins, grid_for
 
 
 class Online(Calibration):
@@ -42,24 +45,28 @@ class Online(Calibration):
 
     def __init__(
         self,
-        roster: Roster,
+        federation: Federation = ALONE,
+        *,
         alpha: float,
-        score: str,
-        bins: int,
-        rounds: int,
-        fraction: float,
-        forgetting: float,
-        departed: Literal["keep", "leave"],
+        score: str = "",
+        bins: Bins = 512,
+        rounds: Annotated[int, Field(ge=1)] = 10,  # in which a client's calibration points arrive, one part a round
+        # of the clients that report in a round; others catch up later
+        fraction: Annotated[float, Field(gt=0, le=1)] = 0.5,
+        # what a round leaves of the weight of the points before it
+        forgetting: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        # a client that was asked and did not answer: its counts stay, or go
+        departed: Literal["keep", "leave"] = "keep",
     ) -> None:
-        super().__init__(roster, alpha, score)
-        if not roster.tiers:
-            raise ValueError("online draws among the clients: Roster(tiers=...) must name the tier of each")
+        super().__init__(federation, alpha=alpha, score=score)
+        if not federation.tiers:
+            raise ValueError("online draws among the clients: Federation(tiers=...) must name the tier of each")
         self.bins, self.rounds, self.fraction, self.departed = bins, rounds, fraction, departed
         self.forgetting = forgetting
         self.scalar_rounds = 0 if bounds_of(score) is not None else 1
         self.num_rounds = self.scalar_rounds + rounds
         self.kept = self._empty(grid_for(score, bins, []))
-        self.reported = dict.fromkeys(range(len(roster.tiers)), 0)  # partition -> how many parts it has reported
+        self.reported = dict.fromkeys(range(len(federation.tiers)), 0)  # partition -> how many parts it has reported
         self.asked: dict[int, int] = {}  # partition -> the first part it is asked for in this round
         self.history: list[float] = []  # the threshold after each round
 
@@ -68,7 +75,7 @@ class Online(Calibration):
         turn = server_round - self.scalar_rounds
         if turn < 1:
             return SizeRequest(self.population, self.score)
-        order = stream(self.roster.seed, "online", turn).permutation(len(self.reported))
+        order = stream(self.federation.seed, "online", turn).permutation(len(self.reported))
         drawn = order[: max(1, round(self.fraction * len(order)))].tolist()
         self.asked = {k: self.reported[k] for k in sorted(drawn)}
         record = {first: self._request(first, turn) for first in set(self.asked.values())}  # one for all who are alike

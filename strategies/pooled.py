@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fl_sim.conformal.thresholds import pooled_threshold
-from fl_sim.records import Record, ScoresReport, ScoresRequest
+from fl_sim.messages.calibration import ScoresReport, ScoresRequest
+from fl_sim.messages.record import Record
 from strategies.base import Calibration
 
 
 class Pooled(Calibration):
-    """The threshold of all scores together."""
+    """The threshold of all scores together (what a server that sees everything would do)."""
 
     def question(self) -> Record:
         """Every score."""

@@ -40,39 +40,60 @@ rounded up to 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from fl_sim.conformal.histogram import ScoreGrid
 from fl_sim.conformal.privacy import PrivateThreshold, epsilon_of_shares, private_threshold
 from fl_sim.conformal.scores import bounds_of
 from fl_sim.errors import FlSimError
-from fl_sim.records import HistogramRequest, Record
-from strategies.base import Roster, Threshold
-from strategies.histograms import Counts, HistogramCalibration
+from fl_sim.messages.calibration import HistogramRequest
+from fl_sim.messages.record import Record
+from fl_sim.scenario.scores import CqrTable, RapsTable, ResidualTable
+from strategies.base import ALONE, Federation, Threshold
+from strategies.families.histograms import Bins, Counts, HistogramCalibration
+from strategies.families.options import unprotected
 
 TAIL = 0.03  # of the grid of a bounded score
 
 
 class Private(HistogramCalibration):
-    """Differentially private histograms."""
+    """Differentially private histograms, with a rank that allows for their noise."""
 
     signed = True
 
+    @classmethod
+    def check(cls, told: Any) -> None:
+        """Nothing that is private may decide the grid or move the scores."""
+        if told.calibrator != "none":
+            raise ValueError(unprotected(told.calibrator))
+        if told.range is None and isinstance(told.score, RapsTable | ResidualTable | CqrTable):
+            why = "has no known bounds, and the data's are private"
+            raise ValueError(f"score {told.score.name!r} {why}; give range = [low, high] of its grid")
+        if told.range is not None and not told.range[0] < told.range[1]:
+            raise ValueError(f"range = {list(told.range)}: the first must be smaller than the second")
+        if not told.failure < told.alpha:
+            raise ValueError(f"failure = {told.failure}: is a part of alpha = {told.alpha}, and must be smaller")
+
     def __init__(
         self,
-        roster: Roster,
+        federation: Federation = ALONE,
+        *,
         alpha: float,
-        score: str,
-        epsilon: float,
-        trust: Literal["client", "sum"],
-        bins: int,
-        failure: float,
-        range: Sequence[float] | None = None,
+        score: str = "",
+        epsilon: Annotated[float, Field(ge=1e-6)] = 1.0,  # below, the noise is larger than any number of points
+        # each report is private by itself, or only the sum (secure aggregation)
+        trust: Literal["client", "sum"] = "sum",
+        bins: Bins = 64,
+        # how often noise may exceed its allowance; part of alpha
+        failure: Annotated[float, Field(gt=0, lt=1)] = 0.002,
+        # of the grid, for a score without known bounds: public, not from the data
+        range: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(roster, alpha, score, bins)
+        super().__init__(federation, alpha=alpha, score=score, bins=bins)
         bounds = bounds_of(score) if range is None else range
         if bounds is None:
             raise FlSimError(
@@ -80,9 +101,11 @@ class Private(HistogramCalibration):
                 "calibrate.range = [low, high] of its grid"
             )
         self.epsilon, self.trust, self.failure = epsilon, trust, failure
-        if trust == "sum" and not roster.tiers:
-            raise ValueError('trust = "sum" shares the noise out: Roster(tiers=...) must name the tier of each client')
-        self.shares = len(roster.tiers) if trust == "sum" else 1
+        if trust == "sum" and not federation.tiers:
+            raise ValueError(
+                'trust = "sum" shares the noise out: Federation(tiers=...) must name the tier of each client'
+            )
+        self.shares = len(federation.tiers) if trust == "sum" else 1
         self.grid = ScoreGrid(float(bounds[0]), float(bounds[1]), bins, TAIL if range is None else 0.0)
         self.scalar_rounds, self.num_rounds = 0, 1  # the grid is public: nobody is asked for its ends
         self.found: PrivateThreshold | None = None

@@ -11,38 +11,51 @@ to travel, and nobody needs a pre-trained network.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from fl_sim.clock import spent
+from fl_sim.messages.learning import ProbeRequest
 from fl_sim.plada.probe import fit_probe, pack_probe
-from fl_sim.records import ProbeRequest
-from fl_sim.trained import open_backbone, shared_backbone
-from strategies.base import HandOut, Roster
+from fl_sim.timing import spent
+from strategies.base import ALONE, Federation
+from strategies.families.training import Broadcast
 
 
-class Probe(HandOut):
-    """The same probe to everybody, in one round."""
+class ProbeStrategy(Broadcast):
+    """A linear layer in eight bits over features that every holder of the reference set can compute alone."""
 
-    def __init__(self, roster: Roster, centroids: int) -> None:
-        super().__init__(roster, per_client=None)
+    needs_reference = True
+
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        # of the shared backbone; it has four features for each
+        centroids: Annotated[int, Field(ge=2, le=4096)] = 100,
+    ) -> None:
+        super().__init__(federation, per_client=None)
         self.centroids = centroids
 
     def request(self) -> ProbeRequest:
         """The parcel, and how large the backbone is."""
-        return ProbeRequest(self.roster.population, self.parcel, self.centroids)
+        return ProbeRequest(self.federation.population, self.parcel, self.centroids)
 
     @cached_property
     def file(self) -> bytes:
         """The parcel: a probe fitted to the features of the server's rows."""
-        desk = self.desk
-        desk.watch.phase("fitting a probe", None)
-        backbone = open_backbone(desk.store, shared_backbone(desk.store, desk.references, self.centroids))
-        rows = desk.data.rows("server")
+        from fl_sim.population.model_cache import open_backbone, shared_backbone
+
+        server = self.server
+        server.watch.phase("fitting a probe", None)
+        backbone = open_backbone(server.store, shared_backbone(server.store, server.references, self.centroids))
+        rows = server.data.rows("server")
         with spent("train"):
-            features = backbone.features(np.array(desk.data.inputs[rows]))
-            probe = fit_probe(features, np.array(desk.data.targets[rows]), desk.data.num_classes or 1, seed=desk.seed)
+            features = backbone.features(np.array(server.data.inputs[rows]))
+            probe = fit_probe(
+                features, np.array(server.data.targets[rows]), server.data.num_classes or 1, seed=server.seed
+            )
         return pack_probe(probe)
 
     def metrics(self) -> dict[str, Any]:

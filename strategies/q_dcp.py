@@ -34,24 +34,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from fl_sim.conformal.pinball import Graph, Topology, neighbour_sums, published_margin, published_penalty
-from fl_sim.exact import as_meant
-from fl_sim.records import AgreeRequest, Record, StepReport, ThresholdReport, ThresholdRequest
-from strategies.base import Calibration, Roster
+from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.pinball import Graph, neighbour_sums, published_margin, published_penalty
+from fl_sim.messages.calibration import AgreeRequest, StepReport, ThresholdReport, ThresholdRequest
+from fl_sim.messages.record import Record
+from fl_sim.scenario.options import number_or
+from strategies.base import ALONE, Calibration, Federation
+
+Penalty = Annotated[float | Literal["published"], number_or("published", lambda x: 0 < x < math.inf, "above 0")]
 
 
 class QDCP(Calibration):
-    """One number a client and round, until all agree."""
+    """The pooled quantile by ADMM (Wen et al.)."""
 
     def __init__(
-        self, roster: Roster, alpha: float, score: str, rounds: int, topology: Topology, sharpness: float,
-        regularisation: float, penalty: float | Literal["published"], start: Literal["anchor", "zero"], margin: bool,
-    ) -> None:  # fmt: skip
-        super().__init__(roster, alpha, score)
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        rounds: Annotated[int, Field(ge=1)] = 100,  # of passing numbers on
+        topology: Literal["complete", "cycle"] = "complete",  # who is whose neighbour
+        sharpness: Annotated[float, Field(gt=0)] = 2000.0,  # of the softplus, kappa
+        # mu: the published 2000 holds the result at the mean of the clients' own thresholds, 0.1 leaves it to the
+        # pool.
+        regularisation: Annotated[float, Field(gt=0)] = 2000.0,
+        penalty: Penalty = 1.0,  # of disagreement, c; above 0
+        start: Literal["anchor", "zero"] = "anchor",  # first x: mean of local thresholds; published: 0
+        margin: bool = False,  # add the published margin for what the rounds have not reached
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score)
         self.num_rounds, self.topology, self.margin = 1 + rounds, topology, margin
         self.sharpness, self.regularisation, self.start_at = sharpness, regularisation, start
         self.penalty_rule = penalty

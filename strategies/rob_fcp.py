@@ -30,10 +30,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.robust import (
-    Neighbours,
     certified_coverage,
     dropped,
     histograms,
@@ -42,24 +44,29 @@ from fl_sim.conformal.robust import (
     score_range,
 )
 from fl_sim.conformal.thresholds import pooled_threshold
-from fl_sim.exact import as_meant
-from fl_sim.records import Record, ScoresReport, ScoresRequest
-from strategies.base import Calibration, Roster
+from fl_sim.messages.calibration import ScoresReport, ScoresRequest
+from fl_sim.messages.record import Record
+from fl_sim.scenario.options import number_or
+from strategies.base import ALONE, Calibration, Federation
+
+Malicious = Annotated[float | Literal["estimate"], number_or("estimate", lambda x: 0 <= x < 0.5, "from 0 to below 0.5")]
 
 
 class RobFCP(Calibration):
-    """The pooled threshold of the clients that are not left out."""
+    """The pooled quantile of the clients whose histograms look alike (Kang et al. 2024)."""
 
     def __init__(
         self,
-        roster: Roster,
+        federation: Federation = ALONE,
+        *,
         alpha: float,
-        score: str,
-        malicious: float | Literal["estimate"] = "estimate",
-        bins: int = 20,
-        neighbours: Neighbours = "nearest",
+        score: str = "",
+        malicious: Malicious = "estimate",  # share of the clients to drop, below 0.5
+        bins: Annotated[int, Field(ge=2, le=1000)] = 20,  # of the histograms that are compared
+        # distances that count; "farthest": the published code
+        neighbours: Literal["nearest", "farthest"] = "nearest",
     ) -> None:
-        super().__init__(roster, alpha, score)
+        super().__init__(federation, alpha=alpha, score=score)
         self.malicious, self.bins, self.neighbours = malicious, bins, neighbours
         self._found: dict[str, Any] = {}
 
@@ -72,7 +79,7 @@ class RobFCP(Calibration):
         told = [r for r in reports if len(r.scores)]
         if not told:
             return math.inf
-        low, high = score_range([r.scores for r in told], self.roster.task == "classification")
+        low, high = score_range([r.scores for r in told], self.federation.task == "classification")
         vectors = histograms([r.scores for r in told], self.bins, low, high)
         num_malicious = self._num_malicious(len(told))
         if num_malicious is None:

@@ -12,21 +12,39 @@ Sent: nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fl_sim.records import FitRequest
-from strategies.base import InTurns, Roster, request
+from fl_sim.messages.learning import FitRequest
+from strategies.base import ALONE, Federation, request
+from strategies.families.training import TrainOncePerGroup
 
 
-class Shared(InTurns):
-    """Round 1: the first client of each tier trains, or of each cohort. Round 2: the others find their models."""
+class Shared(TrainOncePerGroup):
+    """Each tier's architecture is trained once on the shared training set (the controlled setting of FedWQ-CP).
 
-    def __init__(self, roster: Roster, per_client: bool) -> None:
-        super().__init__(roster, per_client)
+    Round 1: the first client of each tier trains, or of each cohort. Round 2: the others find their models.
+    """
+
+    trains_locally = False
+
+    @classmethod
+    def one_model_a_tier(cls, told: Any) -> bool:
+        """Unless clients have models of their own."""
+        return not told.per_client
+
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        # true: every client starts from its own initial weights and sees its own batch order
+        per_client: bool = False,
+    ) -> None:
+        super().__init__(federation, per_client=per_client)
 
     def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
         """Whose turn it is."""
         now = [nodes[k] for k in self.turn(server_round, len(nodes))]
-        return request(FitRequest(self.roster.population, self.per_client, own_rows=False, models=self.models), now)
+        return request(FitRequest(self.federation.population, self.per_client, own_rows=False, models=self.models), now)

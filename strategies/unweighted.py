@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl_sim.conformal.aggregation import Aggregation, aggregated
-from fl_sim.records import FLOAT_BYTES, Record, ThresholdReport, ThresholdRequest
-from strategies.base import Calibration, Roster
+from fl_sim.conformal.aggregation import aggregated
+from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.record import FLOAT_BYTES, Record
+from strategies.base import ALONE, Calibration, Federation
+from strategies.families.options import Mean, SmallN, Trim
 
 
 class Unweighted(Calibration):
@@ -27,14 +29,15 @@ class Unweighted(Calibration):
 
     def __init__(
         self,
-        roster: Roster,
+        federation: Federation = ALONE,
+        *,
         alpha: float,
-        score: str,
-        small_n: str,
-        aggregation: Aggregation = "mean",
-        trim: float = 0.1,
+        score: str = "",
+        small_n: SmallN = "clip",
+        aggregation: Mean = "mean",
+        trim: Trim = 0.1,
     ) -> None:
-        super().__init__(roster, alpha, score)
+        super().__init__(federation, alpha=alpha, score=score)
         self.small_n, self.aggregation, self.trim = small_n, aggregation, trim
 
     def question(self) -> Record:

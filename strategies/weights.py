@@ -11,39 +11,49 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fl_sim.desk import Teacher
-from fl_sim.options import Trained
+from fl_sim.messages.learning import WeightsRequest
 from fl_sim.plada.weights import pack_weights
-from fl_sim.records import WeightsRequest
-from fl_sim.trained import load_model
-from strategies.base import HandOut, Roster
+from fl_sim.scenario.learn import Trained
+from strategies.base import ALONE, Federation
+from strategies.families.training import Broadcast
+
+if TYPE_CHECKING:  # torch comes with it
+    from fl_sim.server.context import Teacher
 
 
-class Weights(HandOut):
-    """The same weights to everybody, in one round."""
+class Weights(Broadcast):
+    """The teacher itself, as weights: every client has the same model, whatever it can compute."""
 
-    def __init__(self, roster: Roster, teacher: Trained, precision: Literal["float32", "int8"]) -> None:
-        super().__init__(roster, per_client=None)
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        teacher: Trained,  # on data.server
+        precision: Literal["float32", "int8"] = "float32",  # of what is sent
+    ) -> None:
+        super().__init__(federation, per_client=None)
         self.told, self.precision = teacher, precision
 
     def request(self) -> WeightsRequest:
         """The parcel, and how to build the network it is for."""
         recipe = json.dumps(self.teacher.recipe.__dict__)
-        return WeightsRequest(self.roster.population, self.parcel, recipe)
+        return WeightsRequest(self.federation.population, self.parcel, recipe)
 
     @cached_property
     def teacher(self) -> Teacher:
         """Trained on the server's rows."""
-        return self.desk.teacher(self.told)
+        return self.server.teacher(self.told)
 
     @cached_property
     def file(self) -> bytes:
         """The parcel."""
-        module, _ = load_model(self.desk.store, self.teacher.key, self.desk.data)
+        from fl_sim.population.model_cache import load_model
+
+        module, _ = load_model(self.server.store, self.teacher.key, self.server.data)
         state = {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in module.state_dict().items()}
         return pack_weights(state, self.precision)
 
@@ -52,5 +62,5 @@ class Weights(HandOut):
         return {
             "payload_bytes": len(self.file),
             "rule": f"the teacher's weights, {self.precision}",
-            "teacher_accuracy": self.desk.accuracy(self.teacher.key),
+            "teacher_accuracy": self.server.accuracy(self.teacher.key),
         }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_sim.artifacts import Store
+from fl_sim.store import Store
 
 
 @pytest.fixture(autouse=True)

@@ -256,11 +256,11 @@ def test_a_partition_names_published_rows(benchmark, tmp_path, monkeypatch):
 
 
 def test_the_rivals_networks_are_ours(benchmark):
-    from fl_sim import models
+    from fl_sim.models import architectures
 
     task = benchmark("ordinary.task")
     for name in ("linear", "cnn"):
-        theirs, mine = task.make_net(name), models.build(name, (1, 28, 28), 10)
+        theirs, mine = task.make_net(name), architectures.build(name, (1, 28, 28), 10)
         assert repr(theirs) == repr(mine)
 
 

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from fl_sim import Scenario, simulate
-from fl_sim.calibrations import CALIBRATE
-from fl_sim.options import LEARN
-from fl_sim.scenario import Clients
-from fl_sim.scenario_file import shipped
+from fl_sim.scenario.strategies import CALIBRATE, LEARN
+from fl_sim.scenario.tables import Clients
+from fl_sim.scenario.toml import shipped
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -59,13 +58,13 @@ def test_every_key_and_every_method_is_explained():
     rows = [line for line in scenario.split("\n") if line.startswith("| `") and "[`" not in line]
     assert len(rows) > 100
     assert [row for row in rows if row.endswith("|  |") and row.count("|") == 5 and "`kind`" not in row] == []
-    for name in CALIBRATE | LEARN:
+    for name in [*CALIBRATE, *LEARN]:
         assert f"### `{name}`" in scenario
         assert f"[`{name}`](../strategies/" in methods
 
 
 def test_each_method_says_what_is_sent_and_what_is_guaranteed():
-    told = {name: generate.read_method(name) for name in CALIBRATE | LEARN}
+    told = {name: generate.read_method(name) for name in [*CALIBRATE, *LEARN]}
     assert told["fedwq-cp"].sent == "(q_k, n_k), 16 bytes, once"
     assert told["fedwq-cp"].guaranteed == "nothing in finite samples"
     assert told["grouped"].source == "ours"
@@ -78,7 +77,9 @@ def test_each_method_says_what_is_sent_and_what_is_guaranteed():
 
 def test_the_learn_strategy_of_ones_own_runs(tmp_path, monkeypatch):
     (code,) = re.findall(
-        r"```python\n(from fl_sim\.records import FitRequest\n.*?)```", (ROOT / "docs/own.md").read_text(), re.DOTALL
+        r"```python\n(from fl_sim\.messages\.learning import FitRequest\n.*?)```",
+        (ROOT / "docs/own.md").read_text(),
+        re.DOTALL,
     )
     (tmp_path / "mine_of_docs.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))

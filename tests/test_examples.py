@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
-from fl_sim import Result, cli, frames
-from fl_sim.records import ThresholdReport
+from fl_sim import Result
+from fl_sim.cli import main
+from fl_sim.messages.calibration import ThresholdReport
+from fl_sim.results import tables
 from fl_sim.runtime.inline import InlineGrid
-from strategies.base import Roster
+from strategies.base import Federation
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -66,7 +68,7 @@ def test_ones_own_runs_by_the_command_in_its_header(name, tmp_path, monkeypatch)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["fl-sim", *command(EXAMPLES / f"{name}.py"), *FEW, "--out", str(tmp_path / "r")])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     assert not end.value.code
     found = Result.load(tmp_path / "r")
     assert f"{name}:" in json.dumps(found.summary["scenario"])
@@ -79,7 +81,7 @@ def test_the_strategy_of_ones_own_is_compared_by_the_command_in_its_header(tmp_p
     words = command(EXAMPLES / "own_strategy.py")
     monkeypatch.setattr(sys, "argv", ["fl-sim", *words, *FEW, "--out", str(tmp_path / "c")])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     assert not end.value.code
     assert "own_strategy:Shrunken" in capsys.readouterr().out
 
@@ -89,16 +91,16 @@ def test_the_weighing_of_ones_own_mutes_those_that_shuffle_labels(tmp_path, monk
     words = [*command(EXAMPLES / "own_weighing.py"), "runtime.name=inline"]
     monkeypatch.setattr(sys, "argv", ["fl-sim", *words, "--out", str(tmp_path / "w")])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     assert not end.value.code, capsys.readouterr().err
-    loaded = frames.load(tmp_path / "w")
+    loaded = tables.load(tmp_path / "w")
     own = loaded.points[loaded.points["learn"].str.contains("own_weighing")]
     assert len(loaded.points) == 2
     assert float(own["learn.weight_share_misbehaving"].iloc[0]) < 0.1
 
 
 def test_the_strategy_of_ones_own_lies_between_a_clients_threshold_and_everybodys():
-    shrunken = importlib.import_module("own_strategy").Shrunken(Roster(""), alpha=0.1, score="")
+    shrunken = importlib.import_module("own_strategy").Shrunken(Federation(""), alpha=0.1, score="")
     found = shrunken.for_each([ThresholdReport(0, 0.5, 10), ThresholdReport(1, 0.9, 30), ThresholdReport(2, np.inf, 0)])
     mean = Fraction(10 * 5 + 30 * 9, 400)  # 0.8
     expected = [Fraction(1, 2) * Fraction(1, 2) + mean / 2, Fraction(3, 4) * Fraction(9, 10) + mean / 4, mean]

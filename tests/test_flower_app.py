@@ -20,17 +20,16 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 
-import strategies
 from fl_sim import Scenario, simulate
-from fl_sim.calibrations import CALIBRATE
 from fl_sim.errors import FlSimError
 from fl_sim.flower_app import server
-from fl_sim.results import write_rows
+from fl_sim.results.run import write_rows
 from fl_sim.runtime.flower import wait_for
 from fl_sim.runtime.inline import InlineGrid
 from fl_sim.runtime.session import APP
-from fl_sim.simulation import Silent, made_ready, roster_of
-from strategies.base import Roster
+from fl_sim.scenario.strategies import CALIBRATE
+from fl_sim.simulation import Silent, federation_of, made_ready
+from strategies import calibration, learning
 from strategies.fedwq_cp import FedWQCP
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +84,7 @@ def test_too_few_nodes_and_too_many_are_one_clear_message(there):
 
 
 def test_a_strategy_knows_its_number_of_rounds():
-    strategy = FedWQCP(Roster(""), alpha=0.1, score="", small_n="clip")
+    strategy = FedWQCP(alpha=0.1)
     with pytest.raises(ValueError, match="num_rounds = 3: FedWQCP takes 1; leave it out"):
         strategy.start(InlineGrid(APP, 1, 60.0), num_rounds=3)
 
@@ -95,12 +94,12 @@ def test_every_strategy_serves_a_server_of_ones_own(learn, store):
     """By `start(grid)` alone, on a grid that nobody has prepared: what fl-sim run makes of it too."""
     scenario = Scenario.load("digits", *SMALL, f"learn={learn}", "runtime.name=inline")
     expected = simulate(scenario)
-    roster = roster_of(made_ready(scenario, store), scenario, store, Silent())
+    federation = federation_of(made_ready(scenario, store), scenario, store, Silent())
     grid = InlineGrid(APP, 6, 60.0)
-    strategies.learning(scenario.learn, roster).start(grid)
+    learning(scenario.learn, federation).start(grid)
     for name in [*CALIBRATE] if learn == "shared" else ["fedwq-cp"]:
         told = Scenario.load("digits", *SMALL, f"learn={learn}", f"calibrate={name}")
-        strategy = strategies.calibration(told.calibrate, roster)
+        strategy = calibration(told.calibrate, federation)
         strategy.start(grid)
         assert sorted(strategy.evaluations) == list(range(6)), name
         if name == scenario.calibrate.name:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -50,54 +52,79 @@ def test_the_files_are_found():
     assert {"fl_sim/simulation.py", "strategies/fedwq_cp.py", "clients/app.py"} <= set(FILES)
     assert "numpy" in roots("fl_sim/randomness.py", when_imported=True)
     assert "torch" in roots("fl_sim/randomness.py") - roots("fl_sim/randomness.py", when_imported=True)
-    assert "torch" not in roots("fl_sim/artifacts.py", when_imported=True)
+    assert "torch" not in roots("fl_sim/store.py", when_imported=True)
 
 
-def test_strategies_and_clients_do_not_know_each_other():
-    assert {file for file in who_imports("clients") if file.startswith("strategies/")} == set()
-    assert {file for file in who_imports("strategies") if file.startswith("clients/")} == set()
+LAYERS = (
+    ("errors", "names", "randomness", "timing"),
+    ("store", "conformal", "contribution", "agreement"),
+    ("messages", "plada", "data"),
+    ("models",),
+    ("scenario",),
+    ("population", "runtime"),
+    ("server",),
+    ("strategies", "clients"),  # which never import each other
+    ("preflight", "results"),
+    ("simulation",),
+    ("",),  # fl_sim itself, which names what is public
+    ("sweep",),
+    ("report",),
+    ("flower_app", "cli"),
+)  # of fl_sim, lowest first, and the two packages beside it; each imports from those above its line in this list alone
 
 
-def test_only_the_top_sees_both():
-    above = {f"fl_sim/{name}.py" for name in ("simulation", "readiness", "summary", "bench", "cli", "cli_plada")}
-    both = who_imports("strategies") | who_imports("clients")
-    assert {file for file in both if file.startswith("fl_sim/")} <= above
+def room(name: str) -> str:
+    """The layer's entry that a file's path, or a dotted name, belongs to."""
+    package, *rest = name.removesuffix(".py").replace("/", ".").split(".")
+    known = {entry for layer in LAYERS for entry in layer}
+    return package if package != "fl_sim" else rest[0] if rest and rest[0] in known else ""
 
 
-def test_nothing_below_imports_what_is_above():
-    commands = ("cli", "cli_arguments", "cli_certify", "cli_plada", "cli_report", "cli_sweep")
-    work = (
-        "simulation",
-        "readiness",
-        "summary",
-        "results",
-        "frames",
-        "points",
-        "sweep",
-        "report",
-        "doctor",
-        "bench",
-        "track",
-        "flower_app",
-    )
-    top = (*work, *commands)
-    above = ("fl_sim/__init__.py", "fl_sim/report/", *(f"fl_sim/{name}.py" for name in top))
-    below = [file for file in FILES if not file.startswith(above)]
-    names = tuple(f"fl_sim.{name}" for name in top)
-    found = {(file, name) for file in below for name in imported(file) if name.startswith(names)}
+def test_every_file_rests_on_lower_layers_alone():
+    """Whether it is imported at once, within a function or for its types."""
+    height = {entry: level for level, layer in enumerate(LAYERS) for entry in layer}
+    found = set()
+    for file in FILES:
+        for name in imported(file):
+            here, there = room(file), room(name)
+            if name.partition(".")[0] in PACKAGES and here != there and height[there] >= height[here]:
+                found.add((file, name))
     assert found == set()
 
 
+def test_every_folder_and_file_of_fl_sim_has_its_layer():
+    known = {entry for layer in LAYERS for entry in layer}
+    assert {path.stem for path in (ROOT / "fl_sim").iterdir()} - {"__init__", "py", "__pycache__"} <= known
+    assert len([path for path in (ROOT / "fl_sim").iterdir() if path.name != "__pycache__"]) <= 25
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules = {module_of(file): file for file in FILES}
+    graph = {}
+    for module, file in modules.items():
+        named = {name if name in modules else name.rpartition(".")[0] for name in imported(file)}
+        graph[module] = {name for name in named if name in modules and name != module}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+
+def test_a_circle_would_be_found():
+    with pytest.raises(CycleError, match="in a cycle"):
+        tuple(TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).static_order())
+
+
 def test_the_conformal_mathematics_stands_alone():
-    """A sketch or an accountant is imported by the one function that needs it."""
+    """A sketch, an accountant or a library of calibrators is imported by the one function that needs it."""
     files = [file for file in FILES if file.startswith("fl_sim/conformal/")]
     assert len(files) >= 4
     for file in files:
         found = imported(file, when_imported=True)
         names = {name for name in found if name.partition(".")[0] not in sys.stdlib_module_names}
-        assert {
-            n for n in names if not n.startswith(("numpy", "scipy", "fl_sim.conformal", "fl_sim.exact"))
-        } == set(), file
+        allowed = ("numpy", "scipy", "fl_sim.conformal", "fl_sim.randomness", "threadpoolctl")
+        assert {name for name in names if not name.startswith(allowed)} == set(), file
 
 
 def test_the_mathematics_of_contributions_stands_alone():
@@ -114,47 +141,35 @@ def test_a_payload_is_read_and_written_by_what_stands_alone():
     assert len(files) >= 10
     for file in files:
         ours = {name for name in imported(file) if name.partition(".")[0] in PACKAGES}
-        allowed = ("fl_sim.errors.", "fl_sim.exact.", "fl_sim.randomness.", "fl_sim.plada.")
+        allowed = ("fl_sim.errors.", "fl_sim.conformal.decimals.", "fl_sim.randomness.", "fl_sim.plada.")
         assert {name for name in ours if not f"{name}.".startswith(allowed)} == set(), file
         heavy = {"torch", "torchvision", "PIL", "zstandard"}
         assert roots(file, when_imported=True) & heavy == set(), file
 
 
-def test_desk_and_rehearsal_are_the_servers_and_lie_below_the_strategies():
-    server = ("fl_sim.desk", "fl_sim.rehearsal")
-    files = {file for file in FILES if any(name.startswith(server) for name in imported(file))}
-    assert files - {"fl_sim/desk.py", "fl_sim/rehearsal.py", "fl_sim/simulation.py"} <= {
-        file for file in FILES if file.startswith("strategies/")
-    }
-    trained = {file for file in FILES if any(name.startswith("fl_sim.trained") for name in imported(file))}
-    assert trained - {"fl_sim/desk.py", "fl_sim/rehearsal.py"} <= {
-        file for file in FILES if file.startswith(("strategies/", "clients/"))
-    }
-    for file in ("fl_sim/desk.py", "fl_sim/rehearsal.py", "fl_sim/trained.py"):
-        assert roots(file) & {"strategies", "clients", "flwr"} == set()
-        assert not {name for name in imported(file) if name.startswith(("fl_sim.simulation", "fl_sim.records"))}
-
-
 @pytest.mark.parametrize(("package", "allowed"), [
-    ("ray", ("fl_sim/runtime/alone.py", "fl_sim/runtime/cluster.py", "fl_sim/runtime/ray.py")),
+    ("ray", ("fl_sim/runtime/local_ray.py", "fl_sim/runtime/cluster.py", "fl_sim/runtime/ray.py")),
     ("matplotlib", ("fl_sim/report/", "fl_sim/data/glyphs.py", "fl_sim/data/fonts.py")),
     ("flwr", (
-        "fl_sim/records.py", "fl_sim/checks.py", "fl_sim/flower_app.py", "fl_sim/runtime/", "strategies/", "clients/",
+        "fl_sim/messages/wire.py", "fl_sim/messages/validate.py", "fl_sim/flower_app.py", "fl_sim/runtime/",
+        "strategies/", "clients/",
     )),
-    ("typer", ("fl_sim/cli.py", "fl_sim/cli_")),
-    ("pandas", ("fl_sim/frames.py", "fl_sim/report/")),
-    ("sklearn", ("fl_sim/calibrators.py", "fl_sim/data/", "fl_sim/trees.py")),
-    ("probmetrics", ("fl_sim/calibrators.py",)),
-    ("threadpoolctl", ("fl_sim/calibrators.py", "fl_sim/opinions.py", "fl_sim/processor.py")),
-    ("torchvision", ("fl_sim/data/", "fl_sim/models.py")),
+    ("typer", ("fl_sim/cli/",)),
+    ("pandas", ("fl_sim/results/tables.py", "fl_sim/report/")),
+    ("sklearn", ("fl_sim/conformal/probability_calibrators.py", "fl_sim/data/", "fl_sim/models/trees.py")),
+    ("probmetrics", ("fl_sim/conformal/probability_calibrators.py",)),
+    ("threadpoolctl", (
+        "fl_sim/conformal/probability_calibrators.py", "fl_sim/agreement/measure.py", "fl_sim/runtime/processor.py",
+    )),
+    ("torchvision", ("fl_sim/data/", "fl_sim/models/architectures.py")),
     ("datasketches", ("fl_sim/conformal/sketches.py",)),
     ("ddsketch", ("fl_sim/conformal/sketches.py",)),
     ("dp_accounting", ("fl_sim/conformal/pinball.py",)),
     ("constriction", ("fl_sim/plada/coder.py",)),
     ("zstandard", ("fl_sim/plada/",)),
-    ("PIL", ("fl_sim/data/", "fl_sim/plada/images.py", "fl_sim/track.py")),
-    ("mlflow", ("fl_sim/track.py",)),
-    ("wandb", ("fl_sim/track.py",)),
+    ("PIL", ("fl_sim/data/", "fl_sim/plada/images.py", "fl_sim/results/tracking.py")),
+    ("mlflow", ("fl_sim/results/tracking.py",)),
+    ("wandb", ("fl_sim/results/tracking.py",)),
 ])  # fmt: skip
 def test_a_library_is_imported_in_its_place_only(package, allowed):
     found = who_imports(package)
@@ -168,9 +183,10 @@ def test_nobody_imports(package):
 
 
 def test_torch_is_not_loaded_with_what_does_not_compute():
-    names = "scenario scenario_file options calibrations models records checks artifacts randomness results errors"
-    files = [f"fl_sim/{name}.py" for name in names.split()]
-    files += [file for file in FILES if file.startswith(("strategies/", "fl_sim/conformal/", "fl_sim/data/"))]
+    packages = ("scenario", "conformal", "contribution", "data", "messages", "plada", "results", "sweep", "runtime")
+    places = ("strategies/", *(f"fl_sim/{package}/" for package in packages))
+    leaves = {f"fl_sim/{name}.py" for name in ("store", "randomness", "errors", "names", "preflight")}
+    files = [file for file in FILES if file.startswith(places) or file in leaves]
     loaded = {file for file in files if roots(file, when_imported=True) & {"torch", "torchvision", "safetensors"}}
     assert loaded == set()
 
@@ -204,14 +220,32 @@ def test_a_ray_actors_module_does_not_load_the_drivers_parts():
     assert found & {"strategies", "clients", "matplotlib", "sklearn", "torch"} == set()
 
 
-@pytest.mark.parametrize("code", ["import fl_sim", "from fl_sim import Scenario; Scenario.load('digits')"])
-def test_reading_a_scenario_loads_nothing_heavy(code):
-    assert loaded_by(code) & {"torch", "flwr", "ray", "matplotlib", "sklearn", "pandas", "scipy"} == set()
+HEAVY = {"torch", "ray", "matplotlib", "sklearn", "pandas", "scipy"}
+
+
+def test_the_package_alone_loads_nothing_heavy():
+    assert loaded_by("import fl_sim") & {*HEAVY, "flwr", "pydantic", "numpy"} == set()
+
+
+def test_reading_a_scenario_loads_flower_for_the_strategies_it_names_and_nothing_else_that_is_heavy():
+    code = "from fl_sim import Scenario; Scenario.load('digits')"
+    assert loaded_by(code) & HEAVY == set()
+    told = f"{code}; import sys; print(*(name for name in sys.modules if name.startswith('strategies.')))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    named = {name for name in done.stdout.split() if not name.startswith(("strategies.base", "strategies.families"))}
+    assert named == {"strategies.shared", "strategies.fedwq_cp"}
+
+
+def test_no_strategy_needs_torch_or_ray_for_what_it_can_be_told():
+    """All are imported where all are asked for, as `fl-sim list` does."""
+    code = "from fl_sim.scenario.strategies import CALIBRATE, LEARN\n"
+    code += "assert len({*LEARN.items(), *CALIBRATE.items()}) == 28"
+    assert loaded_by(code) & {"torch", "ray", "matplotlib", "pandas"} == set()
 
 
 def test_a_run_is_checked_and_ray_started_before_torch_is_loaded():
-    code = "from fl_sim import Scenario; from fl_sim.readiness import check; check(Scenario.load('digits'))"
-    assert loaded_by(f"{code}; import fl_sim.runtime.session") & {"torch", "flwr", "scipy", "matplotlib"} == set()
+    code = "from fl_sim import Scenario; from fl_sim.preflight import check; check(Scenario.load('digits'))"
+    assert loaded_by(f"{code}; import fl_sim.runtime.session") & {"torch", "scipy", "matplotlib"} == set()
 
 
 def test_scipys_statistics_are_loaded_by_those_who_ask_for_them():
@@ -221,9 +255,15 @@ def test_scipys_statistics_are_loaded_by_those_who_ask_for_them():
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_the_package_gives_its_three_names_and_no_others():
+def test_the_package_gives_its_four_names_and_no_others():
     import fl_sim
 
-    assert [getattr(fl_sim, name).__name__ for name in fl_sim.__all__] == ["Result", "Scenario", "simulate"]
+    assert [getattr(fl_sim, name).__name__ for name in fl_sim.__all__] == ["Result", "Scenario", "load", "simulate"]
     with pytest.raises(AttributeError, match="module 'fl_sim' has no attribute 'simulator'"):
         _ = fl_sim.simulator
+
+
+def test_no_class_has_the_name_of_another():
+    trees = {file: ast.parse((ROOT / file).read_text()) for file in FILES}
+    named = [node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert [name for name, count in Counter(named).items() if count > 1] == []

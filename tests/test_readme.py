@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fl_sim import Scenario, simulate
-from fl_sim.points import load_comparison, load_sweep
-from fl_sim.scenario_file import shipped
-from strategies import STRATEGIES
+from fl_sim.scenario.strategies import CALIBRATE, LEARN
+from fl_sim.scenario.toml import shipped
+from fl_sim.sweep.expand import load_comparison, load_sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -56,5 +56,5 @@ def test_every_path_and_strategy_it_names_is_there():
     for script in re.findall(r"benchmarks/\w+\.py", README):
         assert (ROOT / script).exists(), script
     assert set(shipped()) >= {"digits", "fashion"}
-    for name in set(STRATEGIES) - {"none"}:
-        assert f"`{name}`" in README
+    for name in {*LEARN, *CALIBRATE} - {"none"}:
+        assert f"`{name}`" in (ROOT / "docs" / "strategies.md").read_text()

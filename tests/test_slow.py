@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from fl_sim import Result
-from fl_sim.artifacts import Store
 from fl_sim.report.certificate import rejected
 from fl_sim.simulation import Silent, simulator
+from fl_sim.store import Store
 
 pytestmark = pytest.mark.slow
 

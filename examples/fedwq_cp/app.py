@@ -15,9 +15,10 @@ from sklearn.tree import DecisionTreeClassifier
 
 from fl_sim.conformal.coverage import tally_sets
 from fl_sim.conformal.thresholds import local_threshold
-from fl_sim.records import EvaluateReport, EvaluateRequest, ThresholdReport, ThresholdRequest, pack, unpack
+from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
+from fl_sim.messages.wire import pack, unpack
 from fl_sim.runtime.flower import wait_for
-from strategies.base import Roster
 from strategies.fedwq_cp import FedWQCP
 
 MODELS = [KNeighborsClassifier(10), DecisionTreeClassifier(random_state=0), RandomForestClassifier(random_state=0)]
@@ -30,7 +31,7 @@ def serve(grid: Grid, context: Context) -> None:
     wait_for(grid, len(MODELS))
     # The score is named, so that a threshold that it cannot have is refused. `strategy.on_failure = "skip"` would go on
     # without a site that fails or answers nonsense; as it is, the run ends with its name.
-    strategy = FedWQCP(Roster(population=""), alpha=0.1, score='{"name": "lac"}', small_n="clip")
+    strategy = FedWQCP(alpha=0.1, score='{"name": "lac"}')
     strategy.start(grid)
     print(f"threshold {strategy.global_threshold!r}")
     for site, found in strategy.evaluations.items():

@@ -35,8 +35,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.thresholds import conformal_rank, weighted_mean_threshold
-from fl_sim.exact import as_meant
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
-from fl_sim.exact import as_meant
+from fl_sim.conformal.decimals import as_meant
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -45,7 +45,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import hyp2f1
 
-from fl_sim.exact import as_meant
+from fl_sim.conformal.decimals import as_meant
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]

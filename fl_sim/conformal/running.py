@@ -41,9 +41,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.histogram import ScoreGrid
 from fl_sim.conformal.thresholds import refuse_where
-from fl_sim.exact import as_meant
 
 Counts = NDArray[np.int64]
 

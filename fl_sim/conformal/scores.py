@@ -37,7 +37,9 @@ from fl_sim.conformal.thresholds import refuse_where
 
 Floats = NDArray[np.float64]
 
-CALIBRATOR = "calibrate.calibrator"  # a key beside a score's own, for fl_sim/calibrators.py; no score has one like it
+CALIBRATOR = (
+    "calibrate.calibrator"  # a key beside a score's own, for probability_calibrators.py; no score has one like it
+)
 
 
 class _LabelScore(ABC):

@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fl_sim.exact import as_meant
+from fl_sim.conformal.decimals import as_meant
 
 SmallN = Literal["clip", "inf", "drop"]
 

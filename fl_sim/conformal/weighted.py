@@ -27,8 +27,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.thresholds import conformal_rank
-from fl_sim.exact import as_meant
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

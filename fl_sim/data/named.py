@@ -18,7 +18,7 @@ import numpy as np
 
 from fl_sim.data.source import Dataset, Source, data_root
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError, own_code
-from fl_sim.options import own_digest
+from fl_sim.names import own_digest
 
 PATTERNS = ("medmnist:NAME", "image-folder:PATH", "package.module:object")
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # torchvision's

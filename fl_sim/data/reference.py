@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.artifacts import Arrays, Artifact, Store, digest
 from fl_sim.data import glyphs, vision
 from fl_sim.data.datasets import describe, load
 from fl_sim.data.folders import Listing, fingerprint, listed
 from fl_sim.data.fonts import POOL_FONTS, SEEN_FONTS, TEXT_FONTS, UNSEEN_FONTS
-from fl_sim.data.prepare import as_shape
+from fl_sim.data.images import as_shape
 from fl_sim.data.source import versions
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
+from fl_sim.store import Arrays, Artifact, Store, digest
 
 VERSION = 1  # raise it when a change here changes what is stored
 WORD = b"fl-sim reference 1"  # begins the digest: another rule gets another number

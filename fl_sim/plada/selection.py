@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_sim.conformal.decimals import as_meant
 from fl_sim.errors import FlSimError
-from fl_sim.exact import as_meant
 from fl_sim.randomness import stream
 
 VERSION = 1  # raise it when a change here changes what is kept

@@ -17,15 +17,15 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from fl_sim import frames
 from fl_sim.conformal.certificate import LEVEL, MIN_CALIBRATION, Certificate, over_points
-from fl_sim.points import POINTS
-from fl_sim.report import words
+from fl_sim.report import wording
 from fl_sim.report.sweep_points import axis_names, shown, strategy
 from fl_sim.report.table import bullets
 from fl_sim.report.verdicts import Claim, found_by_chance, headline
-from fl_sim.report.words import count, p_value, percent
-from fl_sim.results import Result
+from fl_sim.report.wording import count, p_value, percent
+from fl_sim.results import tables
+from fl_sim.results.run import Result
+from fl_sim.results.sweep_folder import POINTS
 
 MOST_ROWS = 40
 
@@ -74,7 +74,7 @@ def clients(result: Result, claim: Claim) -> pd.DataFrame:
 def points(folder: Path, claim: Claim) -> pd.DataFrame:
     """One row a point of a comparison or a sweep: its axes, how many clients were considered and rejected, the
     smallest adjusted p-values, and the lowest of the intervals."""
-    loaded = frames.load(folder)
+    loaded = tables.load(folder)
     found: dict[str, dict[str, Any]] = {}  # points may share a run
     rows = []
     for row in loaded.points.to_dict("records"):
@@ -88,7 +88,7 @@ def points(folder: Path, claim: Claim) -> pd.DataFrame:
 
 
 def _point(result: Result, claim: Claim) -> dict[str, Any]:
-    if not words.is_calibrated(result):
+    if not wording.is_calibrated(result):
         return {}
     found = claim.certificate(result)
     told: dict[str, Any] = {"clients": len(result.clients), "considered": found.num_considered}
@@ -158,7 +158,7 @@ class _Run:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         found = self.claim.certificate(self.result)
-        yield Text(words.world(self.result), style="bold")
+        yield Text(wording.world(self.result), style="bold")
         yield ""
         yield Text(headline(self.result, self.claim))
         if not found.num_considered:
@@ -169,7 +169,7 @@ class _Run:
         yield bullets(list(_notes(self.result, self.claim, found)))
 
     def _table(self, found: Certificate) -> Table:
-        who = ["client", "tier", *["behaviour"] * bool(words.misbehaving(self.result))]
+        who = ["client", "tier", *["behaviour"] * bool(wording.misbehaving(self.result))]
         numbers = ["calib.", "test", "coverage", "95%\ninterval", "p over\ndraws", "p this\nthreshold"]
         table = _table(["", *who, *numbers], ("", *who))
         order = [k for k in found.order().tolist() if found.considered[k]]

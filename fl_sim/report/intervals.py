@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from fl_sim.exact import as_meant
+from fl_sim.conformal.decimals import as_meant
 from fl_sim.randomness import stream
 
 Floats = NDArray[np.float64]

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from fl_sim.points import Sweep, cost, is_finished
+from fl_sim.results.sweep_folder import is_finished
+from fl_sim.sweep.expand import Sweep, cost
 
 MOST, FIRST, LAST = 40, 20, 5  # points listed at all; of more, how many from the start and from the end
 

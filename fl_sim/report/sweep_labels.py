@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from fl_sim.options import LEARN
 from fl_sim.report.sweep_points import shown
+from fl_sim.scenario.strategies import LEARN
 
 # How much is handed out: these tell the points of one line apart, all other arguments tell lines apart.
 SIZES = ("keep_fraction", "budget_bytes", "images_per_class", "precision", "centroids")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fl_sim.report.intervals import HOLDS, LEVEL, Interval, mean_interval, upper_limit, values
-from fl_sim.report.words import count, number, percent
+from fl_sim.report.wording import count, number, percent
 
 COVERAGE, CLIENT_MEAN = "calibrate.coverage", "calibrate.coverage_client_mean"
 WORST, WORST_TESTED = "calibrate.coverage_client_min", "calibrate.coverage_client_min_tested"

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_sim.report import sweep_points as over
-from fl_sim.report.handed import share
 from fl_sim.report.intervals import LEVEL, Interval, paired_differences
+from fl_sim.report.payload import share
 from fl_sim.report.sweep_labels import is_of_learn, of_models
 from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, cells, shown
 from fl_sim.report.table import bullets as bullets
-from fl_sim.report.words import number, size_of
+from fl_sim.report.wording import number, size_of
 
 MOST_ROWS, LONGEST = 40, 24  # rows shown at once, and letters of an axis' value
 ALL_ROWS = "fl-sim results DIR --format csv"

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_sim.conformal.thresholds import min_calibration
-from fl_sim.report import agreed, handed, verdicts, weighed, words
+from fl_sim.report import agreement, contribution, payload, verdicts, wording
 from fl_sim.report.verdicts import Claim
-from fl_sim.report.words import count, number, percent, signed
-from fl_sim.results import Result
+from fl_sim.report.wording import count, number, percent, signed
+from fl_sim.results.run import Result
 
 Metrics = dict[str, Any]
 Column = tuple[str, Callable[[Metrics, Metrics], Text]]  # header, cell from a group's calibrate and learn metrics
@@ -25,15 +25,15 @@ ROOMY = 100  # columns of the terminal from which the table is spaced out
 
 def summary(result: Result) -> RenderableType:
     """Scenario, table and notes, for rich to print; readable without colour and from 80 columns."""
-    return _Summary(result)
+    return _TableSummary(result)
 
 
 @dataclass(frozen=True)
-class _Summary:
+class _TableSummary:
     result: Result
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(words.world(self.result), style="bold")
+        yield Text(wording.world(self.result), style="bold")
         yield ""
         yield _table(self.result, gap=1 if options.max_width >= ROOMY else 0)
         yield ""
@@ -64,11 +64,11 @@ def rows(result: Result) -> tuple[list[str], list[list[Text]], list[list[Text]]]
 
     everybody = [row("all", len(result.clients), calibrate, learn)]
     if "honest" in learn:
-        honest = len(result.clients) - sum(words.misbehaving(result).values())
+        honest = len(result.clients) - sum(wording.misbehaving(result).values())
         everybody.append(row("honest", honest, calibrate.get("honest", {}), learn["honest"]))
     tiers = [
         row(tier, len(members), calibrate.get("tiers", {}).get(tier, {}), learn["tiers"].get(tier, {}))
-        for tier, members in words.tiers(result).items()
+        for tier, members in wording.tiers(result).items()
     ]
     return ["", "clients", *[header for header, _ in columns]], everybody, tiers
 
@@ -91,7 +91,7 @@ def probabilities(result: Result) -> tuple[list[str], list[list[str]]]:
         return [], []
     columns: dict[str, Callable[[Any], str]] = {"brier": number, "log_loss": number, "ece": percent, "kuiper": percent}
     headers = ["", "Brier score", "log loss", "ECE", "Kuiper"]
-    if words.has_calibrator(result):
+    if wording.has_calibrator(result):
         columns |= {"phi_brier": signed, "phi_log": signed}
         headers += ["PHI, Brier score", "PHI, log loss"]
     groups = {"all": found, **{name: found[name] for name in ("honest",) if name in found}, **found["tiers"]}
@@ -102,23 +102,23 @@ def probabilities(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def _columns(result: Result) -> Iterator[Column]:
-    if words.is_calibrated(result):
+    if wording.is_calibrated(result):
         yield "coverage", _coverage(result, "coverage")
         yield "client\nmean", _coverage(result, "coverage_client_mean")
         yield "5%\nquantile", _coverage(result, "coverage_client_p05")
         yield "worst\nclient", _worst_coverage(result)
-        header = "interval\nlength" if words.is_regression(result) else "mean set\nsize"
-        yield header, lambda calibrate, _: Text(number(words.mean_size(result, calibrate)))
+        header = "interval\nlength" if wording.is_regression(result) else "mean set\nsize"
+        yield header, lambda calibrate, _: Text(number(wording.mean_size(result, calibrate)))
         yield (
-            "empty" if words.is_regression(result) else "empty\nsets",
+            "empty" if wording.is_regression(result) else "empty\nsets",
             lambda calibrate, _: _share(calibrate, "empty_set_rate"),
         )
     yield from _learn_columns(result)
 
 
 def _learn_columns(result: Result) -> Iterator[Column]:
-    alone = not words.is_calibrated(result)
-    if words.is_regression(result):
+    alone = not wording.is_calibrated(result)
+    if wording.is_regression(result):
         yield "RMSE", lambda _, learn: Text(number(learn.get("rmse")))
         if alone:
             yield "worst\nclient", lambda _, learn: Text(number(learn.get("rmse_client_max")))
@@ -162,28 +162,28 @@ def _worst_coverage(result: Result) -> Callable[[Metrics, Metrics], Text]:
 
 def notes(result: Result) -> Iterator[str]:
     """What a reader has to know beside the numbers, each line only where it applies."""
-    if words.is_calibrated(result):
+    if wording.is_calibrated(result):
         yield from _named(result)
     yield from _misbehaving(result)
     yield _over_how_many(result)
     yield from _trust(result)
-    yield from filter(None, [weighed.told(result)])
-    if words.is_calibrated(result):
+    yield from filter(None, [contribution.told(result)])
+    if wording.is_calibrated(result):
         yield from (f"{told}." for told in result.summary["calibrate"].get("caveats", ()))  # older results have none
         yield from _few_points(result)
         yield from _infinite(result)
     yield from _failures(result)
-    yield from handed.notes(result)
-    yield from agreed.notes(result)
+    yield from payload.notes(result)
+    yield from agreement.notes(result)
     yield from _cost(result)
-    if words.is_calibrated(result):
+    if wording.is_calibrated(result):
         yield from _worst(result)
 
 
 def _named(result: Result) -> Iterator[str]:
     """What the exact tests of `fl-sim certify` find, and which method would mend it."""
     found = Claim().certificate(result)
-    promised = words.promised(result.scenario)
+    promised = wording.promised(result.scenario)
     if not found.num_considered:
         yield f"{promised} is promised; no client has points enough to be judged by itself (fl-sim certify)."
         return
@@ -193,18 +193,18 @@ def _named(result: Result) -> Iterator[str]:
 
 
 def _misbehaving(result: Result) -> Iterator[str]:
-    kinds = words.misbehaving(result)
+    kinds = wording.misbehaving(result)
     if kinds:
         named = ", ".join(f"{many:,} {kind}" for kind, many in kinds.items())
         yield f"{sum(kinds.values()):,} of {count(len(result.clients), 'client')} misbehave ({named})."
 
 
 def _over_how_many(result: Result) -> str:
-    sent, failed = len(result.clients), len(words.missing(result))
+    sent, failed = len(result.clients), len(wording.missing(result))
     untested = sum(row["status"] == "ok" and row["num_test"] == 0 for row in result.clients)
-    between = ", 5% quantile" if words.is_calibrated(result) else ""
+    between = ", 5% quantile" if wording.is_calibrated(result) else ""
     numbers = f"Client mean{between} and worst client are"
-    if words.is_regression(result) and not words.is_calibrated(result):
+    if wording.is_regression(result) and not wording.is_calibrated(result):
         numbers = "The worst client is"
     if not failed and not untested:
         return f"{numbers} over all {count(sent, 'client')}."
@@ -231,22 +231,22 @@ def _trust(result: Result) -> Iterator[str]:
     """In a line and not in columns, for which 80 letters have no room."""
     if result.calibrate.get("ece") is None:
         return
-    after = " after the calibrator" * words.has_calibrator(result)
+    after = " after the calibrator" * wording.has_calibrator(result)
     yield f"ECE, how far confidence is from accuracy{after}: {_by_tier(result, 'ece', percent)}."
-    if words.has_calibrator(result):
+    if wording.has_calibrator(result):
         harmed = sum((row.get("phi_brier") or 0) < 0 for row in result.clients)
         worse = f"; it is worse for {count(harmed, 'client')}" * bool(harmed)
         improved = _by_tier(result, "phi_brier", signed)
         yield f"PHI, by how much the calibrator lowered the Brier score: {improved}{worse}."
-    if words.shares_rows(result.scenario):
+    if wording.shares_rows(result.scenario):
         yield "No coverage is promised: calibrator_share = 0, calibrators were fitted on the rows that set thresholds."
 
 
 def _by_tier(result: Result, name: str, show: Callable[[float | None], str]) -> str:
     """`7.0% (weak 7.5%, strong 7.2%)`."""
     found = result.calibrate
-    told = ", ".join(f"{tier} {show(found['tiers'].get(tier, {}).get(name))}" for tier in words.tiers(result))
-    return f"{show(found[name])} ({told})" if len(words.tiers(result)) > 1 else show(found[name])
+    told = ", ".join(f"{tier} {show(found['tiers'].get(tier, {}).get(name))}" for tier in wording.tiers(result))
+    return f"{show(found[name])} ({told})" if len(wording.tiers(result)) > 1 else show(found[name])
 
 
 def _have(clients: int) -> str:
@@ -278,11 +278,11 @@ def _infinite(result: Result) -> Iterator[str]:
 
 
 def _everything(result: Result) -> str:
-    return "every interval is the whole line" if words.is_regression(result) else "every set holds every label"
+    return "every interval is the whole line" if wording.is_regression(result) else "every set holds every label"
 
 
 def _failures(result: Result) -> Iterator[str]:
-    lost = words.missing(result)
+    lost = wording.missing(result)
     if lost:
         by_reason: dict[str, list[int]] = {}
         for one in lost:
@@ -311,7 +311,7 @@ def _first_line(reason: str, most: int = 120) -> str:
 def _cost(result: Result) -> Iterator[str]:
     found = result.calibrate
     up, down = found.get("bytes_up_per_client") or 0.0, found.get("bytes_down_per_client") or 0.0
-    if words.is_calibrated(result):
+    if wording.is_calibrated(result):
         yield f"Calibration cost {_traffic(up, down)} per client in {count(found['rounds'], 'round')}."
     all_up, all_down = _mean(result, "bytes_up"), _mean(result, "bytes_down")
     if all_up > up + 0.5 or all_down > down + 0.5:
@@ -319,7 +319,7 @@ def _cost(result: Result) -> Iterator[str]:
 
 
 def _traffic(up: float, down: float) -> str:
-    return f"{words.size_of(up)} up and {words.size_of(down)} down"
+    return f"{wording.size_of(up)} up and {wording.size_of(down)} down"
 
 
 def _mean(result: Result, column: str) -> float:
@@ -328,17 +328,17 @@ def _mean(result: Result, column: str) -> float:
 
 
 def _worst(result: Result) -> Iterator[str]:
-    row = words.worst_client(result)
+    row = wording.worst_client(result)
     if row is None:
         return
-    worst = f"Worst is {words.who(row)} with {percent(row['coverage'])}"
-    if words.keeps(result, row):
+    worst = f"Worst is {wording.who(row)} with {percent(row['coverage'])}"
+    if wording.keeps(result, row):
         yield f"{worst}: even the worst client has no less than promised."
         return
     if result.scenario.clients.test != "local":
         yield f"{worst}. Clients are tested on data that is not their own, so there is no band to hold it against."
         return
-    yield f"{worst}; {words.luck(result, row)}."
-    said = words.below_band_said(result)
+    yield f"{worst}; {wording.luck(result, row)}."
+    said = wording.below_band_said(result)
     if said:
         yield said

@@ -11,18 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fl_sim.conformal.certificate import (
-    LEVEL,
-    MIN_CALIBRATION,
-    Certificate,
-    certify,
-    found_for_sure,
-    power,
-)
+from fl_sim.conformal.certificate import LEVEL, MIN_CALIBRATION, Certificate, certify, found_for_sure, power
 from fl_sim.errors import FlSimError
-from fl_sim.report import words
-from fl_sim.report.words import count, p_value, percent
-from fl_sim.results import Result, Row
+from fl_sim.report import wording
+from fl_sim.report.wording import count, p_value, percent
+from fl_sim.results.run import Result, Row
 
 MOST_NAMED = 8  # clients in a sentence
 
@@ -114,7 +107,7 @@ def mending(result: Result) -> str:
     """Which method would keep the promise to single clients in this world, in a sentence."""
     scenario, name = result.scenario, result.scenario.calibrate.name
     shared = scenario.clients.test == "shared"
-    if scenario.one_law_a_tier and not words.is_regression(result) and (shared or name == "grouped"):
+    if scenario.one_law_a_tier and not wording.is_regression(result) and (shared or name == "grouped"):
         other = "class-conditional"
     elif scenario.one_law_a_tier and not shared and name != "grouped":
         other = "grouped"

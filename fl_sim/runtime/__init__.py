@@ -1,1 +1,1 @@
-"""Where clients run: three implementations of Flower's `Grid`, and one ledger over them."""
+"""Where clients run: three implementations of Flower's `Grid`, and one that checks what comes through them."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-import fl_sim.runtime.alone  # noqa: F401  # before Ray is started
+import fl_sim.runtime.local_ray  # noqa: F401  # before Ray is started
 from fl_sim.errors import FlSimError
 
 

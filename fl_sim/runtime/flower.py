@@ -18,7 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
-import fl_sim.runtime.alone  # noqa: F401  # before Flower starts Ray
+import fl_sim.runtime.local_ray  # noqa: F401  # before Flower starts Ray
 from fl_sim.errors import FlSimError
 from fl_sim.runtime.grids import SimulatedGrid, allowed
 
@@ -60,7 +60,8 @@ class FlowerGrid(SimulatedGrid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Flower's own. It cannot interrupt a client, and its first messages wait for its workers to start, so this is
-        only the end of all patience: twice what all clients may take together. Who took too long the ledger says."""
+        only the end of all patience: twice what all clients may take together. Who took too long is said by the checked
+        grid."""
         sent = list(messages)
         each = max((allowed(message, self.client_timeout) for message in sent), default=0.0)
         patience = 2 * each * math.ceil(len(sent) / self.workers) + NODES_WITHIN

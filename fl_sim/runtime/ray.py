@@ -26,11 +26,11 @@ import ray
 from flwr.app import Error, Message, Metadata, RecordDict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fl_sim.artifacts import attach
 from fl_sim.errors import FlSimError
+from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore
 from fl_sim.runtime.cluster import room
-from fl_sim.runtime.depot import Depot, Home, Link
 from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid, allowed, late
+from fl_sim.store import attach
 
 RETRIES = 2  # of a client whose actor died
 BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
@@ -42,17 +42,17 @@ LOOK_AROUND = 5.0  # seconds for which no actor runs, after which to see whether
 class Actor:
     """A Ray actor: a `Host` whose nodes' states come with the messages."""
 
-    def __init__(self, app: str, home: Home | None) -> None:
-        self.at_home = home is None or home.settle()
-        self.host = Host(app, "" if home is None else home.other_machine)
+    def __init__(self, app: str, driver_store: DriverStore | None) -> None:
+        self.sees_store = driver_store is None or driver_store.settle()
+        self.host = Host(app, "" if driver_store is None else driver_store.other_machine)
 
     def ready(self) -> bool:
         """Answered once the ClientApp is imported: whether this process sees the driver's artifact store."""
-        return self.at_home
+        return self.sees_store
 
-    def fetch_from(self, depot: Any) -> None:
-        """Let a depot (an actor's handle) stand behind this process's artifact store."""
-        attach(os.environ["FL_SIM_STORE"], Link(partial(_ask, depot)))
+    def fetch_from(self, artifact_server: Any) -> None:
+        """Let an artifact server (an actor's handle) stand behind this process's artifact store."""
+        attach(os.environ["FL_SIM_STORE"], ArtifactClient(partial(_ask, artifact_server)))
 
     def run(
         self, num_clients: int, content: Any, metadata: Sequence[Metadata], states: Sequence[RecordDict]
@@ -92,12 +92,14 @@ class RayGrid(SimulatedGrid):
 
     def __init__(
         self, app: str, num_clients: int, *, num_actors: int, client_timeout: float, resources: dict[str, float],
-        home: Home | None = None, done: Done | None = None,
+        driver_store: DriverStore | None = None, done: Done | None = None,
     ) -> None:  # fmt: skip
         super().__init__(num_clients, done)
         self.app, self.client_timeout = app, client_timeout
-        self.resources, self.home = resources, home
-        self.depot: Any = None  # an actor, once there is a worker that does not see the driver's artifact store
+        self.resources, self.driver_store = resources, driver_store
+        self.artifact_server: Any = (
+            None  # an actor, once there is a worker that does not see the driver's artifact store
+        )
         self.states: dict[int, RecordDict] = {}
         self.cost: dict[str, float] = {}  # message type -> seconds a client takes, a running mean
         self.alone: collections.deque[Message] = collections.deque()  # to be run one by one
@@ -264,18 +266,18 @@ class RayGrid(SimulatedGrid):
     def _slot(self) -> Slot:
         # No events: what Ray notes of every call for its dashboard would grow with the rounds.
         options = {**self.resources, "enable_task_events": False}
-        actor: Any = ray.remote(Actor).options(**options).remote(self.app, self.home)
+        actor: Any = ray.remote(Actor).options(**options).remote(self.app, self.driver_store)
         return Slot(actor, actor.ready.remote())
 
     def close(self) -> None:
         """Let the actors go, which frees their processors for the next run on the same Ray."""
-        for actor in [slot.actor for slot in self.slots] + [self.depot] * (self.depot is not None):
+        for actor in [slot.actor for slot in self.slots] + [self.artifact_server] * (self.artifact_server is not None):
             ray.kill(actor)
 
     def _started(self, slot: Slot) -> None:
         """Take a slot into use, or start it again: a worker may be killed while it imports."""
         try:
-            at_home = ray.get(slot.ready)
+            sees_store = ray.get(slot.ready)
         except ray.exceptions.RayError as error:
             slot.starts += 1
             if slot.starts > RETRIES:
@@ -283,17 +285,17 @@ class RayGrid(SimulatedGrid):
             self._replace(slot)
         else:
             slot.ready, slot.starts = None, 0
-            if not at_home:
-                slot.actor.fetch_from.remote(self._depot())  # an actor does one thing after another
+            if not sees_store:
+                slot.actor.fetch_from.remote(self._artifact_server())  # an actor does one thing after another
 
-    def _depot(self) -> Any:
+    def _artifact_server(self) -> Any:
         """The driver's artifact store as an actor on the driver's machine, made when it is first needed."""
-        if self.depot is None:
-            assert self.home is not None, "only who was told of a home is not at home"
+        if self.artifact_server is None:
+            assert self.driver_store is not None, "only a worker that was told of the store does not see it"
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-            self.depot = ray.remote(Depot).options(**lasting).remote(self.home.root)
-        return self.depot
+            self.artifact_server = ray.remote(ArtifactServer).options(**lasting).remote(self.driver_store.root)
+        return self.artifact_server
 
     def _refuse_to_wait_for_ever(self) -> None:
         """Where no actor runs, Ray may be starting one; or the nodes that had room for one are lost."""
@@ -309,14 +311,14 @@ class RayGrid(SimulatedGrid):
         slot.actor, slot.ready, slot.in_flight = fresh.actor, fresh.ready, {}
 
 
-def _ask(depot: Any, method: str, *arguments: Any) -> Any:
-    """What the depot's method answers.
+def _ask(artifact_server: Any, method: str, *arguments: Any) -> Any:
+    """What the artifact server's method answers.
 
     Raises:
-        FlSimError: the depot's own, or it cannot be reached.
+        FlSimError: the artifact server's own, or it cannot be reached.
     """
     try:
-        return ray.get(getattr(depot, method).remote(*arguments))
+        return ray.get(getattr(artifact_server, method).remote(*arguments))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:

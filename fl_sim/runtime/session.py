@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from fl_sim.artifacts import Store, default_root
-from fl_sim.clock import Clock
-from fl_sim.devices import num_gpus, resolve_device, share_of_gpu
 from fl_sim.errors import FlSimError
-from fl_sim.runtime.depot import home
-from fl_sim.scenario import Runtime
+from fl_sim.models.device import num_gpus, resolve_device, share_of_gpu
+from fl_sim.runtime.artifact_exchange import driver_store
+from fl_sim.scenario.tables import Runtime
+from fl_sim.store import Store, default_root
+from fl_sim.timing import Clock
 
 if TYPE_CHECKING:
     from fl_sim.runtime.grids import Done, SimulatedGrid
@@ -112,11 +112,11 @@ class Session:
         from fl_sim.runtime.cluster import actors_for
         from fl_sim.runtime.ray import RayGrid
 
-        place = self._stack.enter_context(home(os.environ["FL_SIM_STORE"]))
+        place = self._stack.enter_context(driver_store(os.environ["FL_SIM_STORE"]))
         resources = {"num_cpus": self.where.cpus_per_client, "num_gpus": gpus}
         self._grid = RayGrid(
             APP, self.max_clients, num_actors=actors_for(self.max_clients, **resources), resources=resources,
-            client_timeout=self.where.timeout, home=place,
+            client_timeout=self.where.timeout, driver_store=place,
         )  # fmt: skip
 
     def _share_gpus(self, need: int) -> None:

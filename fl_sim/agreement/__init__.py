@@ -1,0 +1,1 @@
+"""How far clients' predictions agree, and what ensembles of their models gain."""

@@ -1,0 +1,412 @@
+"""The command. Nothing here but parsing, calling and printing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fl_sim.cli import certify, plada, report
+from fl_sim.cli import sweep as cli_sweep
+from fl_sim.cli.arguments import (
+    FileArgument,
+    Overrides,
+    StoreOption,
+    Track,
+    Verbose,
+    err,
+    hand_over,
+    out,
+    refuse_tracker,
+)
+from fl_sim.cli.progress import Bars
+from fl_sim.errors import FlSimError, ScenarioError
+
+app = typer.Typer(
+    help="A federated-learning laboratory on Flower and Ray.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+data_app = typer.Typer(help="Data sets on this machine.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(plada.plada_app, name="plada")
+
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # what schedulers send, and a terminal that is closed: as Ctrl-C
+
+
+class Interrupted(KeyboardInterrupt):
+    """One of the signals of `ENDING` has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let the signals of `ENDING` interrupt the block; those that are ignored from outside, as under nohup, stay so."""
+
+    def interrupt(number: int, frame: object) -> None:
+        for heeded in before:
+            signal.signal(heeded, signal.SIG_IGN)  # once is enough: what was started is being stopped
+        raise Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in ENDING if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """Run the command; an error of the user's is one message and an exit code, not a traceback."""
+    sys.path.append(str(Path.cwd()))  # where `module:object` is looked for last, so that nothing there hides our own
+    try:
+        with _ended_by_signals():
+            _call()
+    except click.exceptions.Exit as end:  # after --help
+        sys.exit(end.exit_code)
+    except click.ClickException as error:  # words that are no command's
+        error.show()
+        sys.exit(error.exit_code)
+    except ScenarioError as error:
+        _refuse(_said(error), 2)
+    except FlSimError as error:
+        _refuse(_said(error), 1)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        notes = getattr(error, "__notes__", _KEPT.get("".join(sys.argv[1:2]), []))
+        _refuse("; ".join(["interrupted", *notes]), 128 + number)
+    except BrokenPipeError:  # who reads the output has enough of it, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if {"-v", "--verbose"} & set(sys.argv):
+            traceback.print_exc()
+        _refuse(
+            f"this should not have happened: {type(error).__name__}: {_said(error)}\n"
+            "Run again with -v for the traceback, and please report it.",
+            70,
+        )
+    sys.exit(0)
+
+
+_GOES_ON = ["the finished points are kept, and the same command goes on"]
+_KEPT = {"run": ["no run was written"], "sweep": _GOES_ON, "compare": _GOES_ON}  # by an interruption without notes
+
+
+def _call() -> None:
+    """Not `app()`, which takes an EOFError, that of a damaged file, for Ctrl-D, and so for an interruption."""
+    command = typer.main.get_command(app)
+    with command.make_context("fl-sim", sys.argv[1:]) as context:
+        command.invoke(context)
+
+
+def _said(error: Exception) -> str:
+    return "; ".join([str(error), *getattr(error, "__notes__", [])])
+
+
+def _refuse(message: str, code: int) -> None:
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+# --------------------------------------------------------------------------------------------------------------- run
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    overrides: Overrides = None,
+    runtime: Annotated[str | None, typer.Option(help="ray, inline or flower, in place of the scenario's.")] = None,
+    address: Annotated[str | None, typer.Option(help="HOST:PORT of a running Ray cluster (runtime.address).")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-DIGEST).")] = None,
+    track: Track = None,
+    store: StoreOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run one scenario: a table, and a folder with result.json, clients.csv and figures."""
+    from fl_sim.results.run import RunFolder, finished
+    from fl_sim.scenario.scenario import Scenario
+    from fl_sim.scenario.toml import locate
+
+    refuse_tracker(track)
+    where = [f"runtime.{key}={value}" for key, value in (("name", runtime), ("address", address)) if value]
+    scenario = Scenario.load(file, *(overrides or []), *where)
+    place = to or Path("runs") / f"{locate(file).stem}-{scenario.identity()[:8]}"
+    done = finished(place, scenario)
+    if done is not None:
+        _show(done)
+        out.print(
+            f"This scenario was run before, so nothing was run now. Everything is in [bold]{escape(str(place))}[/]",
+            soft_wrap=True,
+        )
+        hand_over(track, place)
+        return
+    from fl_sim.preflight import check
+    from fl_sim.runtime.session import Session
+
+    check(scenario)
+    with RunFolder(place) as folder, Bars(err) as bars:
+        bars.phase("starting", None)
+        with Session(scenario.runtime, scenario.clients.count, store=store, verbose=verbose) as session:
+            from fl_sim.simulation import simulate_on  # imports torch, while Ray starts
+
+            result = simulate_on(session, scenario, bars)
+        from fl_sim.report.figures.run import draw_finished
+        from fl_sim.report.wording import took
+
+        bars.phase("drawing", None)
+        folder.write(result)
+        first = folder.finish()
+        drawn = draw_finished(result, place) if first else []
+    _show(result)
+    out.print(f"[dim]{took(result)}[/]", highlight=False)
+    if not first:
+        out.print("Another process has finished the same run there in the meantime: its files stay.")
+    names = ", ".join(["result.json, clients.csv", *(path.name for path in drawn if path.suffix == ".png")])
+    out.print(f"{names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
+    hand_over(track, place)
+
+
+for command in (cli_sweep.compare, cli_sweep.sweep, cli_sweep.results, certify.certify, report.report):
+    app.command()(command)
+
+
+def _show(result: Any) -> None:
+    from fl_sim.report.table import summary
+
+    out.print(summary(result))
+    for note in result.summary.get("notes", ()):  # which results of older versions do not have
+        out.print(f"- {escape(note)}", highlight=False)
+
+
+# ----------------------------------------------------------------------------------------------- scenarios and names
+
+
+@app.command()
+def validate(file: FileArgument, overrides: Overrides = None) -> None:
+    """Check a scenario, or every point of a sweep, without running it."""
+    from fl_sim.scenario.toml import locate, read, still_swept, values_of
+
+    many = any(len(values_of(assignment)[1]) > 1 for assignment in overrides or [])
+    if many or still_swept(read(locate(file)), overrides or []):
+        _validate_sweep(file, overrides or [])
+        return
+    from fl_sim.preflight import check
+    from fl_sim.scenario.scenario import Scenario
+
+    scenario = Scenario.load(file, *(overrides or []))
+    check(scenario)
+    told = f"{scenario.clients.count} clients on {scenario.data.name}, {scenario.learn.name}, {scenario.calibrate.name}"
+    out.print(f"{escape(file)} can be run here: {told}")
+
+
+def _validate_sweep(file: str, assignments: list[str]) -> None:
+    from fl_sim.preflight import check
+    from fl_sim.sweep.expand import load_sweep
+
+    sweep = load_sweep(file, assignments)
+    for point in sweep.runs.values():
+        check(point.scenario)
+    out.print(f"{escape(file)} can be run here: {len(sweep.points)} points, {len(sweep.runs)} different runs")
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
+    like: Annotated[str, typer.Option(help="The shipped scenario to start from.")] = "digits",
+) -> None:
+    """Write a commented scenario to start from."""
+    from fl_sim.scenario.toml import locate, shipped
+
+    if file.exists():
+        raise FlSimError(f"{file}: is there already; choose another name")
+    text = locate(like).read_text(encoding="utf-8") if like in shipped() else ""
+    if not text:
+        raise FlSimError(f"--like {like}: no shipped scenario has that name; there are: {', '.join(shipped())}")
+    try:
+        file.write_text(text + _MORE, encoding="utf-8")
+    except OSError as error:
+        raise FlSimError(f"{file}: cannot be written: {error.strerror}") from None
+    out.print(
+        f"{escape(str(file))} is a copy of {like}. Change it, then: fl-sim run {escape(str(file))}", soft_wrap=True
+    )
+
+
+_MORE = """
+# What else can be said (fl-sim list shows all names):
+#
+# [data]       image_size = 28;  calibration_from = "test" (of a set that has one of its own)
+# [clients]    partition = "iid" | "dirichlet" | "pathological" (with classes_per_client = 2) | "quantity-skew"
+#              min_calibration = 10      draw the partition again until every client has that many points
+#              test = "shared"           every client is tested on the whole test set
+#              tier_by = "size"          the first tier takes the clients with the fewest points
+# [[clients.tier]]      optimizer = "adamw" | "sgd", schedule = "cosine"
+#                       partition = "dirichlet", concentration = 0.1    of this tier's clients alone
+#                       cohort = 16       so many clients with models of their own train together; 1: one by one
+# [[clients.tier]]      quantiles = [0.025, 0.975]    regression with score = "cqr": two heads in place of the mean
+# [[clients.behaviour]] kind = "label-shuffle" | "sign-flip" | "noise" | "inflate" | "free-rider" | "constant" | "nan" |
+#                       "wrong-n" | "raise" | "dropout" | "straggler" (with delay = 10);  share = 0.1, tier = "weak"
+# [learn]      name = "own" | "fedavg" (with rounds = 10) | "module:object"
+#              name = "plada" (with budget_bytes = 2000 or keep_fraction = 0.01, rule = "rehearsed" | "lowest" | ...),
+#              [learn.teacher] with architecture and epochs, [reference] sets = ["glyphs-pool"], and data.server;
+#              or what it is measured against: "coreset", "weights", "probe"; see plada-then-fedwqcp
+# [calibrate]  name = "grouped" | "local" | "pooled" | "fcp" | "none" | ... (fl-sim list strategies) | "module:object"
+#              score = "aps" | { name = "raps", randomized = true, penalty = 0.01, k_reg = 1 }
+#              small_n = "clip" | "inf" | "drop"
+# [runtime]    name = "ray" | "inline" | "flower";  on_failure = "stop" | "skip";  timeout = 600;  device = "cuda"
+"""
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[
+        str | None, typer.Argument(help="strategies, datasets, models or scenarios; all if left out.")
+    ] = None,
+) -> None:
+    """What there is, by name."""
+    if what is not None and what not in _LISTS:
+        raise FlSimError(f"list {what}: choose one of {', '.join(_LISTS)}")
+    for name in [what] if what else _LISTS:
+        table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+        for row in _LISTS[name]():
+            table.add_row(*map(escape, row))
+        out.print(table)
+        out.print()
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def _strategies() -> list[tuple[str, ...]]:
+    from fl_sim.scenario.strategies import CALIBRATE, LEARN
+
+    return [
+        (name, kind, _first_line(model))
+        for kind, table in (("learn", LEARN), ("calibrate", CALIBRATE))
+        for name, model in table.items()
+    ]
+
+
+def _datasets() -> list[tuple[str, ...]]:
+    from fl_sim.data.datasets import DATASETS
+
+    return [(s.name, s.task or "", "at hand" if s.at_hand() else "not here", s.about) for s in DATASETS.values()]
+
+
+def _models() -> list[tuple[str, ...]]:
+    from fl_sim.models.architectures import ARCHITECTURES
+
+    return [(name, _first_line(build)) for name, build in ARCHITECTURES.items()]
+
+
+def _scenarios() -> list[tuple[str, ...]]:
+    from fl_sim.scenario.toml import shipped
+
+    return [(name, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")) for name, path in shipped().items()]
+
+
+_LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
+    "scenarios": _scenarios, "strategies": _strategies, "datasets": _datasets, "models": _models,
+}  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------- data, store, doctor
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="As in fl-sim list datasets, or weights:NAME, ImageNet's for a model.")],
+) -> None:
+    """Download a data set, or a model's ImageNet weights: the only command that does."""
+    from fl_sim.data.datasets import get
+    from fl_sim.models.pretrained import get_weights
+
+    kind, _, model = name.partition(":")
+    with Bars(err) as bars:
+        bars.phase(f"getting {escape(name)}", None)
+        said = get_weights(model) if kind == "weights" else get(name)
+    out.print(escape(said), soft_wrap=True)
+
+
+@app.command()
+def store(
+    prune: Annotated[bool, typer.Option("--prune", help="Delete what was not used for --days.")] = False,
+    days: Annotated[float, typer.Option(min=0, help="With --prune; 0 deletes everything.")] = 30,
+    place: StoreOption = None,
+) -> None:
+    """What the artifact store holds."""
+    from fl_sim.store import Store, default_root
+
+    kept = Store(place or default_root())
+    if prune:
+        count, freed = kept.prune(days)
+        out.print(f"deleted {count} artifacts, {freed / 1e6:.1f} MB")
+    table = Table(title=f"artifact store {kept.root}", title_justify="left", box=None, pad_edge=False)
+    for column in ("kind", "artifacts", "MB"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    entries = kept.listing()
+    for kind in sorted({entry.kind for entry in entries}):
+        mine = [entry.num_bytes for entry in entries if entry.kind == kind]
+        table.add_row(kind, str(len(mine)), f"{sum(mine) / 1e6:.1f}")
+    table.add_row("all", str(len(entries)), f"{sum(entry.num_bytes for entry in entries) / 1e6:.1f}", style="bold")
+    out.print(table)
+
+
+@app.command()
+def doctor(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[runtime.key=value]...", help="With --bench: where clients run.")
+    ] = None,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure it, in half a minute: how many clients a minute to expect.")
+    ] = False,
+) -> None:
+    """This machine: versions, processors, GPUs, data at hand, and how to get what is missing."""
+    from fl_sim.cli.doctor import findings
+
+    if settings and not bench:
+        raise FlSimError(f"{settings[0]}: only --bench takes settings; say fl-sim doctor --bench {settings[0]}")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    healthy = True
+    for finding in findings():
+        healthy &= finding.ok
+        table.add_row("[green]ok[/]" if finding.ok else "[red]no[/]", finding.subject, escape(finding.told))
+    out.print(table)
+    if not healthy:
+        raise FlSimError("what is marked 'no' above keeps fl-sim from working here")
+    if bench:
+        _bench(settings or [])
+
+
+def _bench(settings: list[str]) -> None:
+    from fl_sim.cli.bench import NOTES, about, bench
+    from fl_sim.report.table import bullets
+
+    with Bars(err) as bars:
+        where, figures = bench(settings, bars)
+    table = Table(title=f"\n{escape(where)}", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in ("", "measured"):
+        table.add_column(column, vertical="bottom")
+    for column in ("expect clients\na minute", "1,000\nclients in"):
+        table.add_column(column, justify="right")
+    for figure in figures:
+        expected = "" if figure.a_minute is None else about(figure.a_minute)
+        thousand = "" if figure.thousand is None else f"{about(figure.thousand)} s"
+        table.add_row(figure.what, figure.measured, expected, thousand)
+    out.print(table, "", bullets(list(NOTES)))

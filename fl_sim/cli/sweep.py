@@ -1,0 +1,139 @@
+"""The commands for many runs: sweep, compare, results. Nothing here but parsing, calling and printing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from fl_sim.cli.arguments import FileArgument, StoreOption, Track, Verbose, err, hand_over, out, refuse_tracker
+from fl_sim.cli.progress import SweepBars
+from fl_sim.errors import FlSimError
+
+Assignments = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=a,b,c]...", help="An axis, or one value to fix a key.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the points and what they will cost, and run nothing.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first point that fails.")]
+
+
+def sweep(
+    file: FileArgument,
+    assignments: Assignments = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-sweep-DIGEST).")] = None,
+    dry_run: DryRun = False,
+    fail_fast: FailFast = False,
+    track: Track = None,
+    store: StoreOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run every point of a file's sweep table; the same command again goes on where it stopped."""
+    from fl_sim.sweep.expand import load_sweep
+
+    points = load_sweep(file, assignments or [])
+    place = to or Path("runs") / f"{points.name}-sweep-{points.identity[:8]}"
+    _sweep(
+        points, place, dry_run=dry_run, fail_fast=fail_fast, track=track, store=store, verbose=verbose, compared=False,
+    )  # fmt: skip
+
+
+def compare(
+    file: FileArgument,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME NAME... [key=value]...", help="Strategies; the first is what the others are held against."
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-compare-DIGEST).")
+    ] = None,
+    dry_run: DryRun = False,
+    fail_fast: FailFast = False,
+    track: Track = None,
+    store: StoreOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run one world under one strategy after another, and show the paired differences."""
+    from fl_sim.sweep.expand import load_comparison
+
+    points = load_comparison(file, [n for n in names if "=" not in n], [n for n in names if "=" in n])
+    place = to or Path("runs") / f"{points.name}-compare-{points.identity[:8]}"
+    _sweep(
+        points, place, dry_run=dry_run, fail_fast=fail_fast, track=track, store=store, verbose=verbose, compared=True,
+    )  # fmt: skip
+
+
+def _sweep(
+    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, track: str | None, store: Path | None, verbose: bool,
+    compared: bool,
+) -> None:  # fmt: skip
+    from fl_sim.sweep.run import run_sweep, writing
+
+    refuse_tracker(track)
+    if dry_run:
+        from fl_sim.report.plan import plan
+
+        out.print(plan(points, place))
+        return
+    with SweepBars(err) as bars:
+        failed = run_sweep(points, place, bars, store=store, verbose=verbose, fail_fast=fail_fast)
+    with writing(place):
+        _show_sweep(place, compared=compared)
+    hand_over(track, place)
+    if failed:
+        words = {point.run: point.words() for point in points.points}
+        lines = [f"{words[run]}: {reason.strip().splitlines()[-1]}" for run, reason in failed.items()]
+        raise FlSimError(
+            f"{len(failed)} of {len(points.runs)} runs failed; the same command tries them again\n" + "\n".join(lines)
+        )
+
+
+def _show_sweep(place: Path, *, compared: bool) -> None:
+    from fl_sim.report import sweep_table
+    from fl_sim.report.figures.accuracy_by_bytes import draw_bytes
+    from fl_sim.report.figures.plane import draw_plane
+    from fl_sim.report.figures.sweep import draw_sweep
+    from fl_sim.report.sweep_labels import shortened
+    from fl_sim.results.tables import load, write
+
+    found = load(place)
+    points, same = shortened(found.points, found.axes)
+    title = "; ".join(filter(None, [found.title, same]))
+    told = (points, found.axes, title)
+    out.print(sweep_table.comparison(*told) if compared else sweep_table.summary(*told))
+    steady = found.points[[column for column in found.points if not str(column).startswith("seconds.")]]
+    write(steady, "csv", place / "points.csv")
+    drawn = [*draw_sweep(*told, place), *draw_plane(*told, place)]
+    drawn += draw_bytes(points, found.clients, found.axes, title, place)
+    names = ", ".join(path.name for path in drawn if path.suffix == ".png")
+    out.print(f"points.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
+
+
+def results(
+    folder: Annotated[Path, typer.Argument(help="Of a run, a comparison or a sweep.")],
+    form: Annotated[str, typer.Option("--format", help="csv, json or parquet.")] = "csv",
+    what: Annotated[str, typer.Option(help="points (a row a point) or clients (a row a client).")] = "points",
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A file (default: standard output; parquet needs one).")
+    ] = None,
+) -> None:
+    """Results as data, to compute with."""
+    from fl_sim.results.tables import FORMATS, load, write
+
+    if form not in FORMATS:
+        raise FlSimError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+    if what not in ("points", "clients"):
+        raise FlSimError(f"--what {what}: choose points or clients")
+    if to is None and form == "parquet":
+        raise FlSimError("--format parquet is not text: name a file with --to")
+    if to is not None and to.exists():
+        raise FlSimError(f"{to}: is there already; choose another --to")
+    frame = getattr(load(folder), what)
+    try:
+        write(frame, form, sys.stdout if to is None else to)
+    except OSError as error:
+        raise FlSimError(f"{to}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,45 @@
+"""What all messages have in common."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT_BYTES = 8
+
+MEASURED = "measured"  # the record for what a reply holds for the laboratory alone, which is not weighed
+
+TIMING = "timing"  # the record in which every reply says how long its client took
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of all messages."""
+
+    message_type: ClassVar[str] = ""  # a request's: what the client's handler is registered for
+    information_bytes: ClassVar[int] = 0  # of what the method itself has to send; the rest is the laboratory's wrapping
+    measured: ClassVar[tuple[str, ...]] = ()  # arrays with a default for `MEASURED`, left out where they are empty
+
+
+def checked_count(name: str, value: Any) -> None:
+    """Refuse what is no whole number, at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} = {value!r}: must be a whole number, at least 0")
+
+
+def checked_bytes(name: str, value: NDArray[np.uint8]) -> None:
+    """Refuse what is no row of bytes."""
+    if value.ndim != 1 or value.dtype != np.uint8:
+        raise ValueError(f"{name} of shape {value.shape}, type {value.dtype}: must be bytes")
+
+
+def checked_number(name: str, value: Any, least: float | None = None) -> None:
+    """Refuse what is neither a number nor +inf, or less than `least`."""
+    if not isinstance(value, int | float) or math.isnan(value) or value == -math.inf:
+        raise ValueError(f"{name} = {value!r}: must be a number or +inf")
+    if least is not None and value < least:
+        raise ValueError(f"{name} = {value!r}: must be at least {least:g}")

@@ -1,0 +1,134 @@
+"""A message to and from Flower's `RecordDict`, and what it weighs.
+
+`pack` and `unpack` go by the type of each field: whole numbers and floats travel in a MetricRecord, text and switches
+in a ConfigRecord, arrays in an ArrayRecord.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.constant import SType
+from flwr.common.serde import recorddict_to_proto
+from numpy.typing import NDArray
+
+from fl_sim.messages.record import MEASURED, Record
+
+T = TypeVar("T", bound="Record")
+
+
+def pack(record: Record) -> RecordDict:
+    """A record as Flower sends it."""
+    numbers: dict[str, Any] = {}
+    words: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
+    measured: dict[str, Array] = {}
+    for part in dataclasses.fields(record):
+        value = getattr(record, part.name)
+        if part.name in record.measured:
+            measured |= {part.name: array_of(value)} if value.size else {}
+        elif isinstance(value, np.ndarray):
+            arrays[part.name] = array_of(value)
+        elif isinstance(value, str | bool):
+            words[part.name] = value
+        else:
+            numbers[part.name] = value
+    content = RecordDict()
+    if numbers:
+        content["numbers"] = MetricRecord(numbers)
+    if words:
+        content["words"] = ConfigRecord(words)
+    if arrays:
+        content["values"] = ArrayRecord(arrays)
+    if measured:
+        content[MEASURED] = ArrayRecord(measured)
+    return content
+
+
+def unpack(kind: type[T], content: RecordDict) -> T:
+    """The record that was packed.
+
+    Raises:
+        ValueError: the content is not that record: another record type, a field that is missing, unknown or of another
+            type (a fraction for a whole number, say), an array that is none, or values that are impossible.
+    """
+    found: dict[str, Any] = {}
+    for name, wanted_type in _RECORDS.items():
+        record: Any = content.get(name, {})
+        if record and not isinstance(record, wanted_type):
+            told = f"{name!r} is a {type(record).__name__}, not a {wanted_type.__name__}"
+            raise ValueError(f"not a {kind.__name__}: {told}")
+        found |= {key: values_of(v) if isinstance(v, Array) else v for key, v in record.items()}
+    wanted = {part.name: str(part.type) for part in dataclasses.fields(kind)}
+    if set(found) | set(kind.measured) != set(wanted):
+        odd = ", ".join(sorted(set(found) ^ set(wanted)))
+        raise ValueError(f"not a {kind.__name__}: missing or unknown: {odd}")
+    for name, value in found.items():
+        if not _is_a(value, wanted[name]):
+            told = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{value!r}"[:80]
+            raise ValueError(f"{name} = {told}: must be {_TYPES.get(wanted[name], f'an array, {wanted[name]}')}")
+    return kind(**found)
+
+
+_RECORDS = {"numbers": MetricRecord, "words": ConfigRecord, "values": ArrayRecord, MEASURED: ArrayRecord}
+
+_TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+
+def _is_a(value: Any, wanted: str) -> bool:
+    """Whether a value is of the type that its field's annotation names."""
+    if wanted == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if wanted == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted in ("str", "bool"):
+        return isinstance(value, str if wanted == "str" else bool)
+    return isinstance(value, np.ndarray) and wanted == f"NDArray[np.{value.dtype.name}]"
+
+
+def array_of(values: NDArray[Any]) -> Array:
+    """What `Array(values)` gives, to the last byte, without NumPy's writing of its header, which for small arrays costs
+    more than all else in a message."""
+    plain = np.asarray(values, order="C")  # which leaves an array of no dimension one
+    name, header = _named(plain.dtype, plain.shape)
+    return Array(name, plain.shape, SType.NUMPY, header + plain.tobytes())
+
+
+@lru_cache(maxsize=4096)
+def _named(kind: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, bytes]:
+    """A type's name, and the header of NumPy's file format, version 1.0."""
+    file = io.BytesIO()
+    told = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, told)
+    return str(kind), file.getvalue()
+
+
+def values_of(array: Array) -> NDArray[Any]:
+    """What `array.numpy()` gives, but read-only and without its copy and its parsing of NumPy's header, which for small
+    arrays cost more than all else in a message.
+
+    Raises:
+        ValueError: the bytes are no array of numbers.
+    """
+    data, kind = array.data, np.dtype(array.dtype)
+    start = 10 + int.from_bytes(data[8:10], "little")
+    plain = b"{'descr': '%s', 'fortran_order': False, 'shape': (" % kind.str.encode()
+    # NumPy's file format, version 1.0, as np.save writes it; whatever is written otherwise is left to NumPy.
+    if data[:8] != b"\x93NUMPY\x01\x00" or not data[10:start].startswith(plain) or kind.hasobject:
+        return array.numpy()
+    if len(data) - start != math.prod(array.shape) * kind.itemsize:
+        raise ValueError(f"an array of shape {tuple(array.shape)} and type {kind} in {len(data) - start} bytes")
+    return np.frombuffer(data, kind, offset=start).reshape(array.shape)
+
+
+def weight(content: RecordDict) -> int:
+    """Bytes of a message's content as Flower serialises it, without what is the laboratory's alone."""
+    if MEASURED in content:
+        content = RecordDict({name: record for name, record in content.items() if name != MEASURED})
+    return int(recorddict_to_proto(content).ByteSize())

@@ -1,0 +1,1 @@
+"""Architectures by name, and how they are trained: one by one and stacked."""

@@ -1,0 +1,292 @@
+"""Who client k is: tier, behaviour, and which rows are its own. Drawn once from the scenario, then only read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_sim.data.partition import deal, proportions, quantile_bins
+from fl_sim.data.reference import Reference, open_reference
+from fl_sim.errors import FlSimError, ScenarioError
+from fl_sim.models.device import resolve_device
+from fl_sim.models.recipe import Contrast, Recipe, outputs_of
+from fl_sim.models.stacked_training import cohort_size
+from fl_sim.population.prepared_data import Prepared, open_prepared
+from fl_sim.randomness import stream
+from fl_sim.scenario.assignment import assign_behaviours, assign_tiers, largest_remainder
+from fl_sim.scenario.behaviours import Behaviour
+from fl_sim.scenario.scenario import Scenario
+from fl_sim.scenario.tables import Clients, Tier
+from fl_sim.store import Artifact, Store, digest, store_at
+
+VERSION = 3  # raise it when a change here changes who gets what
+TARGET_BINS = 10  # regression: a client's "labels" are the deciles of the target
+DRAWS = 100  # how often a partition is drawn before min_calibration is given up
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client. Its rows are indices into the prepared data."""
+
+    id: int
+    tier: Tier
+    calibration: Indices
+    test: Indices
+    train: Indices  # empty unless clients learn on rows of their own
+    behaviour: Behaviour | None = None  # None: it behaves
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """All clients of a scenario, and the data they hold."""
+
+    key: str
+    seed: int
+    device: str
+    precision: str
+    clients: Clients  # the scenario's table
+    data: Prepared
+    tiers: NDArray[np.int64]  # (K,) index into clients.tier
+    behaviours: NDArray[np.int64]  # (K,) index into clients.behaviour; -1 for those that behave
+    bins: NDArray[np.int64]  # (n,) label of every row; for regression its decile of the target
+    held: Reference | None  # the reference set that every client holds, where there is one
+    rows: dict[str, tuple[Indices, Indices]]  # split -> (offsets (K + 1,), indices)
+
+    def __len__(self) -> int:
+        return len(self.tiers)
+
+    def client(self, k: int) -> Client:
+        """Client k of 0..K-1."""
+        test = self.data.rows("test") if self.clients.test == "shared" else self._rows("test", k)
+        calibration, train = self._rows("calibration", k), self._rows("train", k)
+        return Client(k, self.tier(k), calibration, test, train, self.behaviour(k))
+
+    def tier(self, k: int) -> Tier:
+        """What client k can compute."""
+        return self.clients.tier[int(self.tiers[k])]
+
+    def behaviour(self, k: int) -> Behaviour | None:
+        """How client k misbehaves; None: it does not."""
+        which = int(self.behaviours[k])
+        return None if which < 0 else self.clients.behaviour[which]
+
+    def label(self, k: int) -> str:
+        """Client k in messages to the user: `client 3 (weak)`, `client 4 (strong, sign-flip)`."""
+        behaviour = self.behaviour(k)
+        return f"client {k} ({self.tier(k).name}{'' if behaviour is None else f', {behaviour.kind}'})"
+
+    def label_counts(self, k: int) -> list[int]:
+        """How many calibration points client k has of each class, or of each decile of the target."""
+        return np.bincount(self.bins[self._rows("calibration", k)], minlength=self.num_bins).tolist()
+
+    @property
+    def trains_locally(self) -> bool:
+        """Whether clients have training rows of their own."""
+        return "train" in self.rows
+
+    @property
+    def reference(self) -> Reference:
+        """The reference set that every client holds.
+
+        Raises:
+            FlSimError: this population holds none.
+        """
+        if self.held is None:
+            raise FlSimError("this client holds no reference set: the scenario needs [reference]")
+        return self.held
+
+    @property
+    def tested(self) -> Indices:
+        """The rows on which any client is tested, ascending."""
+        return np.sort(np.array(self.rows["test"][1])) if "test" in self.rows else self.data.rows("test")
+
+    @property
+    def num_bins(self) -> int:
+        """Classes, or deciles."""
+        return self.data.num_classes or TARGET_BINS
+
+    @cached_property
+    def cohorts(self) -> NDArray[np.int64]:
+        """(K,) the number of each client's cohort: clients of one tier, with about as many training rows each, whose
+        models of their own are trained together. It follows from the scenario alone; free-riders, who train nothing,
+        are alone.
+
+        Raises:
+            FlSimError: a tier says how many, and its architecture cannot be trained in a stack.
+        """
+        sizes = np.diff(self.rows["train"][0]) if self.trains_locally else np.zeros(len(self), np.int64)
+        order, idle = np.lexsort((sizes, self.tiers)), self._idle()  # of equal sizes the lower id comes first
+        numbers, used = np.empty(len(self), np.int64), 0
+        for i, tier in enumerate(self.clients.tier):
+            members = order[(self.tiers[order] == i) & ~idle[order]]
+            if len(members):
+                numbers[members] = used + np.arange(len(members)) // self.cohort_size(tier)
+                used = int(numbers[members[-1]]) + 1
+        numbers[idle] = used + np.arange(idle.sum())
+        return numbers
+
+    def cohort(self, k: int) -> tuple[int, ...]:
+        """The clients of client k's cohort, ascending; k among them.
+
+        Raises:
+            FlSimError: see `cohorts`.
+        """
+        order, ends = self._members
+        number = int(self.cohorts[k])
+        return tuple(order[ends[number] : ends[number + 1]].tolist())
+
+    @cached_property
+    def _members(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        counts = np.bincount(self.cohorts)
+        return np.argsort(self.cohorts, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
+
+    def _idle(self) -> NDArray[np.bool_]:
+        lazy = [i for i, behaviour in enumerate(self.clients.behaviour) if behaviour.kind == "free-rider"]
+        return np.isin(self.behaviours, lazy)
+
+    def cohort_size(self, tier: Tier) -> int:
+        """How many clients of a tier are trained together, at most."""
+        recipe = self.recipe(tier, "cohort")
+        try:
+            return cohort_size(tier.cohort, recipe, self.data.shape, outputs_of(recipe, self.data.num_classes))
+        except FlSimError as error:
+            raise FlSimError(f"clients.tier.{tier.name}.{error}") from None
+
+    def recipe(self, tier: Tier, purpose: str, contrast: Contrast = "set") -> Recipe:
+        """How a model of this tier is made."""
+        return Recipe(
+            architecture=tier.architecture, epochs=tier.epochs, learning_rate=tier.learning_rate,
+            batch_size=tier.batch_size, quantiles=tier.quantiles, seed=self.seed, purpose=purpose,
+            device=self.device, precision=self.precision, optimizer=tier.optimizer, schedule=tier.schedule,
+            contrast=contrast,
+        )  # fmt: skip
+
+    def _rows(self, split: str, k: int) -> Indices:
+        if split not in self.rows:
+            return np.zeros(0, np.int64)
+        offsets, indices = self.rows[split]
+        return indices[offsets[k] : offsets[k + 1]]
+
+
+def populate(scenario: Scenario, data: Prepared, store: Store, reference: Reference | None = None) -> Population:
+    """Draw the clients of a scenario, or find them in the store; `reference` is what all of them hold.
+
+    Raises:
+        ScenarioError: no partition in 100 draws gave every client `min_calibration` points.
+        ValueError: a GPU is asked for and there is none.
+    """
+    told = {
+        "seed": scenario.seed,
+        "clients": scenario.clients.model_dump(mode="json"),
+        "data": data.key,
+        "trains_locally": scenario.trains_locally,
+        "device": resolve_device(scenario.runtime.device),
+        "precision": scenario.runtime.precision,
+        "reference": None if reference is None else reference.key,
+    }
+    key = digest(version=VERSION, **told)
+    store.get("population", key, lambda: Artifact(_draw(scenario, data), told))
+    return open_population(str(store.root), key)
+
+
+@lru_cache(maxsize=16)  # a sweep's workers meet hundreds
+def open_population(root: str, key: str) -> Population:
+    """The population of that key in the store at `root`; kept open by the process."""
+    store = store_at(root)
+    found = store.open("population", key)
+    held = found.meta["reference"]
+    rows = {
+        split: (np.array(found.arrays[f"{split}-offsets"]), found.arrays[f"{split}-indices"])
+        for split in ("calibration", "test", "train")
+        if f"{split}-offsets" in found.arrays
+    }
+    return Population(
+        key=key, seed=found.meta["seed"], device=found.meta["device"], precision=found.meta["precision"],
+        clients=Clients.model_validate(found.meta["clients"]), data=open_prepared(store, found.meta["data"]),
+        tiers=np.array(found.arrays["tiers"]), behaviours=np.array(found.arrays["behaviours"]),
+        bins=found.arrays["bins"], rows=rows, held=None if held is None else open_reference(store, held),
+    )  # fmt: skip
+
+
+def _draw(scenario: Scenario, data: Prepared) -> dict[str, NDArray[Any]]:
+    clients = scenario.clients
+    bins = np.array(data.targets) if data.classes is not None else quantile_bins(np.array(data.targets), TARGET_BINS)
+    for attempt in range(DRAWS if clients.min_calibration else 1):
+        held = _partition(scenario, data, bins, attempt)
+        sizes = np.array([len(rows) for rows in held["calibration"]])
+        if sizes.min() >= clients.min_calibration:
+            tiers = assign_tiers(clients, scenario.seed, sizes)
+            behaviours = assign_behaviours(clients, tiers, scenario.seed)
+            return {"tiers": tiers, "behaviours": behaviours, "bins": bins} | {
+                name: part for split, parts in held.items() for name, part in _packed(split, parts).items()
+            }
+    raise ScenarioError(
+        f"clients.min_calibration = {clients.min_calibration}: none of {DRAWS} partitions gave every client that many "
+        f"(the last one's smallest client has {sizes.min()}); lower it, raise clients.concentration, or have "
+        "fewer clients"
+    )
+
+
+def _partition(scenario: Scenario, data: Prepared, bins: Indices, attempt: int) -> dict[str, list[Indices]]:
+    """Rows of each split, client by client. One matrix of proportions serves all splits: a client that sees much of a
+    class in training sees much of it in calibration too."""
+    num_bins, rng = data.num_classes or TARGET_BINS, stream(scenario.seed, "partition", attempt)
+    shares = _shares(scenario.clients, num_bins, scenario.seed, attempt, rng)
+
+    def dealt(first: int, last: int) -> list[Indices]:
+        return [first + part for part in deal(bins[first:last], shares, rng)]
+
+    held = {}
+    if scenario.clients.test == "local":
+        together = dealt(*data.evaluated)
+        held["calibration"], held["test"] = _split(together, scenario.data.calibration, rng)
+    else:
+        held["calibration"] = dealt(*data.starts["calibration"])
+    if scenario.trains_locally:
+        held["train"] = dealt(*data.starts["train"])
+    return held
+
+
+def _shares(
+    clients: Clients, num_classes: int, seed: int, attempt: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """How each class is shared among the clients, (num_classes, K), rows that sum to 1: by one partition for all; or,
+    where tiers have partitions of their own, of each class |tier| / K to each tier, and within it by the tier's."""
+    if not clients.splits_by_tier:
+        told = clients.partition_of()
+        return proportions(told.kind, num_classes, clients.count, rng, **told.parameters)
+    shares = np.empty((num_classes, clients.count))
+    tiers = assign_tiers(clients, seed)
+    for i, tier in enumerate(clients.tier):
+        members, told = np.flatnonzero(tiers == i), clients.partition_of(tier)
+        if len(members):  # a stream for each, so that a change of one tier leaves the others' clients as they are
+            own = stream(seed, "partition", attempt, tier.name)
+            dealt = proportions(told.kind, num_classes, len(members), own, **told.parameters)
+            shares[:, members] = dealt * (len(members) / clients.count)
+    return shares
+
+
+def _split(
+    together: Sequence[Indices], calibration: int, rng: np.random.Generator
+) -> tuple[list[Indices], list[Indices]]:
+    """Split each client's rows at random, `calibration` rows in all; the sizes do not look at the data, so within a
+    client calibration and test rows are exchangeable."""
+    sizes = np.array([len(rows) for rows in together])
+    first = largest_remainder(sizes * (calibration / sizes.sum()), calibration, rng)
+    shuffled = [rng.permutation(rows) for rows in together]
+    return (
+        [np.sort(rows[:n]) for rows, n in zip(shuffled, first, strict=True)],
+        [np.sort(rows[n:]) for rows, n in zip(shuffled, first, strict=True)],
+    )
+
+
+def _packed(split: str, parts: Sequence[Indices]) -> dict[str, Indices]:
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    return {f"{split}-offsets": offsets, f"{split}-indices": np.concatenate(parts).astype(np.int64)}

@@ -1,0 +1,139 @@
+"""What is refused before any work: a scenario that this machine, as it is, cannot run.
+
+Light to import, so that `fl-sim validate` answers at once and a run can start Ray before it imports torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fl_sim.data.datasets import describe
+from fl_sim.data.reference import missing
+from fl_sim.errors import DataNotAtHandError, FlSimError
+from fl_sim.models import architectures
+from fl_sim.models.device import resolve_device
+from fl_sim.names import OWN, own_object
+from fl_sim.scenario.scenario import Scenario
+from fl_sim.scenario.tables import Runtime
+
+if TYPE_CHECKING:
+    from strategies.base import Calibration
+
+
+def refuse_lookalikes(folder: Path) -> None:
+    """Refuse a folder whose own `clients`, `strategies` or `fl_sim` would be imported by the workers in place of ours.
+
+    Raises:
+        FlSimError: naming what is in the way.
+    """
+    ours = Path(__file__).resolve().parent.parent
+    for name in ("clients", "strategies", "fl_sim"):
+        for found in (folder / name / "__init__.py", folder / f"{name}.py"):
+            if found.exists() and ours not in found.resolve().parents:
+                other = found.parent if found.name == "__init__.py" else found
+                raise FlSimError(
+                    f"{other} has the name of one of fl-sim's own packages, and Ray's workers, which search the launch "
+                    "folder first, would import it in their place; rename it, or launch from another folder"
+                )
+
+
+def check(scenario: Scenario, *, launched: bool = True) -> None:
+    """Refuse what cannot be run on this machine, before any work. What Flower's daemon runs is not `launched`: it works
+    with a copy of our packages, beside which the launch folder is as a rule the checkout that the copy was made of.
+
+    Raises:
+        DataNotAtHandError: with the commands that get it.
+        FlSimError: a GPU is asked for and there is none, or the launch folder holds a look-alike of our packages.
+    """
+    if launched and scenario.runtime.name != "inline":
+        refuse_lookalikes(Path.cwd())
+    _check_own(scenario)
+    source = describe(scenario.data.name)
+    if not source.at_hand():
+        commands = "".join(f"\n    {command}" for command in source.to_get)
+        raise DataNotAtHandError(
+            f"data.name = {scenario.data.name!r}: the data is not on this machine; get it with{commands}"
+        )
+    for name, to_get in missing(scenario.references):
+        told = "".join(f"\n    {command}" for command in to_get)
+        raise DataNotAtHandError(f"reference.sets: {name!r} is not on this machine; get it with{told}")
+    for architecture in sorted({*scenario.names()}):
+        lacks = architectures.missing_weights(architecture)
+        if lacks is not None:
+            raise DataNotAtHandError(
+                f"architecture {architecture!r}: {lacks[0]} is not on this machine; get it with\n    {lacks[1]}"
+            )
+    _check_gpu(scenario.runtime)
+
+
+def _check_gpu(where: Runtime) -> None:
+    share = where.gpus_per_client or 0
+    if where.device != "cuda" and not share:
+        return  # torch, which takes a second to import, need not be asked
+    try:
+        device = resolve_device(where.device)
+    except ValueError as error:
+        raise FlSimError(f"runtime.{error}") from None
+    if share and device != "cuda":
+        raise FlSimError(
+            f"runtime.gpus_per_client = {share:g}, but the clients run on the CPU here (torch sees no GPU, or "
+            "runtime.device = 'cpu'); leave it out"
+        )
+
+
+def _check_own(scenario: Scenario) -> None:
+    """Import what is the user's own, `module:object`, and see that it has the form it must have."""
+    for name, key in scenario.names().items():
+        if not OWN.match(name) or (key == "data.name" and not _is_own(name)):
+            continue
+        try:
+            found = own_object(name)
+        except (ImportError, AttributeError) as error:
+            raise FlSimError(
+                f"{key} = {name!r} cannot be imported: {error}; is it in the launch folder or on PYTHONPATH?"
+            ) from None
+        lacks = _lacks(found, key)
+        if lacks:
+            raise FlSimError(f"{key} = {name!r} {lacks}")
+
+
+def _is_own(data: str) -> bool:
+    return not data.startswith(("medmnist:", "image-folder:")) and describe(data).origin == "yours"
+
+
+def _lacks(found: Any, key: str) -> str:
+    """What a user's own object lacks to stand at that key; nothing if it will do."""
+    if not callable(found):
+        return "is not callable"
+    if key == "calibrate.score":
+        forms = (("of", "all_labels"), ("of", "interval", "centre"))
+        if not any(all(hasattr(found, method) for method in form) for form in forms):
+            return "lacks the methods of a score: of and all_labels (classification), or of, interval and centre"
+        return ""
+    if key in ("learn", "calibrate"):
+        from strategies.base import Calibration, Learning
+
+        base = Learning if key == "learn" else Calibration
+        if not (isinstance(found, type) and issubclass(found, base)):
+            return f"is no subclass of strategies.base.{base.__name__}"
+        return _says_nothing(found) if issubclass(found, Calibration) else ""
+    given: dict[str, Any] = {"count": 1, "image_size": None, "seed": 0}
+    try:
+        inspect.signature(found).bind(**given) if key == "data.name" else inspect.signature(found).bind((1,), 1)
+    except TypeError as error:
+        wanted = "(count, image_size, seed)" if key == "data.name" else "(shape, outputs)"
+        return f"must take {wanted}: {error}"
+    return ""
+
+
+def _says_nothing(calibration: type[Calibration]) -> str:
+    """Which half of a calibration a user's own leaves out; nothing if it says both."""
+    from strategies.base import Calibration
+
+    halves = (("question", "ask"), ("threshold", "for_each", "take"))
+    for half in halves:
+        if all(getattr(calibration, name) is getattr(Calibration, name) for name in half):
+            return f"says none of {', '.join(half)}: a calibration is a question and a rule for the answers"
+    return ""

@@ -1,0 +1,1 @@
+"""The figures of a run and of a sweep, one kind a file."""

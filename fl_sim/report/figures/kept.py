@@ -1,0 +1,99 @@
+"""The reference images that stand for each class: a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from fl_sim.report.figures.style import DPI, INK, SOFT, WIDTH, sheet, styled, text_width
+from fl_sim.report.wording import count
+
+MOST_CLASSES, MOST_IMAGES, LONGEST = 10, 20, 18  # rows, images in each, letters of a class name
+GAP = 0.06  # between images, of an image's side
+
+Indices = NDArray[np.int64]
+Images = NDArray[np.uint8]
+
+
+def draw_kept(
+    images: Callable[[Indices], Images], indices: Indices, labels: NDArray[Any], names: Sequence[str], file: Path,
+    about: str = "",
+) -> None:  # fmt: skip
+    """Draw a row a class into a PNG file, its kept images evenly spaced over the reference set.
+
+    Args:
+        images: gives the images (m, channels, height, width) of reference indices (m,).
+        indices: (k,), which references are kept, ascending.
+        labels: (k,), the class of each.
+        names: the classes.
+        file: the PNG.
+        about: what the payload is, for the line under the title.
+    """
+    with styled():
+        figure = _figure(images, indices, labels, names, about)
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def spread(indices: Indices, most: int) -> Indices:
+    """At most so many of them, evenly spaced, the first and the last among them.
+
+    >>> spread(np.arange(10, 20), 4).tolist()
+    [10, 13, 16, 19]
+    """
+    return indices[np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(np.int64)]
+
+
+def _figure(
+    images: Callable[[Indices], Images], indices: Indices, labels: NDArray[Any], names: Sequence[str], about: str
+) -> Figure:
+    held = np.unique(labels)
+    shown = spread(held.astype(np.int64), MOST_CLASSES)
+    mine = [indices[labels == label] for label in shown]
+    texts = [_short(names[label]) for label in shown]
+    title = f"{count(len(indices), 'reference image')} stand for {count(len(names), 'class', 'classes')}"
+    page = sheet(title, about, _caption(len(shown), len(held), len(names)), 1)
+    left = 0.3 + max(text_width(page.figure, text) for text in (*texts, "0,000,000 kept")) + 0.1
+    width = WIDTH - left - 0.2
+    tall = width / MOST_IMAGES
+    page = sheet(title, about, _caption(len(shown), len(held), len(names)), max(tall * len(shown), 0.1))
+    ax = page.axes(left, 0, width, max(tall * len(shown), 0.1))
+    ax.set_axis_off()
+    if len(shown):
+        ax.imshow(_mosaic([images(spread(one, MOST_IMAGES)) for one in mine]), aspect="auto")
+    for row, (text, one) in enumerate(zip(texts, mine, strict=True)):
+        height = 1 - (row + 0.5) / len(shown)
+        for words, lift, colour in ((text, 6, INK), (f"{len(one):,} kept", -6, SOFT)):
+            ax.annotate(
+                words, (0, height), xycoords="axes fraction", xytext=(-8, lift), textcoords="offset points",
+                ha="right", va="center", fontsize=8, color=colour, annotation_clip=False,
+            )  # fmt: skip
+    return page.figure
+
+
+def _mosaic(rows: Sequence[Images]) -> Images:
+    """All images in one, white between them: uint8 (height, width, 3)."""
+    channels, high, wide = rows[0].shape[1:]
+    gap = max(1, round(GAP * max(high, wide)))
+    whole = np.full((len(rows) * (high + gap), MOST_IMAGES * (wide + gap), 3), 255, np.uint8)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            top, left = row * (high + gap), column * (wide + gap)
+            whole[top : top + high, left : left + wide] = np.moveaxis(image, 0, -1)  # grey is repeated
+    assert channels in (1, 3)
+    return whole
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+
+
+def _caption(shown: int, held: int, classes: int) -> str:
+    said = [f"Each row is a class: at most {MOST_IMAGES} of its kept images, evenly spaced over the reference set."]
+    said += [f"{shown} of {held:,} classes, evenly spaced."] * (shown < held)
+    said += [f"{count(classes - held, 'class', 'classes')} without a kept image."] * (held < classes)
+    return " ".join(said)

@@ -1,0 +1,184 @@
+"""The clients of a report's explorer, as compact JSON: a column is a list, or one value where all clients have it.
+
+Strategies share their worlds: tiers, sizes and labels are there once for all runs that have the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fl_sim.conformal.certificate import clopper_pearson
+from fl_sim.report import contribution, wording
+from fl_sim.report.verdicts import Claim
+from fl_sim.results.run import Result
+
+MOST_CLIENTS = 120_000  # in one page, over all runs
+MOST_COUNTS = 2_000_000  # label counts in one page
+Column = list[Any] | Any
+
+
+@dataclass
+class Explorer:
+    """The clients of many runs.
+
+    Attributes:
+        runs: run -> its place in `data["runs"]`.
+        left_out: how many runs had no room.
+    """
+
+    data: dict[str, Any] = field(default_factory=lambda: {"worlds": [], "trusts": [], "runs": [], "intervals": {}})
+    runs: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    _worlds: dict[str, int] = field(default_factory=dict)
+    _trusts: dict[str, int] = field(default_factory=dict)
+    _clients: int = 0
+    _counts: int = 0
+
+    def add(self, run: str, result: Result) -> None:
+        """Take the clients of a run, unless they are too many for the page; the first run is always taken."""
+        if run in self.runs:
+            return
+        if self._clients and self._clients + len(result.clients) > MOST_CLIENTS:
+            self.left_out += 1
+            return
+        self._clients += len(result.clients)
+        self.runs[run] = len(self.data["runs"])
+        counts, tests = _judged_counts(result), [row["num_test"] for row in result.clients]
+        self._intervals(counts, tests)
+        self.data["runs"].append(
+            {"world": self._world(result), "trust": self._trust(result), "rejected": _rejected(result)}
+            | {name: packed(column) for name, column in _columns(result, counts).items()}
+            | _told(result)
+        )
+
+    def _world(self, result: Result) -> int:
+        """The place of what all strategies share."""
+        tiers, behaviours = list(wording.tiers(result)), [row.get("behaviour") or "" for row in result.clients]
+        kinds = list(dict.fromkeys(behaviours))
+        places = {tier: k for k, tier in enumerate(tiers)}
+        told: dict[str, Any] = {
+            "tiers": tiers, "kinds": kinds,
+            "tier": packed([places[tier] for tier in result.column("tier")]),
+            "kind": packed(list(map(kinds.index, behaviours))),
+            "calibration": packed(result.column("num_calibration")), "test": packed(result.column("num_test")),
+        }  # fmt: skip
+        key = json.dumps([told, result.column("label_counts")])
+        if key not in self._worlds:
+            self._worlds[key] = len(self._worlds)
+            self.data["worlds"].append(told | self._labels(result))
+        return self._worlds[key]
+
+    def _trust(self, result: Result) -> int:
+        """The place of how far the clients' probabilities can be trusted; without a calibrator the same for all
+        calibrations of the same models."""
+        names = (
+            "brier",
+            "ece",
+            *["phi_brier"] * wording.has_calibrator(result),
+            *["weight"] * contribution.is_weighed(result),
+        )
+        told = {name: packed([_shown(row.get(name)) for row in result.clients]) for name in names}
+        key = json.dumps(told)
+        if key not in self._trusts:
+            self._trusts[key] = len(self._trusts)
+            self.data["trusts"].append(told)
+        return self._trusts[key]
+
+    def _labels(self, result: Result) -> dict[str, Any]:
+        """Names of the labels and every client's counts, one after the other; nothing where there is no room."""
+        rows = result.column("label_counts")
+        wide = len(rows[0]) if rows else 0
+        self._counts += wide * len(rows)
+        if self._counts > MOST_COUNTS:
+            return {}
+        named = list(map(str, result.summary.get("classes") or []))
+        if len(named) != wide:
+            what = "decile" if wording.is_regression(result) else "label"
+            named = [f"{what} {k}" for k in range(1, wide + 1)]
+        return {"labels": named, "counts": [many for row in rows for many in row]}
+
+    def _intervals(self, counts: Sequence[int | None], tests: Sequence[int]) -> None:
+        """The exact 95 % interval of each pair that is not known yet, in percent as `fl-sim certify` prints it."""
+        known = self.data["intervals"]
+        pairs = {(k, m) for k, m in zip(counts, tests, strict=True) if k is not None and m}
+        new = sorted(pair for pair in pairs if str(pair[0]) not in known.get(str(pair[1]), {}))
+        if not new:
+            return
+        low, high = clopper_pearson(*np.array(new, np.int64).T)
+        for (k, m), a, b in zip(new, low.tolist(), high.tolist(), strict=True):
+            known.setdefault(str(m), {})[str(k)] = [float(f"{100 * a:.1f}"), float(f"{100 * b:.1f}")]
+
+    def text(self) -> str:
+        """JSON that may stand inside a page."""
+        return embedded(self.data)
+
+
+def _told(result: Result) -> dict[str, Any]:
+    """What is judged: `coverage`, `accuracy` or `rmse`, and what was promised, in percent."""
+    if wording.is_calibrated(result):
+        promised = float(f"{100 * (1 - result.scenario.calibrate.alpha):.4g}")
+        return {"judged": "coverage", "promised": promised, "size_name": wording.size_name(result).replace("_", " ")}
+    return {"judged": "rmse" if wording.is_regression(result) else "accuracy"}
+
+
+def _judged_counts(result: Result) -> list[int | None]:
+    """Test points covered, or right where nothing was promised; None of a client that was not tested."""
+    if wording.is_calibrated(result):
+        return result.column("num_covered")
+    return [None] * len(result.clients) if wording.is_regression(result) else result.column("num_correct")
+
+
+def _columns(result: Result, counts: list[int | None]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {"hits": counts}
+    if wording.is_calibrated(result):
+        columns["threshold"] = [_shown(row.get("threshold")) for row in result.clients]
+        columns["size"] = [_shown(value) for value in result.column(wording.size_name(result))]
+    if wording.is_regression(result):
+        columns["rmse"] = [_shown(value) for value in result.column("rmse")]
+    else:
+        columns["right"] = result.column("num_correct")
+    for name in ("bytes_up", "bytes_down"):
+        columns[name] = [row.get(name) for row in result.clients]
+    lost = {row["client"]: row["reason"].strip().partition("\n")[0][:120] for row in wording.missing(result)}
+    columns["lost"] = [lost.get(row["client"]) for row in result.clients]
+    return columns
+
+
+def _shown(value: float | None) -> float | str | None:
+    """A number with the digits that `words.number` prints; infinity in words."""
+    if value is None or not math.isfinite(value):
+        return None if value is None else wording.number(value)
+    return float(wording.number(value).replace(",", ""))
+
+
+def _rejected(result: Result) -> list[int]:
+    """The clients that `fl-sim certify` rejects, by their places."""
+    if not wording.is_calibrated(result):
+        return []
+    found: list[int] = np.flatnonzero(Claim().certificate(result).rejected).tolist()
+    return found
+
+
+def packed(column: list[Any]) -> Column:
+    """One value where all are the same, else the list.
+
+    >>> packed([3, 3]), packed([3, 4])
+    (3, [3, 4])
+    """
+    return column[0] if column and all(value == column[0] for value in column) else column
+
+
+def embedded(data: Any) -> str:
+    """JSON without a letter that could end the script element it stands in.
+
+    >>> embedded({"tier": "</script>"})
+    '{"tier":"\\\\u003c/script>"}'
+    """
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace("&", "\\u0026")

@@ -1,0 +1,1 @@
+"""The folder of a run and of a sweep: written once, read back, and shown as tables."""

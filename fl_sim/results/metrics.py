@@ -1,0 +1,270 @@
+"""From counts to what is shown: the clients' rows and the metrics of `result.json`. Rates are taken here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from fl_sim.agreement import measure
+from fl_sim.agreement.pairwise import common_rows
+from fl_sim.conformal import reliability
+from fl_sim.conformal.calibrator_plan import plan_of
+from fl_sim.conformal.coverage import Tally, coverage_summary
+from fl_sim.conformal.thresholds import min_calibration
+from fl_sim.population.clients import Population
+from fl_sim.results.run import Row, by_tier, json_number
+from fl_sim.runtime.checked_grid import CheckedGrid
+from fl_sim.scenario.scenario import Scenario
+from strategies.base import Calibration, Learning, Threshold
+from strategies.families import agreement
+
+Metrics = dict[str, Any]
+
+
+def client_rows(
+    population: Population, checked_grid: CheckedGrid, learn: Learning, calibrate: Calibration
+) -> list[Row]:
+    """One row a client."""
+    retried = checked_grid.retried
+    return [
+        _who(population, calibrate, k)
+        | _how_well(population, calibrate, k)
+        | {
+            "weight": learn.client_weights.get(k),
+            "bytes_up": learn.bytes_up.get(k, 0) + calibrate.bytes_up.get(k, 0),
+            "bytes_down": learn.bytes_down.get(k, 0) + calibrate.bytes_down.get(k, 0),
+            "message_bytes_up": account.message_bytes_up,
+            "message_bytes_down": account.message_bytes_down,
+            "retries": retried.get(k, 0),
+            "status": "ok" if account.missing is None else account.missing,
+            "seconds": round(account.seconds, 6),
+        }
+        for k, account in enumerate(checked_grid.accounts)
+    ]
+
+
+def _who(population: Population, calibrate: Calibration, k: int) -> Row:
+    client = population.client(k)
+    behaviour = client.behaviour
+    return {
+        "client": k,
+        "tier": client.tier.name,
+        "behaviour": "" if behaviour is None else behaviour.kind,
+        "num_calibration": _points(population, calibrate, k)[1],
+        "num_test": len(client.test),
+        "label_counts": population.label_counts(k),
+    }
+
+
+def _points(population: Population, calibrate: Calibration, k: int) -> tuple[int, int]:
+    """How many calibration rows client k has for its calibrator, and how many for thresholds."""
+    plan, n = plan_of(calibrate.score) if calibrate.score else None, len(population.client(k).calibration)
+    return (0, n) if plan is None else plan.counts(n)
+
+
+def _fitted(rows: Sequence[Row], population: Population, calibrate: Calibration) -> Metrics:
+    """What the calibrators rest on; nothing where there are none. A client without rows keeps its probabilities."""
+    if not calibrate.score or plan_of(calibrate.score) is None:
+        return {}
+    fitted = [_points(population, calibrate, r["client"])[0] for r in rows]
+    return {"calibrator_rows": sum(fitted), "clients_without_calibrator": fitted.count(0)}
+
+
+def _how_well(population: Population, calibrate: Calibration, k: int) -> Row:
+    """Counts and rates of a client's test; None where it was not tested, or has no test points."""
+    report, calibrated = calibrate.evaluations.get(k), bool(calibrate.score)
+    size = "mean_set_size" if population.data.classes is not None else "mean_interval_length"
+    row: Row = dict.fromkeys(("threshold", "num_covered", "coverage", size, "num_empty", "num_correct", "accuracy"))
+    row |= dict.fromkeys(reliability.NAMES)
+    if population.data.classes is None:
+        row["rmse"] = None
+    if report is None:
+        return row
+    n = report.num_test
+    if calibrated:
+        row |= {"num_covered": report.num_covered, "num_empty": report.num_empty}
+        row |= {"threshold": _one(calibrate.thresholds[k])}
+        row |= {"coverage": report.num_covered / n if n else None, size: report.total_size / n if n else None}
+    if population.data.classes is not None:
+        row |= {"num_correct": report.num_correct, "accuracy": report.num_correct / n if n else None}
+        row |= reliability.judged(report.reliability)
+    else:
+        row["rmse"] = math.sqrt(report.total_squared_error / n) if n else None
+    return row
+
+
+def _one(threshold: Threshold) -> float | None:
+    """The one number a client's scores are held against; None where each class has its own."""
+    return float(threshold) if np.ndim(threshold) == 0 else None
+
+
+def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibration) -> Metrics:
+    """How good the models are: over all client-test pairs, over clients, by tier, and over those that behave."""
+
+    def of(group: Sequence[Row]) -> Metrics:
+        if population.data.classes is None:
+            tallies = [calibrate.evaluations[r["client"]] for r in group if r["client"] in calibrate.evaluations]
+            tested = sum(t.num_test for t in tallies)
+            worst = [r["rmse"] for r in group if r["rmse"] is not None]
+            error = math.fsum(t.total_squared_error for t in tallies)
+            return {"rmse": math.sqrt(error / tested) if tested else None, "rmse_client_max": max(worst, default=None)}
+        tested_rows = [r for r in group if r["num_correct"] is not None]
+        found = coverage_summary([r["num_correct"] for r in tested_rows], [r["num_test"] for r in tested_rows])
+        names = {
+            "accuracy": "coverage",
+            "accuracy_client_mean": "coverage_client_mean",
+            "accuracy_client_min": "coverage_client_min",
+        }
+        return {ours: found[theirs] for ours, theirs in names.items()}
+
+    return {
+        **of(rows),
+        "tiers": {tier: of(group) for tier, group in by_tier(rows).items()},
+        **{name: of(group) for name, group in _honest(rows).items()},
+        **_weights(rows),
+    }
+
+
+def _weights(rows: Sequence[Row]) -> Metrics:
+    """Where the learn strategy weighs clients: which share of all weight those that misbehave have in the end (None
+    where nobody has any), and the mean weight by kind of behaviour and, of those that behave, by tier."""
+    if all(row["weight"] is None for row in rows):
+        return {}
+
+    def mean(group: Sequence[Row]) -> float:
+        return math.fsum(row["weight"] or 0.0 for row in group) / len(group)
+
+    total = mean(rows) * len(rows)
+    behaving, others = ([row for row in rows if bool(row["behaviour"]) == bad] for bad in (False, True))
+    kinds = {kind: [row for row in others if row["behaviour"] == kind] for kind in {row["behaviour"] for row in others}}
+    return {
+        "weight_share_misbehaving": mean(others) * len(others) / total if others and total else 0.0 if total else None,
+        "weight_by_behaviour": {kind: mean(kinds[kind]) for kind in sorted(kinds)},
+        "weight_by_tier": {tier: mean(group) for tier, group in by_tier(behaving).items()},
+    }
+
+
+def calibrate_metrics(
+    rows: Sequence[Row], scenario: Scenario, population: Population, calibrate: Calibration
+) -> Metrics:
+    """Whether the promise was kept, at what size and cost, and how far the probabilities can be trusted."""
+
+    def of(group: Sequence[Row]) -> Metrics:
+        found = _coverage(group, calibrate, population) if calibrate.score else {}
+        return found | _trust(group, calibrate, population)
+
+    groups = {
+        **of(rows),
+        "tiers": {tier: of(group) for tier, group in by_tier(rows).items()},
+        **{name: of(group) for name, group in _honest(rows).items()},
+        **_reliability(rows, calibrate),
+    }
+    if not calibrate.score:
+        return {**(groups if population.data.classes is not None else {}), "rounds": 0}
+    asked = [r for r in rows if r["client"] in calibrate.bytes_up]
+
+    def mean_bytes(account: dict[int, int]) -> float | None:
+        return math.fsum(account.values()) / len(account) if account else None
+
+    return {
+        **groups,
+        "coverage_by_class": _by_class(calibrate, population),
+        "threshold": None if calibrate.global_threshold is None else json_number(calibrate.global_threshold),
+        "threshold_is_infinite": calibrate.global_threshold == math.inf,
+        "clients_below_min_n": sum(r["num_calibration"] < min_calibration(scenario.calibrate.alpha) for r in asked),
+        "clients_without_calibration": sum(r["num_calibration"] == 0 for r in asked),
+        **_fitted(asked, population, calibrate),
+        "bytes_up_per_client": mean_bytes(calibrate.bytes_up),
+        "bytes_down_per_client": mean_bytes(calibrate.bytes_down),
+        "rounds": calibrate.rounds_before + calibrate.num_rounds,
+    }
+
+
+def _honest(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The clients that behave, as a group of their own where there are others."""
+    behaving = [row for row in rows if not row["behaviour"]]
+    return {"honest": behaving} if len(behaving) < len(rows) else {}
+
+
+def _coverage(rows: Sequence[Row], calibrate: Calibration, population: Population) -> Metrics:
+    tested = [r for r in rows if r["num_covered"] is not None]
+    tallies = [calibrate.evaluations[r["client"]].tally() for r in tested]
+    found: Metrics = coverage_summary([t.num_covered for t in tallies], [t.num_test for t in tallies])
+    total: Tally | None = reduce(add, tallies) if tallies else None
+    n = total.num_test if total else 0
+    kind = "mean_set_size" if population.data.classes is not None else "mean_interval_length"
+    size = total.total_size / n if total and n else None
+    return found | {
+        kind: json_number(size),
+        f"{kind}_is_infinite": size == math.inf,
+        "empty_set_rate": total.num_empty / n if total and n else None,
+        "infinite_interval_rate": total.num_infinite / n if total and n else None,
+        "clients": len(rows),
+    }
+
+
+def _trust(rows: Sequence[Row], calibrate: Calibration, population: Population) -> Metrics:
+    """How far the probabilities can be trusted; nothing in regression."""
+    return {} if population.data.classes is None else reliability.judged(_table(rows, calibrate))
+
+
+def _reliability(rows: Sequence[Row], calibrate: Calibration) -> Metrics:
+    """The reliability diagrams of each tier, where there is a calibrator."""
+    tables = {tier: _table(group, calibrate) for tier, group in by_tier(rows).items()}
+    if not any(reliability.is_calibrated(table) for table in tables.values()):
+        return {}
+    return {"reliability": {tier: reliability.curves(table) for tier, table in tables.items()}}
+
+
+def _table(rows: Sequence[Row], calibrate: Calibration) -> reliability.Floats:
+    reports = [calibrate.evaluations.get(row["client"]) for row in rows]
+    return reliability.added([report.reliability for report in reports if report is not None])
+
+
+def _by_class(calibrate: Calibration, population: Population) -> dict[str, float | None]:
+    classes = population.data.classes
+    if classes is None or not calibrate.evaluations:
+        return {}
+    total = reduce(add, (report.tally() for report in calibrate.evaluations.values()))
+    counts = zip(classes, total.class_covered.tolist(), total.class_tested.tolist(), strict=True)
+    return {name: covered / tested if tested else None for name, covered, tested in counts}
+
+
+def agreed(population: Population, scenario: Scenario, asked: agreement.CommonRows) -> measure.AgreementSummary:
+    """How far the clients agree that have answered on the common rows.
+
+    Raises:
+        ValueError: the scenario does not ask for it.
+    """
+    told, data = scenario.agreement, population.data
+    if told is None:
+        raise ValueError("the scenario has no table [agreement]")
+    reports, classes = asked.opinions, data.classes
+    targets = data.scaled(np.array(data.targets[common_rows(population.tested, population.seed, told.rows)]))
+    reply = list(reports.values())
+    predictions = np.stack([report.predictions for report in reply])
+    calibrated = bool(asked.score) and reports.keys() <= asked.thresholds.keys()
+    sets = intervals = None
+    if calibrated and classes is not None:
+        bits = np.stack([np.unpackbits(report.sets, count=predictions[0].size) for report in reply])
+        sets = bits.reshape(predictions.shape).astype(np.bool_)
+    elif calibrated:
+        intervals = np.stack([report.intervals for report in reply])
+    found = measure.measure(
+        measure.CommonAnswers(
+            clients=tuple(reports), tiers=tuple(population.tier(k).name for k in reports),
+            order=tuple(tier.name for tier in scenario.clients.tier),
+            behaves=tuple(population.behaviour(k) is None for k in reports), predictions=predictions,
+            targets=targets[:, None].astype(np.float64) if classes is None else np.eye(len(classes))[targets],
+            classes=classes, sets=sets, intervals=intervals,
+        ),
+        population.seed, told.draws, told.within,
+    )  # fmt: skip
+    missing = [k for k in range(len(population)) if k not in reports]
+    return replace(found, summary=found.summary | {"missing": missing})

@@ -1,0 +1,73 @@
+"""What a sweep's folder holds: `sweep.json`, the runs of its points, and which of them failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from fl_sim.results.folders import damaged, in_form, is_there, sealed, unsealed
+from fl_sim.results.run import RESULT
+
+FORMAT = 1  # of a sweep's folder
+
+SWEEP, POINTS, FAILED = "sweep.json", "points", "failed.json"  # what is in it
+
+
+class FilePoint(BaseModel):
+    """A point as a sweep's folder tells of it: its settings as they are shown, and its run."""
+
+    settings: dict[str, Any]
+    run: str = Field(pattern=r"^[0-9a-f]+$")
+
+
+class SweepFile(BaseModel):
+    """What a sweep's folder says of its sweep: the form of `sweep.json`."""
+
+    format: int = FORMAT
+    identity: str
+    name: str
+    axes: list[str]
+    points: list[FilePoint]
+
+    def content(self) -> bytes:
+        """Of the file."""
+        return sealed(SWEEP, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, folder: Path) -> SweepFile:
+        """What a folder says.
+
+        Raises:
+            FlSimError: its `sweep.json` is missing, damaged or of another version.
+        """
+        path = folder / SWEEP
+        told, _ = unsealed(path, FORMAT, _MADE_AGAIN)
+        found = in_form(path, cls, told, _MADE_AGAIN)
+        strange = next((point for point in found.points if set(point.settings) != set(found.axes)), None)
+        if strange is not None:
+            raise damaged(path, f"{', '.join(strange.settings)} are not the axes", _MADE_AGAIN)
+        return found
+
+
+_MADE_AGAIN = "delete that file, and the same command makes it again; the points that are finished stay"
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """Run -> why it failed, of the last command.
+
+    Raises:
+        FlSimError: the file that says so is damaged.
+    """
+    path = folder / FAILED
+    told = unsealed(path, then=_MADE_AGAIN)[0] if is_there(path) else {}
+    strange = next((reason for reason in told.values() if not isinstance(reason, str)), None)
+    if strange is not None:
+        raise damaged(path, f"{strange!r} is no reason", _MADE_AGAIN)
+    return told
+
+
+def is_finished(folder: Path, run: str) -> bool:
+    """Whether that run is there."""
+    return is_there(folder / POINTS / run / RESULT)

@@ -1,0 +1,90 @@
+"""The strategies by name, and what each can be told: the tables `[learn]` and `[calibrate]`.
+
+A strategy is a file in `strategies/`, and goes by that file's name. Its options are the keyword-only parameters of its
+constructor, with their annotations, defaults and comments. Here alone a lower layer looks upward: a strategy is
+imported when a scenario names it, and all of them only where all are asked for. A name of the form `module:object` is
+the user's own: its keys are handed to it as keyword arguments.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from pydantic import create_model
+
+from fl_sim.scenario.calibrate import Calibrate, OwnCalibrate, Uncalibrated
+from fl_sim.scenario.learn import Learn, OwnLearn
+from fl_sim.scenario.options import Options, chosen
+
+Kind = Literal["learn", "calibrate"]
+COMMON = ("self", "federation", "alpha", "score")  # parameters that every strategy of a kind has
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    package = importlib.util.find_spec("strategies")
+    assert package is not None, "it is installed with this package"
+    assert package.origin is not None
+    files = sorted(path.stem for path in Path(package.origin).parent.glob("*.py"))
+    return tuple(stem.replace("_", "-") for stem in files if stem not in ("__init__", "base"))
+
+
+@cache
+def strategy(name: str) -> Any:
+    """The class of the strategy of that name: the one that its file defines."""
+    module = import_module(f"strategies.{name.replace('-', '_')}")
+    defined = [thing for thing in vars(module).values() if getattr(thing, "__module__", "") == module.__name__]
+    (found,) = [thing for thing in defined if isinstance(thing, type) and hasattr(thing, "kind")]
+    return found
+
+
+@cache
+def _table(name: str) -> type[Options]:
+    made_by = strategy(name)
+    parameters = inspect.signature(made_by.__init__).parameters
+    types = get_type_hints(made_by.__init__, include_extras=True)
+    base = Learn if made_by.kind == "learn" else Calibrate if "alpha" in parameters else Uncalibrated
+    fields: dict[str, Any] = {"name": (Literal[name], name)}
+    for key, parameter in parameters.items():
+        if key not in COMMON:
+            fields[key] = (types[key], ... if parameter.default is parameter.empty else parameter.default)
+    table: Any = create_model(made_by.__name__, __base__=base, __doc__=made_by.__doc__, **fields)
+    table.strategy = made_by
+    return table
+
+
+class StrategyTables(Mapping[str, type[Options]]):
+    """Name -> table of every strategy of a kind; a strategy is imported when its table is asked for."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+
+    def __getitem__(self, name: str) -> type[Options]:
+        if name not in _names() or strategy(name).kind != self.kind:
+            raise KeyError(name)
+        return _table(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in _names() if strategy(name).kind == self.kind)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+LEARN, CALIBRATE = StrategyTables("learn"), StrategyTables("calibrate")
+
+
+def learn_options(value: Any) -> Any:
+    """The learn strategy that a name or a table chooses; see `chosen`."""
+    return chosen(LEARN, value, "learn strategy", OwnLearn)
+
+
+def calibrate_options(value: Any) -> Any:
+    """The calibrate strategy that a name or a table chooses; see `chosen`."""
+    return chosen(CALIBRATE, value, "calibrate strategy", OwnCalibrate)

@@ -1,0 +1,176 @@
+"""What the strategies on histograms of scores have in common: the grid, who sends what, and the counts in one array.
+
+A score that is known to lie in [0, 1] (1 - p, APS) has its grid from the start and needs one round. For any other a
+first round asks every client between which numbers its scores lie, and the grid spans them all. A score above the
+grid, of a client that missed the first round or of a later part of its points, counts as +inf: no threshold comes out
+too low for it.
+
+Sent: in that first round (smallest, largest score), 16 bytes, which tells everybody the extremes; then a code of the
+counts (fl_sim/conformal/histogram.py). Received before the thresholds: the grid's two ends, 16 bytes, where they had
+to be agreed.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+
+from fl_sim.conformal.histogram import ScoreGrid, decode, refined
+from fl_sim.conformal.scores import bounds_of
+from fl_sim.messages.calibration import HistogramReport, HistogramRequest, SizeReport, SizeRequest
+from fl_sim.messages.record import FLOAT_BYTES, Record
+from strategies.base import ALONE, Calibration, Federation, Threshold
+
+Counts = NDArray[np.int64]
+
+MOST_NAMED = 8  # classes in a sentence
+TAIL = 1e-3  # of the grid of a bounded score: a bin at its upper end is a thousand times narrower than at its lower end
+
+
+def grid_for(score: str, bins: int, reports: Sequence[SizeReport], tail: float = TAIL) -> ScoreGrid:
+    """The grid of a score (JSON): from its known bounds, finer towards the upper one by `tail`; else with bins of equal
+    width over the range that the clients with points report. Infinite ends are left out: such scores count as +inf."""
+    bounds = bounds_of(score)
+    if bounds is not None:
+        return ScoreGrid(*bounds, bins, tail)
+    told = [report for report in reports if report.num_calibration]
+    ends = [end for report in told for end in (report.low, report.high) if math.isfinite(end)]
+    return ScoreGrid(min(ends), max(ends), bins) if ends else ScoreGrid(0.0, 1.0, bins)
+
+
+Bins = Annotated[int, Field(ge=2, le=65536, description="of the grid that scores are counted on")]
+
+
+def _can_be_halved(bins: int) -> int:
+    """A client whose code is longer than its budget joins its bins in pairs, which only an even number of them lets it
+    do: of a multiple of 32 any client can do so five times."""
+    if bins % 32:
+        raise ValueError("must be a multiple of 32, so that clients can join bins in pairs to keep the budget")
+    return bins
+
+
+HalvedBins = Annotated[Bins, AfterValidator(_can_be_halved)]
+Budget = Annotated[int, Field(ge=32, description="bytes a client may send")]
+Rare = Literal["borrow", "inf"]
+
+
+class HistogramCalibration(Calibration):
+    """Thresholds from the clients' counts over a grid: `from_counts` is all that a method of one histogram says."""
+
+    by_class: bool = False  # a row of counts for each class
+    groups: str = "one"  # whose scores are put together
+    budget: int = 0  # bytes a client may send; 0: as many as it takes
+    tail: float = TAIL  # of the grid of a bounded score
+    signed: bool = False  # counts may be negative, as noise makes them
+
+    def __init__(
+        self,
+        federation: Federation = ALONE,
+        *,
+        alpha: float,
+        score: str = "",
+        bins: Bins = 512,
+    ) -> None:
+        super().__init__(federation, alpha=alpha, score=score)
+        self.bins = bins
+        bounded = bounds_of(score) is not None
+        self.scalar_rounds = 0 if bounded else 1
+        self.num_rounds = self.scalar_rounds + 1
+        self.grid = grid_for(score, bins, [], self.tail)  # where it has to be agreed, the first round's answers make it
+        self.seen: set[int] = set()  # partitions that ever answered
+
+    @property
+    def num_labels(self) -> int:
+        """Rows of counts to ask for, one for each class; 0: one for all."""
+        return self.federation.num_labels if self.by_class else 0
+
+    @property
+    def one_law(self) -> bool:
+        """Whether the scenario gives all clients whose scores are put together one law of scores given the label."""
+        together = set(self.federation.tiers) if self.groups == "one" else set()
+        return self.federation.one_law_a_tier and self.groups != "found" and len(together) <= 1
+
+    def classes(self, numbers: Sequence[int]) -> str:
+        """`classes 3, 4`: in words, of many the first."""
+        more = len(numbers) - MOST_NAMED
+        shown = ", ".join(map(str, numbers[:MOST_NAMED])) + f" and {more} more" * (more > 0)
+        return f"{self.class_word} {shown}"
+
+    @property
+    def class_word(self) -> str:
+        """What a row of counts is of."""
+        return "classes" if self.federation.task == "classification" else "bins of the target"
+
+    def not_guaranteed(self, groups: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A sentence that names the groups of `detail` that no guarantee is about; none where it is about all."""
+        names = [str(group["group"]) for group in groups if not group["guaranteed"]]
+        if not names:
+            return []
+        why = ""
+        if not self.one_law:
+            why = ": nothing in the scenario gives all clients of a group one law of scores"
+        elif self.federation.test == "shared":
+            why = ": clients are tested on everybody's data"
+        return [f"Coverage is not guaranteed for {', '.join(names)}{why}"]
+
+    @abstractmethod
+    def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, Threshold]:
+        """The threshold of each partition from `counts` (K, C, bins + 1), C = 1 unless `by_class`. A client that
+        answered only the scalar round has a row of zeros."""
+
+    def histogram_request(self, grid: ScoreGrid, turn: int) -> Record:
+        """What is asked in the histogram round `turn`, from 1."""
+        return HistogramRequest(self.population, self.score, grid.text(), self.num_labels, self.budget)
+
+    def ask(self, server_round: int) -> Record | Mapping[int, Record]:
+        """The range of the scores first, where it is not known; then their counts."""
+        if server_round <= self.scalar_rounds:
+            return SizeRequest(self.population, self.score)
+        return self.histogram_request(self.grid, server_round - self.scalar_rounds)
+
+    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+        """Agree on a grid, or go from counts to thresholds."""
+        self.seen |= {report.partition for report in reports}
+        if server_round <= self.scalar_rounds:
+            self.grid = grid_for(self.score, self.bins, reports, self.tail)
+            return
+        partitions, counts = self.counts_of(reports)
+        self.thresholds = dict(self.from_counts(partitions, counts, self.grid))
+
+    def counts_of(self, reports: Sequence[HistogramReport]) -> tuple[list[int], Counts]:
+        """(partitions, counts (K, C, bins + 1)) of everybody who ever answered, on the fine grid; zeros for who is not
+        among the reports.
+
+        Raises:
+            ValueError: a client's code is malformed; the message names it.
+        """
+        self.seen |= {report.partition for report in reports}
+        partitions = sorted(self.seen)
+        rows = max(1, self.num_labels)
+        counts = np.zeros((len(partitions), rows, self.bins + 1), np.int64)
+        row_of = {partition: row for row, partition in enumerate(partitions)}
+        for report in reports:
+            counts[row_of[report.partition]] = self._decoded(report, rows)
+            if self.scalar_rounds:  # the grid that was agreed went down with the question
+                down = self.bytes_down.get(report.partition, 0)
+                self.bytes_down[report.partition] = down + 2 * FLOAT_BYTES
+        return partitions, counts
+
+    def information_up(self, report: Any) -> int:
+        """The code, or the two ends of the range."""
+        return 2 * FLOAT_BYTES if isinstance(report, SizeReport) else int(report.information_bytes)
+
+    def _decoded(self, report: HistogramReport, rows: int) -> Counts:
+        try:
+            counts = refined(decode(report.code, rows), self.bins)
+        except ValueError as error:
+            raise ValueError(f"client {report.partition}: {error}") from None
+        if not self.signed and (counts < 0).any():
+            raise ValueError(f"client {report.partition}: its histogram has a count below 0: points cannot be owed")
+        return counts
