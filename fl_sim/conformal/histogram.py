@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -125,6 +124,8 @@ def coarsened(counts: Counts) -> Counts:
 def refined(counts: Counts, bins: int) -> Counts:
     """(C, bins + 1) counts of coarsened ones, each bin's at its upper end, which is where its points were counted."""
     fewer = counts.shape[1] - 1
+    if fewer == bins:
+        return counts
     if bins % fewer:
         raise ValueError(f"{fewer} bins do not divide {bins}: a coarser grid must join bins of the finer one")
     step = bins // fewer
@@ -192,15 +193,13 @@ def _rice(values: Counts, k: int) -> NDArray[np.uint8]:
 
 def _unrice(data: bytes, k: int, count: int) -> Counts:
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    zeros = np.flatnonzero(bits == 0).tolist()
-    ends: list[int] = []  # of each value's ones
-    position = at = 0
+    next_zero, ends, position = bits.tobytes().find, [], 0  # ends: of each value's ones
     for i in range(count):
-        at = bisect_left(zeros, position, at)
-        if at == len(zeros) or zeros[at] + k >= len(bits):
+        zero = next_zero(b"\0", position)
+        position = zero + 1 + k
+        if zero < 0 or position > len(bits):
             raise ValueError(f"a histogram's code ends after {i} of {count} values")
-        ends.append(zeros[at])
-        position = zeros[at] + 1 + k
+        ends.append(zero)
     if len(bits) - position >= 8 or bits[position:].any():
         raise ValueError(f"a histogram's code goes on after its {count} values")
     low, end = np.zeros(count, np.int64), np.array(ends, np.int64)

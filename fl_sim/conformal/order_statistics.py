@@ -23,10 +23,11 @@ guarantees in one-shot federated conformal prediction", 2024, https://arxiv.org/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,10 +40,9 @@ Counts = NDArray[np.int64]
 Guarantee = Literal["marginal", "conditional"]
 
 TOLERANCE = 1e-12  # M and shortfall are known to about 1e-13; so near to what is asked for they count as meeting it
-_NEGLIGIBLE = 1e-16  # probability beyond which the equal sizes' integrand is taken for 0 or 1
+_NEGLIGIBLE = 1e-16  # probability beyond which an integrand is taken for 0 or 1
 _AGREE = 1e-11  # a panel and its halves; the halves, which are kept, are then many digits better
 _DEEPEST = 48  # halvings
-_BATCH = 1 << 21  # numbers (nodes x clients) at a time
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,16 @@ def choose(sizes: Sequence[int], ranks: Sequence[int], aim: Aim) -> Choice:
 
     Both M grows and P(coverage < 1 - α) falls with k, so the smallest k covers least of those that meet the aim.
     """
-    coverage, short = expected_coverages(sizes, ranks), shortfalls(sizes, ranks, aim.alpha)
-    met = aim.met(coverage, short)
-    best = int(met.argmax()) if met.any() else len(met) - 1
-    return Choice(best + 1, float(coverage[best]), float(short[best]), bool(met[best]))
+    kinds, short = _kinds(sizes, ranks), shortfalls(sizes, ranks, aim.alpha)
+    coverage = cache(lambda k: _expected_coverage(kinds, k))  # which takes its time, and few k are looked at
+    if aim.guarantee == "conditional":
+        met = aim.met(0.0, short)
+        best = int(met.argmax()) + 1 if met.any() else None
+    else:
+        about = math.ceil(float(kinds.number @ kinds.below(np.array([aim.level]))[0]))
+        best = _first(lambda k: bool(aim.met(coverage(k), 0.0)), min(max(about, 1), len(short)), len(short))
+    k = len(short) if best is None else best
+    return Choice(k, coverage(k), float(short[k - 1]), best is not None)
 
 
 def choose_equal(n: int, num_clients: int, aim: Aim) -> tuple[int, Choice]:
@@ -117,16 +123,15 @@ def choose_equal(n: int, num_clients: int, aim: Aim) -> tuple[int, Choice]:
 
 def expected_coverages(sizes: Sequence[int], ranks: Sequence[int]) -> Floats:
     """M for k = 1..K, (K,), of clients with `sizes` (K,) that send their `ranks`-th (K,) smallest scores; to 1e-12."""
-    n, rank = _checked(sizes, ranks)
-    kinds, which = np.unique(np.stack([rank, n - rank + 1]), axis=1, return_inverse=True)
-    return _integral(lambda t: _fewer(betainc(kinds[0], kinds[1], t[:, None])[:, which.ravel()]), len(n))
+    kinds = _kinds(sizes, ranks)
+    return np.array([_expected_coverage(kinds, k) for k in range(1, len(sizes) + 1)])
 
 
 def shortfalls(sizes: Sequence[int], ranks: Sequence[int], alpha: float) -> Floats:
     """P(coverage < 1 - α) for k = 1..K, (K,)."""
     n, rank = _checked(sizes, ranks)
     above: Floats = betaincc(rank, n - rank + 1, Aim(alpha).level)
-    return _fewer(above[None, :])[0, ::-1]  # at least k of K lie below, so at most K - k above
+    return _fewer(above)[::-1]  # at least k of K lie below, so at most K - k above
 
 
 def equal_expected_coverage(n: int, rank: ArrayLike, num_clients: int, k: ArrayLike) -> Floats:
@@ -148,46 +153,142 @@ def equal_shortfall(n: int, rank: ArrayLike, num_clients: int, k: ArrayLike, alp
 
 
 def _fewer(probabilities: Floats) -> Floats:
-    """P(PB <= k - 1) for k = 1..K, (nodes, K), of Poisson-binomials with `probabilities` (nodes, K)."""
-    nodes, clients = probabilities.shape
-    law = np.zeros((clients + 1, nodes))  # of how many of the clients so far are there
+    """P(PB <= k - 1) for k = 1..K, (K,), of the Poisson-binomial with `probabilities` (K,)."""
+    law = np.zeros(len(probabilities) + 1)  # of how many of the clients so far are there
     law[0] = 1.0
-    for j, p in enumerate(np.ascontiguousarray(probabilities.T)):
+    for j, p in enumerate(probabilities):
         moved = law[: j + 1] * p
         law[: j + 1] -= moved
         law[1 : j + 2] += moved
-    return np.cumsum(law[:-1], axis=0).T
+    return np.cumsum(law[:-1])
 
 
-def _integral(function: Callable[[Floats], Floats], size: int) -> Floats:
-    """∫_0^1 of `function`, (nodes,) -> (nodes, size): panels are halved until they agree with their halves.
+class _Kinds(NamedTuple):
+    """The clients by the law of their U_j: Beta(`rank`, `above`) of `number` clients, (kinds,) each."""
+
+    rank: Counts
+    above: Counts
+    number: Counts
+
+    def below(self, t: Floats) -> Floats:
+        """(nodes, kinds) F_j(t) at t (nodes,)."""
+        return np.asarray(betainc(self.rank, self.above, t[:, None]))
+
+    def reach(self, below: Floats) -> tuple[Floats, Floats]:
+        """(nodes,) the mean of PB, and how far from it it is with probability `_NEGLIGIBLE` at most, on either side:
+        Bernstein's bound."""
+        mean, variance = below @ self.number, (below * (1 - below)) @ self.number
+        far = -math.log(_NEGLIGIBLE)
+        return mean, far / 3 + np.sqrt(far**2 / 9 + 2 * far * variance)
+
+
+def _kinds(sizes: Sequence[int], ranks: Sequence[int]) -> _Kinds:
+    n, rank = _checked(sizes, ranks)
+    found, number = np.unique(np.stack([rank, n - rank + 1]), axis=1, return_counts=True)
+    return _Kinds(found[0], found[1], number)
+
+
+def _expected_coverage(kinds: _Kinds, k: int) -> float:
+    """M: outside of low..high PB(t) <= k - 1 is as good as certain, or as good as impossible."""
+
+    def certain(t: float) -> bool:
+        mean, far = kinds.reach(kinds.below(np.array([t])))
+        return bool(mean[0] + far[0] <= k - 1)
+
+    def possible(t: float) -> bool:
+        mean, far = kinds.reach(kinds.below(np.array([t])))
+        return bool(mean[0] - far[0] <= k - 1)
+
+    low, high = _last(certain), _last(possible, from_above=True)
+    return low + _integral(lambda t: _at_most(k - 1, kinds, kinds.below(t)), low, high)
+
+
+def _last(holds: Callable[[float], bool], from_above: bool = False) -> float:
+    """The last t of [0, 1] where `holds`, which once false stays false, rounded down to 2^-20, or up `from_above`."""
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return high if from_above else low
+
+
+def _at_most(most: int, kinds: _Kinds, below: Floats) -> Floats:
+    """(nodes,) P(PB <= most) of the Poisson-binomials with probabilities `below` (nodes, kinds).
+
+    By inversion of their characteristic functions φ, which factor over kinds: with L points that hold all of PB's law
+    but a negligible part, first .. first + L - 1, P(PB <= most) is the mean over the L-th roots e^iθ of 1 of
+    φ(θ) Σ e^-iθm, m = first .. most. Angles where |φ| <= exp(-2 Var sin²(θ/2)) is negligible are left out.
+    """
+    clients = int(kinds.number.sum())
+    mean, far = kinds.reach(below)
+    points = min(clients, 2 * math.ceil(float(far.max())) + 1) // 2 * 2 + 1  # odd: there is no angle π to count once
+    first = np.floor(mean - far).clip(0) if points <= clients else np.zeros_like(mean)
+    half = np.pi * np.arange(1, points // 2 + 1) / points
+    least = float(((below * (1 - below)) @ kinds.number).min())
+    half = half[2 * least * np.sin(half) ** 2 <= -math.log(_NEGLIGIBLE)]
+    summed = (most + 1 - first).clip(0, points)
+    found = summed.copy()
+    sine, tangent = np.sin(half), np.tan(half)
+    for i in range(len(half)):
+        size, angle = _factor(below, sine[i], tangent[i])
+        turned = angle @ kinds.number - half[i] * (2 * first + summed - 1)
+        found += 2 * np.exp(size @ kinds.number) * np.cos(turned) * np.sin(half[i] * summed) / sine[i]
+    return np.asarray((found / points).clip(0, 1))
+
+
+def _factor(p: Floats, sine: float, tangent: float) -> tuple[Floats, Floats]:
+    """log |φ| and the angle of φ = 1 - p + p e^iθ of Bernoulli's law, from the sine and tangent of θ/2."""
+    with np.errstate(divide="ignore"):
+        size = np.log1p(-4 * p * (1 - p) * sine**2) / 2
+    cosine = 1 - 2 * sine**2
+    return size, np.arctan2(p * 2 * sine**2 / tangent, 1 - p + p * cosine)
+
+
+def _integral(function: Callable[[Floats], Floats], start: float, end: float) -> float:
+    """The integral of `function`, (nodes,) -> (nodes,): panels are halved until they agree with their halves.
 
     Clients of unlike sizes make steps of unlike widths, so no fixed set of nodes serves all.
     """
     nodes, weights = _gauss(16)
 
     def panels(low: Floats, width: Floats) -> Floats:
-        found = np.empty((len(low), size))
-        step = max(1, _BATCH // (len(nodes) * size))
-        for i in range(0, len(low), step):
-            t = low[i : i + step, None] + width[i : i + step, None] * nodes
-            values = function(t.ravel()).reshape(*t.shape, size)
-            found[i : i + step] = width[i : i + step, None] * np.einsum("pns,n->ps", values, weights)
-        return found
+        t = low[:, None] + width[:, None] * nodes
+        return np.asarray(width * (function(t.ravel()).reshape(t.shape) @ weights))
 
-    low, width = np.arange(16) / 16, np.full(16, 1 / 16)
-    coarse, total = panels(low, width), np.zeros(size)
+    width = np.full(16, (end - start) / 16)
+    low = start + np.arange(16) * width
+    coarse, total = panels(low, width), 0.0
     for depth in range(_DEEPEST):
         low, width = np.concatenate([low, low + width / 2]), np.concatenate([width, width]) / 2
         fine = panels(low, width)
         left, right = np.split(fine, 2)
-        settled = (np.abs(left + right - coarse).max(axis=1) <= _AGREE) | (depth == _DEEPEST - 1)
-        total += (left + right)[settled].sum(axis=0)
+        settled = (np.abs(left + right - coarse) <= _AGREE) | (depth == _DEEPEST - 1)
+        total += float((left + right)[settled].sum())
         open_ = ~np.concatenate([settled, settled])
         low, width, coarse = low[open_], width[open_], fine[open_]
         if not len(low):
             break
     return total
+
+
+def _first(holds: Callable[[int], bool], guess: int, last: int) -> int | None:
+    """The smallest number of 1..last where `holds`, which once true stays true; None if none. From a guess, so that
+    a good one costs few questions, and any of them no more than some 2 log2(last)."""
+    step = 1
+    if holds(guess):
+        low, high = guess - 1, guess
+        while low > 0 and holds(low):
+            low, high, step = max(low - 2 * step, 0), low, 2 * step
+    else:
+        low, high = guess, min(guess + 1, last)
+        while not holds(high):
+            if high == last:
+                return None
+            low, high, step = high, min(high + 2 * step, last), 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def _smallest(holds: Callable[[Counts], NDArray[np.bool_]], low: Counts, high: Counts) -> Counts:
