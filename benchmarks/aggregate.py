@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import measuring
@@ -28,7 +28,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from numpy.typing import NDArray
 
-from fl_sim.calibrations import CALIBRATE
+from fl_sim.calibrations import calibrate_options
 from fl_sim.conformal.histogram import ScoreGrid, coarsened, encode
 from fl_sim.conformal.privacy import noisy_counts
 from fl_sim.conformal.sketches import sketch_of
@@ -47,7 +47,7 @@ from fl_sim.records import (
     pack,
     unpack,
 )
-from fl_sim.runtime.grids import FIRST_NODE, SimulatedGrid
+from fl_sim.runtime.grids import SimulatedGrid
 from fl_sim.runtime.ledger import Ledger
 from strategies import Calibration, Roster, calibration
 
@@ -128,14 +128,16 @@ def method(name: str, count: int) -> Calibration:
     """The method, for clients of two tiers whose scores given the label follow one law."""
     told = {"name": name.partition(",")[0], "alpha": ALPHA, "score": {"name": "lac"}} | METHODS[name]
     tiers = tuple(("strong", "weak")[k % 2] for k in range(count))
-    return calibration(CALIBRATE[told["name"]](**told), Roster("", tiers=tiers, num_labels=CLASSES, one_law_a_tier=True))
+    return calibration(
+        CALIBRATE[told["name"]](**told), Roster("", tiers=tiers, num_labels=CLASSES, one_law_a_tier=True)
+    )
 
 
 class Answered(SimulatedGrid):
     """A Grid on which all answers are there already."""
 
-    def __init__(self, replies: dict[int, Message]) -> None:
-        super().__init__(len(replies))
+    def __init__(self, count: int, replies: dict[int, Message]) -> None:
+        super().__init__(count)
         self.replies = replies
 
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
@@ -145,8 +147,8 @@ class Answered(SimulatedGrid):
 
 def measured(name: str, count: int, points: int) -> dict[str, float]:
     """Seconds and bytes of one method, in this process."""
-    strategy, replies = method(name, count), dict.fromkeys(range(FIRST_NODE, FIRST_NODE + count))
-    grid = Ledger(Answered(replies), [f"client {k}" for k in range(count)], "stop")
+    strategy, replies = method(name, count), dict[int, Message]()
+    grid = Ledger(Answered(count, replies), [f"client {k}" for k in range(count)], "stop")
     asked = list(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid))
     request: Any = unpack(_kind(asked[0]), asked[0].content)
     for client, message in zip(world(count, points), asked, strict=True):
@@ -161,7 +163,9 @@ def measured(name: str, count: int, points: int) -> dict[str, float]:
     list(strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid))
     times.append(time.perf_counter())
     assert len(strategy.thresholds) == count
-    return {"before": before, "peak": peak(), "whole": times[-1] - times[0]} | dict(zip(STEPS, np.diff(times), strict=True))
+    return {"before": before, "peak": peak(), "whole": times[-1] - times[0]} | dict(
+        zip(STEPS, np.diff(times), strict=True)
+    )
 
 
 def _kind(message: Message) -> type[Record]:
@@ -200,7 +204,7 @@ def main() -> None:
 
     def row(name: str) -> list[str]:
         words = [sys.executable, __file__, "--one", name, "--clients", str(told.clients), "--points", str(told.points)]
-        found = measuring.command(words, environment={}, cwd=os.getcwd()).told
+        found = measuring.command(words, environment={}, cwd=Path.cwd()).told
         times = [measuring.seconds(found[key]) for key in (*STEPS, "whole")]
         return [name, *times, *(measuring.gigabytes(found[key]) for key in ("before", "peak"))]
 

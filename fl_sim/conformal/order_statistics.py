@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
+from fl_sim.conformal.poisson_binomial import NEGLIGIBLE, at_most, fewer, reach
 from fl_sim.exact import as_meant
 
 Floats = NDArray[np.float64]
@@ -40,7 +41,6 @@ Counts = NDArray[np.int64]
 Guarantee = Literal["marginal", "conditional"]
 
 TOLERANCE = 1e-12  # M and shortfall are known to about 1e-13; so near to what is asked for they count as meeting it
-_NEGLIGIBLE = 1e-16  # probability beyond which an integrand is taken for 0 or 1
 _AGREE = 1e-11  # a panel and its halves; the halves, which are kept, are then many digits better
 _DEEPEST = 48  # halvings
 
@@ -102,22 +102,27 @@ def choose(sizes: Sequence[int], ranks: Sequence[int], aim: Aim) -> Choice:
 def choose_equal(n: int, num_clients: int, aim: Aim) -> tuple[int, Choice]:
     """(l, k) of the smallest M among all that meet the aim, where each client has `n` scores; of equals the smallest k.
 
-    M grows with l and with k, so only the smallest l of each k can be it.
+    M grows with l and with k, so only the smallest l of each k can be it, or the smallest k of each l: whichever are
+    fewer are looked at.
     """
-    sizes, _ = _checked([n] * num_clients, [1] * num_clients)
-    k = np.arange(1, len(sizes) + 1)
+    _checked([n] * num_clients, [1] * num_clients)
+    each = np.arange(1, min(n, num_clients) + 1)
 
-    def met(rank: Counts) -> NDArray[np.bool_]:
+    def pair(other: Counts) -> tuple[Counts, Counts]:
+        return (each, other) if n < num_clients else (other, each)
+
+    def met(other: Counts) -> NDArray[np.bool_]:
+        rank, k = pair(other)
         if aim.guarantee == "marginal":
             return aim.met(equal_expected_coverage(n, rank, num_clients, k), 0.0)
         return aim.met(0.0, equal_shortfall(n, rank, num_clients, k, aim.alpha))
 
-    rank = _smallest(met, np.ones_like(k), np.full_like(k, n))
+    rank, k = pair(_smallest(met, np.ones_like(each), np.full_like(each, max(n, num_clients))))
     coverage = equal_expected_coverage(n, rank, num_clients, k)
     short = equal_shortfall(n, rank, num_clients, k, aim.alpha)
     feasible = aim.met(coverage, short)
-    best = int(np.where(feasible, coverage, np.inf).argmin()) if feasible.any() else len(k) - 1
-    choice = Choice(best + 1, float(coverage[best]), float(short[best]), bool(feasible[best]))
+    best = int(np.lexsort((k, np.where(feasible, coverage, np.inf)))[0]) if feasible.any() else len(each) - 1
+    choice = Choice(int(k[best]), float(coverage[best]), float(short[best]), bool(feasible[best]))
     return int(rank[best]), choice
 
 
@@ -131,15 +136,15 @@ def shortfalls(sizes: Sequence[int], ranks: Sequence[int], alpha: float) -> Floa
     """P(coverage < 1 - α) for k = 1..K, (K,)."""
     n, rank = _checked(sizes, ranks)
     above: Floats = betaincc(rank, n - rank + 1, Aim(alpha).level)
-    return _fewer(above)[::-1]  # at least k of K lie below, so at most K - k above
+    return fewer(above)[::-1]  # at least k of K lie below, so at most K - k above
 
 
 def equal_expected_coverage(n: int, rank: ArrayLike, num_clients: int, k: ArrayLike) -> Floats:
     """M where each of the clients sends the `rank`-th smallest of `n` scores; `rank` and `k` broadcast."""
     r, order = np.broadcast_arrays(np.asarray(rank), np.asarray(k))
     own, ours = (r, n - r + 1), (order, num_clients - order + 1)  # parameters of the two beta laws
-    low = betaincinv(*own, betaincinv(*ours, _NEGLIGIBLE))
-    high = betainccinv(*own, betaincinv(*ours[::-1], _NEGLIGIBLE))
+    low = betaincinv(*own, betaincinv(*ours, NEGLIGIBLE))
+    high = betainccinv(*own, betaincinv(*ours[::-1], NEGLIGIBLE))
     nodes, weights = _gauss(96)
     t = low[..., None] + (high - low)[..., None] * nodes
     beyond = betaincc(*(x[..., None] for x in ours), betainc(*(x[..., None] for x in own), t))
@@ -150,17 +155,6 @@ def equal_shortfall(n: int, rank: ArrayLike, num_clients: int, k: ArrayLike, alp
     """P(coverage < 1 - α) = P(Beta(k, K-k+1) <= F(1 - α)) where all send the same; `rank` and `k` broadcast."""
     r, order = np.asarray(rank), np.asarray(k)
     return np.asarray(betainc(order, num_clients - order + 1, betainc(r, n - r + 1, Aim(alpha).level)))
-
-
-def _fewer(probabilities: Floats) -> Floats:
-    """P(PB <= k - 1) for k = 1..K, (K,), of the Poisson-binomial with `probabilities` (K,)."""
-    law = np.zeros(len(probabilities) + 1)  # of how many of the clients so far are there
-    law[0] = 1.0
-    for j, p in enumerate(probabilities):
-        moved = law[: j + 1] * p
-        law[: j + 1] -= moved
-        law[1 : j + 2] += moved
-    return np.cumsum(law[:-1])
 
 
 class _Kinds(NamedTuple):
@@ -174,13 +168,6 @@ class _Kinds(NamedTuple):
         """(nodes, kinds) F_j(t) at t (nodes,)."""
         return np.asarray(betainc(self.rank, self.above, t[:, None]))
 
-    def reach(self, below: Floats) -> tuple[Floats, Floats]:
-        """(nodes,) the mean of PB, and how far from it it is with probability `_NEGLIGIBLE` at most, on either side:
-        Bernstein's bound."""
-        mean, variance = below @ self.number, (below * (1 - below)) @ self.number
-        far = -math.log(_NEGLIGIBLE)
-        return mean, far / 3 + np.sqrt(far**2 / 9 + 2 * far * variance)
-
 
 def _kinds(sizes: Sequence[int], ranks: Sequence[int]) -> _Kinds:
     n, rank = _checked(sizes, ranks)
@@ -192,15 +179,15 @@ def _expected_coverage(kinds: _Kinds, k: int) -> float:
     """M: outside of low..high PB(t) <= k - 1 is as good as certain, or as good as impossible."""
 
     def certain(t: float) -> bool:
-        mean, far = kinds.reach(kinds.below(np.array([t])))
+        mean, far = reach(kinds.below(np.array([t])), kinds.number)
         return bool(mean[0] + far[0] <= k - 1)
 
     def possible(t: float) -> bool:
-        mean, far = kinds.reach(kinds.below(np.array([t])))
+        mean, far = reach(kinds.below(np.array([t])), kinds.number)
         return bool(mean[0] - far[0] <= k - 1)
 
     low, high = _last(certain), _last(possible, from_above=True)
-    return low + _integral(lambda t: _at_most(k - 1, kinds, kinds.below(t)), low, high)
+    return low + _integral(lambda t: at_most(k - 1, kinds.below(t), kinds.number), low, high)
 
 
 def _last(holds: Callable[[float], bool], from_above: bool = False) -> float:
@@ -210,38 +197,6 @@ def _last(holds: Callable[[float], bool], from_above: bool = False) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return high if from_above else low
-
-
-def _at_most(most: int, kinds: _Kinds, below: Floats) -> Floats:
-    """(nodes,) P(PB <= most) of the Poisson-binomials with probabilities `below` (nodes, kinds).
-
-    By inversion of their characteristic functions φ, which factor over kinds: with L points that hold all of PB's law
-    but a negligible part, first .. first + L - 1, P(PB <= most) is the mean over the L-th roots e^iθ of 1 of
-    φ(θ) Σ e^-iθm, m = first .. most. Angles where |φ| <= exp(-2 Var sin²(θ/2)) is negligible are left out.
-    """
-    clients = int(kinds.number.sum())
-    mean, far = kinds.reach(below)
-    points = min(clients, 2 * math.ceil(float(far.max())) + 1) // 2 * 2 + 1  # odd: there is no angle π to count once
-    first = np.floor(mean - far).clip(0) if points <= clients else np.zeros_like(mean)
-    half = np.pi * np.arange(1, points // 2 + 1) / points
-    least = float(((below * (1 - below)) @ kinds.number).min())
-    half = half[2 * least * np.sin(half) ** 2 <= -math.log(_NEGLIGIBLE)]
-    summed = (most + 1 - first).clip(0, points)
-    found = summed.copy()
-    sine, tangent = np.sin(half), np.tan(half)
-    for i in range(len(half)):
-        size, angle = _factor(below, sine[i], tangent[i])
-        turned = angle @ kinds.number - half[i] * (2 * first + summed - 1)
-        found += 2 * np.exp(size @ kinds.number) * np.cos(turned) * np.sin(half[i] * summed) / sine[i]
-    return np.asarray((found / points).clip(0, 1))
-
-
-def _factor(p: Floats, sine: float, tangent: float) -> tuple[Floats, Floats]:
-    """log |φ| and the angle of φ = 1 - p + p e^iθ of Bernoulli's law, from the sine and tangent of θ/2."""
-    with np.errstate(divide="ignore"):
-        size = np.log1p(-4 * p * (1 - p) * sine**2) / 2
-    cosine = 1 - 2 * sine**2
-    return size, np.arctan2(p * 2 * sine**2 / tangent, 1 - p + p * cosine)
 
 
 def _integral(function: Callable[[Floats], Floats], start: float, end: float) -> float:
