@@ -8,7 +8,8 @@ Answers are made up, as clients of two tiers and ten classes would send them, an
 model, no client and no transport is in it. What is timed is the server's own part. *check*: the account of all clients
 takes the answers in, checked and weighed. *aggregate*: the method decodes and checks them, finds its thresholds and
 says what it found (`detail`, `caveats`). *lay out*: everybody's threshold is made a message. Each method runs in a
-process of its own; *memory* is the largest that it ever was, *before* what it was with all answers in hand.
+process of its own, and its seconds are the processor's (`time.process_time`). *Memory* is the largest that the process
+ever was, *before* it what it was with all answers in hand.
 """
 
 from __future__ import annotations
@@ -128,9 +129,8 @@ def method(name: str, count: int) -> Calibration:
     """The method, for clients of two tiers whose scores given the label follow one law."""
     told = {"name": name.partition(",")[0], "alpha": ALPHA, "score": {"name": "lac"}} | METHODS[name]
     tiers = tuple(("strong", "weak")[k % 2] for k in range(count))
-    return calibration(
-        CALIBRATE[told["name"]](**told), Roster("", tiers=tiers, num_labels=CLASSES, one_law_a_tier=True)
-    )
+    roster = Roster("", tiers=tiers, num_labels=CLASSES, one_law_a_tier=True)
+    return calibration(calibrate_options(told), roster)
 
 
 class Answered(SimulatedGrid):
@@ -154,14 +154,14 @@ def measured(name: str, count: int, points: int) -> dict[str, float]:
     for client, message in zip(world(count, points), asked, strict=True):
         content = pack(answer(client, request))
         replies[message.metadata.dst_node_id] = Message(content, reply_to=message)
-    before, times = peak(), [time.perf_counter()]
+    before, times = peak(), [time.process_time()]
     checked = list(grid.send_and_receive(asked))
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     strategy.aggregate_train(1, checked)
     json.dumps([strategy.detail(), strategy.caveats()])
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     list(strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid))
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     assert len(strategy.thresholds) == count
     return {"before": before, "peak": peak(), "whole": times[-1] - times[0]} | dict(
         zip(STEPS, np.diff(times), strict=True)

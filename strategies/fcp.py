@@ -97,7 +97,9 @@ class FCP(Calibration):
                 "num_calibration": sizes[heaviest],
                 "weight": float(infinite[heaviest]),
             },
-            "coverage_between_without_ties": [1 - self.alpha, min(1.0, 1 - self.alpha + weight)] if self.sketch == "exact" else None,
+            "coverage_between_without_ties": [1 - self.alpha, min(1.0, 1 - self.alpha + weight)]
+            if self.sketch == "exact"
+            else None,
         }
 
     def _parts(self) -> list[Fraction]:

@@ -131,12 +131,12 @@ class Grouped(HistogramCalibration):
         """How much these clients (K, C, bins + 1) differ from the group's laws, each at its own thresholds."""
         whole = counts.sum(axis=0)
         beyond_each = 1 - np.cumsum(whole, axis=1) / np.maximum(whole.sum(axis=1, keepdims=True), 1)
-        told = []
-        for own in counts:
-            at = crossing(mixture_laws(own.sum(axis=1), laws), self.alpha)
-            beyond = int(own[np.arange(own.shape[1])[None, :] > at[:, None]].sum())
+        told, bins = [], np.arange(counts.shape[2])
+        for own, labels in zip(counts, counts.sum(axis=2), strict=True):
+            at = crossing(mixture_laws(labels, laws), self.alpha)
+            beyond = int(own[bins > at[:, None]].sum())
             rate = beyond_each[np.arange(len(at)), at]
-            told.append((beyond, own.sum(axis=1) @ rate, own.sum(axis=1) @ (rate * (1 - rate))))
+            told.append((beyond, labels @ rate, labels @ (rate * (1 - rate))))
         exceeding, expected, variance = np.array(told, float).reshape(-1, 3).T
         return spread(exceeding, expected, variance, counts.sum(axis=(1, 2)))
 

@@ -88,7 +88,12 @@ class ScoreGrid:
     @classmethod
     def from_text(cls, text: str) -> ScoreGrid:
         """The grid of a message."""
-        return cls(**json.loads(text))
+        return _grid(text)
+
+
+@lru_cache(maxsize=64)
+def _grid(text: str) -> ScoreGrid:
+    return ScoreGrid(**json.loads(text))
 
 
 @lru_cache(maxsize=64)

@@ -90,7 +90,9 @@ def joined_classes(counts: Counts, alpha: float) -> Counts:
 
 
 def by_cluster(counts: Counts, clusters: Counts) -> Counts:
-    """Counts (..., C, B + 1) with the rows of each cluster's classes added up."""
+    """Counts (..., C, B + 1) with the rows of each cluster's classes added up; these themselves where nothing is."""
+    if np.array_equal(clusters, np.arange(counts.shape[-2])):
+        return counts
     whole = np.zeros((*counts.shape[:-2], int(clusters.max()) + 1, counts.shape[-1]), counts.dtype)
     for y, cluster in enumerate(clusters):
         whole[..., cluster, :] += counts[..., y, :]

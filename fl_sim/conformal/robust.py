@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 Floats = NDArray[np.float64]
 Neighbours = Literal["nearest", "farthest"]
@@ -55,6 +54,8 @@ def histograms(scores: Sequence[Floats], bins: int, low: float, high: float) -> 
 def maliciousness(vectors: Floats, num_malicious: int, neighbours: Neighbours = "nearest") -> Floats:
     """(K,) sums of the Euclidean distances of each of `vectors` (K, H) to K - K_m - 1 others: its nearest ones, or its
     farthest."""
+    from scipy.spatial.distance import cdist
+
     clients = len(vectors)
     if not 0 <= num_malicious < max(clients, 1):
         raise ValueError(f"num_malicious = {num_malicious}: must lie in 0..{clients - 1}")
