@@ -598,7 +598,7 @@ def unpack(kind: type[T], content: RecordDict) -> T:
 
 
 @cache
-def _fields(kind: type[Record]) -> dict[str, str]:
+def _fields(kind: Any) -> dict[str, str]:
     """Name -> annotation."""
     return {part.name: str(part.type) for part in dataclasses.fields(kind)}
 
