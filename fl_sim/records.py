@@ -586,7 +586,7 @@ def unpack(kind: type[T], content: RecordDict) -> T:
             told = f"{name!r} is a {type(record).__name__}, not a {wanted_type.__name__}"
             raise ValueError(f"not a {kind.__name__}: {told}")
         found |= {key: values_of(v) if isinstance(v, Array) else v for key, v in record.items()}
-    wanted = _fields(kind)
+    wanted = _fields(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     if set(found) | set(kind.measured) != set(wanted):
         odd = ", ".join(sorted(set(found) ^ set(wanted)))
         raise ValueError(f"not a {kind.__name__}: missing or unknown: {odd}")
@@ -598,7 +598,7 @@ def unpack(kind: type[T], content: RecordDict) -> T:
 
 
 @cache
-def _fields(kind: Any) -> dict[str, str]:
+def _fields(kind: type[Record]) -> dict[str, str]:
     """Name -> annotation."""
     return {part.name: str(part.type) for part in dataclasses.fields(kind)}
 

@@ -95,7 +95,7 @@ def _unreadable(_count: int, _image_size: int | None, _seed: int) -> Dataset:
 
 def _read_medmnist(file: Path, info: dict[str, Any], _count: int, _size: int | None, _seed: int) -> Dataset:
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as content, np.load(content) as arrays:
             images = np.concatenate([arrays[f"{part}_images"] for part in ("train", "val", "test")])
             labels = np.concatenate([arrays[f"{part}_labels"] for part in ("train", "val", "test")])
             num_test = len(arrays["test_labels"])
