@@ -198,19 +198,21 @@ def _rice(values: Counts, k: int) -> NDArray[np.uint8]:
 
 def _unrice(data: bytes, k: int, count: int) -> Counts:
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    next_zero, ends, position = bits.tobytes().find, [], 0  # ends: of each value's ones
+    next_zero, whole = bits.tobytes().find, len(bits)
+    ends, position = [], 0  # ends: of each value's ones
     for i in range(count):
         zero = next_zero(b"\0", position)
         position = zero + 1 + k
-        if zero < 0 or position > len(bits):
+        if zero < 0 or position > whole:
             raise ValueError(f"a histogram's code ends after {i} of {count} values")
         ends.append(zero)
-    if len(bits) - position >= 8 or bits[position:].any():
+    if whole - position >= 8 or bits[position:].any():
         raise ValueError(f"a histogram's code goes on after its {count} values")
     low, end = np.zeros(count, np.int64), np.array(ends, np.int64)
     for bit in range(1, k + 1):
         low = low << 1 | bits[end + bit]
-    return (np.diff(end, prepend=-1 - k) - 1 - k) << k | low
+    end[1:] -= end[:-1] + 1 + k  # now the number of ones
+    return end << k | low
 
 
 def _varint(value: int) -> bytes:

@@ -172,8 +172,9 @@ def _coarse(counts: Counts) -> Counts:
     level = (np.cumsum(total) - total / 2) / max(1, int(total.sum()))
     bins = np.minimum((level * COARSE).astype(np.int64), COARSE - 1)
     coarse = np.zeros((*counts.shape[:2], COARSE), np.int64)
+    ends = np.searchsorted(bins, np.arange(COARSE + 1))  # they ascend
     for b in range(COARSE):
-        coarse[:, :, b] = counts[:, :, bins == b].sum(axis=2)
+        coarse[:, :, b] = counts[:, :, ends[b] : ends[b + 1]].sum(axis=2)
     return coarse
 
 
