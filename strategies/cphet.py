@@ -23,12 +23,12 @@ everybody's in regression, where one has to serve every bin. Under a draw such a
 and nothing is said of it.
 
 Chosen: N*_k is the effective size (Σ w)² / Σ w², so that the draw's rank is corrected for as many points as there is
-evidence for; where w = 1 it is N. P*_k is shrunk to the pool's mix by one point's worth, so that a label that client k
-happens to lack keeps some weight and a client without points is given the pool's. A label that nobody has counts
-nowhere; "uniform" is uniform over the labels that somebody has. In regression a label is a bin of the target.
-`subsample = false`, no part of the paper as described, weighs all points instead of drawing some; the test point's own
-weight then gives each class its threshold, and in regression, where one number has to serve, the largest weight counts
-for every test point.
+evidence for; where w = 1 it is N. Of more than 32,768 draws only the one of the rank is made, by its own law. P*_k is
+shrunk to the pool's mix by one point's worth, so that a label that client k happens to lack keeps some weight and a
+client without points is given the pool's. A label that nobody has counts nowhere; "uniform" is uniform over the labels
+that somebody has. In regression a label is a bin of the target. `subsample = false`, no part of the paper as described,
+weighs all points instead of drawing some; the test point's own weight then gives each class its threshold, and in
+regression, where one number has to serve, the largest weight counts for every test point.
 """
 
 from __future__ import annotations

@@ -125,17 +125,20 @@ class FCP(Calibration):
         found: dict[str, Any] = {"num_calibration": sum(sizes), "clients": len(sizes)}
         if not any(parts):
             return found
-        infinite = [part / sum(parts) / (n + 1) for part, n in zip(parts, sizes, strict=True)]
+        whole = sum(parts)
+        infinite = [part / whole / (n + 1) for part, n in zip(parts, sizes, strict=True)]
         heaviest = max(range(len(sizes)), key=infinite.__getitem__)
-        most = min(1.0, 1 - self.alpha + float(sum(infinite)))
+        weight = float(sum(infinite))
         return found | {
-            "weight_at_infinity": float(sum(infinite)),
+            "weight_at_infinity": weight,
             "heaviest_at_infinity": {
                 "client": list(self.sizes)[heaviest],
                 "num_calibration": sizes[heaviest],
                 "weight": float(infinite[heaviest]),
             },
-            "coverage_between_without_ties": [1 - self.alpha, most] if self.sketch == "exact" else None,
+            "coverage_between_without_ties": [1 - self.alpha, min(1.0, 1 - self.alpha + weight)]
+            if self.sketch == "exact"
+            else None,
         }
 
     def _parts(self) -> list[Fraction]:

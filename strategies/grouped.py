@@ -105,11 +105,14 @@ class Grouped(HistogramCalibration):
             cluster = np.arange(len(whole)) if apart else joined_classes(whole, self.alpha)
             joined = by_cluster(counts, cluster)
             laws = class_laws(joined[members if alone else slice(None)].sum(axis=0))
-            differ = self._spread(joined[members], laws)
+            differ, places = self._spread(joined[members], laws)
+            as_they_are = math.isinf(differ.pseudo_points) and not self.pooled
+            place_of = dict(zip(members.tolist(), places, strict=True)) if as_they_are else {}
             everybodys = joined.sum(axis=(0, 2))
-            for k in np.flatnonzero(plausible[:, column]):
-                at = edges[crossing(self._law(joined[k], everybodys, laws, differ), self.alpha)][cluster]
-                thresholds[k] = np.maximum(thresholds[k], at)
+            for k in np.flatnonzero(plausible[:, column]).tolist():
+                if k not in place_of:
+                    place_of[k] = crossing(self._law(joined[k], everybodys, laws, differ), self.alpha)
+                thresholds[k] = np.maximum(thresholds[k], edges[place_of[k]][cluster])
             self._told.append({
                 "group": group if isinstance(group, str) else f"group {group}",
                 "clients": [partitions[k] for k in members],
@@ -139,18 +142,20 @@ class Grouped(HistogramCalibration):
         group_of = np.array(known, dtype=object)
         return group_of, group_of[:, None] == np.unique(group_of)[None]
 
-    def _spread(self, counts: Counts, laws: Floats) -> Spread:
-        """How much these clients (K, C, bins + 1) differ from the group's laws, each at its own thresholds."""
+    def _spread(self, counts: Counts, laws: Floats) -> tuple[Spread, list[Counts]]:
+        """How much these clients (K, C, bins + 1) differ from the group's laws, each at its own thresholds; and at
+        which edges these are, (C,) of each client, by the group's laws alone."""
         whole = counts.sum(axis=0)
         beyond_each = 1 - np.cumsum(whole, axis=1) / np.maximum(whole.sum(axis=1, keepdims=True), 1)
-        told = []
-        for own in counts:
-            at = crossing(mixture_laws(own.sum(axis=1), laws), self.alpha)
-            beyond = int(own[np.arange(own.shape[1])[None, :] > at[:, None]].sum())
+        told, places, bins = [], [], np.arange(counts.shape[2])
+        for own, labels in zip(counts, counts.sum(axis=2), strict=True):
+            at = crossing(mixture_laws(labels, laws), self.alpha)
+            beyond = int(own[bins > at[:, None]].sum())
             rate = beyond_each[np.arange(len(at)), at]
-            told.append((beyond, own.sum(axis=1) @ rate, own.sum(axis=1) @ (rate * (1 - rate))))
+            places.append(at)
+            told.append((beyond, labels @ rate, labels @ (rate * (1 - rate))))
         exceeding, expected, variance = np.array(told, float).reshape(-1, 3).T
-        return spread(exceeding, expected, variance, counts.sum(axis=(1, 2)))
+        return spread(exceeding, expected, variance, counts.sum(axis=(1, 2))), places
 
     def _law(self, own: Counts, everybodys: Counts, laws: Floats, differ: Spread) -> Floats:
         """(C, bins) the law a client's candidates are held against; `everybodys` are all clients' labels, (C,)."""

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fl_sim.scenario.strategies import CALIBRATE
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -59,6 +61,17 @@ def test_a_federation_without_a_steady_round_is_refused(benchmark, wrong, capsys
     with pytest.raises(SystemExit):
         benchmark("fedavg").arguments(wrong)
     assert "at least 2 rounds" in capsys.readouterr().err
+
+
+def test_every_calibration_of_one_round_is_measured(benchmark):
+    aggregate = benchmark("aggregate")
+    score = {"alpha": 0.1, "score": {"name": "lac"}}
+    federation = aggregate.Federation("", tiers=("t",) * 4, num_labels=10)
+    made = {name: aggregate.calibrate_options({"name": name} | score) for name in CALIBRATE if name != "none"}
+    rounds = {name: aggregate.calibration(options, federation).num_rounds for name, options in made.items()}
+    assert {name.partition(",")[0] for name in aggregate.METHODS} == {name for name, r in rounds.items() if r == 1}
+    for name in aggregate.METHODS:
+        assert aggregate.measured(name, 20, 30)["whole"] > 0
 
 
 # -------------------------------------------------------------------------------------------------------- least squares

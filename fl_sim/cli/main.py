@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
+import locale
 import os
 import signal
 import sys
@@ -73,6 +76,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def main() -> None:
     """Run the command; an error of the user's is one message and an exit code, not a traceback."""
+    _in_utf8()
     sys.path.append(str(Path.cwd()))  # where `module:object` is looked for last, so that nothing there hides our own
     try:
         with _ended_by_signals():
@@ -102,6 +106,19 @@ def main() -> None:
             70,
         )
     sys.exit(0)
+
+
+def _in_utf8() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale knows ASCII alone. Python goes over to it by itself in the
+    locale C, unless PYTHONUTF8=0 or another locale of the kind keeps it from it: then names of tiers and folders could
+    be neither read nor shown. What another locale cannot show is shown by its number."""
+    plain = codecs.lookup(locale.getencoding()).name == "ascii" and not sys.flags.utf8_mode
+    if plain and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"  # for the workers too
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 _GOES_ON = ["the finished points are kept, and the same command goes on"]

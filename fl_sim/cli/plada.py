@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fl_sim.cli.arguments import FileArgument as ScenarioArgument
 from fl_sim.cli.arguments import Overrides, StoreOption, err, out
+from fl_sim.data.user_files import content_of
 from fl_sim.errors import FlSimError
 
 plada_app = typer.Typer(
@@ -291,10 +292,7 @@ def _read(file: Path, most_references: int, most_kept: int | None) -> Any:
     from fl_sim.plada.payload import Payload
 
     file = _place(file)
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise FlSimError(f"{file}: cannot be read: {error.strerror or error}") from None
+    data = content_of(file)
     try:
         return Payload.from_bytes(data, most_references=most_references, most_kept=most_kept)
     except FlSimError as error:
@@ -320,10 +318,9 @@ def _folders(told: Path | None, file: Path, payload: Any) -> Any:
                 "where they start with --folders"
             )
         return None
+    data = content_of(source)
     try:
-        starts = read_folders(source.read_bytes(), payload.reference)
-    except OSError as error:
-        raise FlSimError(f"{source}: cannot be read: {error.strerror or error}") from None
+        starts = read_folders(data, payload.reference)
     except FlSimError as error:
         raise FlSimError(f"{source}: {error}") from None
     return starts if needed else None

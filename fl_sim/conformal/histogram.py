@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -89,7 +88,12 @@ class ScoreGrid:
     @classmethod
     def from_text(cls, text: str) -> ScoreGrid:
         """The grid of a message."""
-        return cls(**json.loads(text))
+        return _grid(text)
+
+
+@lru_cache(maxsize=64)
+def _grid(text: str) -> ScoreGrid:
+    return ScoreGrid(**json.loads(text))
 
 
 @lru_cache(maxsize=64)
@@ -125,6 +129,8 @@ def coarsened(counts: Counts) -> Counts:
 def refined(counts: Counts, bins: int) -> Counts:
     """(C, bins + 1) counts of coarsened ones, each bin's at its upper end, which is where its points were counted."""
     fewer = counts.shape[1] - 1
+    if fewer == bins:
+        return counts
     if bins % fewer:
         raise ValueError(f"{fewer} bins do not divide {bins}: a coarser grid must join bins of the finer one")
     step = bins // fewer
@@ -192,21 +198,21 @@ def _rice(values: Counts, k: int) -> NDArray[np.uint8]:
 
 def _unrice(data: bytes, k: int, count: int) -> Counts:
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
-    zeros = np.flatnonzero(bits == 0).tolist()
-    ends: list[int] = []  # of each value's ones
-    position = at = 0
+    next_zero, whole = bits.tobytes().find, len(bits)
+    ends, position = [], 0  # ends: of each value's ones
     for i in range(count):
-        at = bisect_left(zeros, position, at)
-        if at == len(zeros) or zeros[at] + k >= len(bits):
+        zero = next_zero(b"\0", position)
+        position = zero + 1 + k
+        if zero < 0 or position > whole:
             raise ValueError(f"a histogram's code ends after {i} of {count} values")
-        ends.append(zeros[at])
-        position = zeros[at] + 1 + k
-    if len(bits) - position >= 8 or bits[position:].any():
+        ends.append(zero)
+    if whole - position >= 8 or bits[position:].any():
         raise ValueError(f"a histogram's code goes on after its {count} values")
     low, end = np.zeros(count, np.int64), np.array(ends, np.int64)
     for bit in range(1, k + 1):
         low = low << 1 | bits[end + bit]
-    return (np.diff(end, prepend=-1 - k) - 1 - k) << k | low
+    end[1:] -= end[:-1] + 1 + k  # now the number of ones
+    return end << k | low
 
 
 def _varint(value: int) -> bytes:

@@ -90,7 +90,9 @@ def joined_classes(counts: Counts, alpha: float) -> Counts:
 
 
 def by_cluster(counts: Counts, clusters: Counts) -> Counts:
-    """Counts (..., C, B + 1) with the rows of each cluster's classes added up."""
+    """Counts (..., C, B + 1) with the rows of each cluster's classes added up; these themselves where nothing is."""
+    if np.array_equal(clusters, np.arange(counts.shape[-2])):
+        return counts
     whole = np.zeros((*counts.shape[:-2], int(clusters.max()) + 1, counts.shape[-1]), counts.dtype)
     for y, cluster in enumerate(clusters):
         whole[..., cluster, :] += counts[..., y, :]
@@ -170,8 +172,9 @@ def _coarse(counts: Counts) -> Counts:
     level = (np.cumsum(total) - total / 2) / max(1, int(total.sum()))
     bins = np.minimum((level * COARSE).astype(np.int64), COARSE - 1)
     coarse = np.zeros((*counts.shape[:2], COARSE), np.int64)
+    ends = np.searchsorted(bins, np.arange(COARSE + 1))  # they ascend
     for b in range(COARSE):
-        coarse[:, :, b] = counts[:, :, bins == b].sum(axis=2)
+        coarse[:, :, b] = counts[:, :, ends[b] : ends[b + 1]].sum(axis=2)
     return coarse
 
 

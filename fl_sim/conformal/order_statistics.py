@@ -23,26 +23,26 @@ guarantees in one-shot federated conformal prediction", 2024, https://arxiv.org/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
 from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.poisson_binomial import NEGLIGIBLE, at_most, fewer, reach
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Guarantee = Literal["marginal", "conditional"]
 
 TOLERANCE = 1e-12  # M and shortfall are known to about 1e-13; so near to what is asked for they count as meeting it
-_NEGLIGIBLE = 1e-16  # probability beyond which the equal sizes' integrand is taken for 0 or 1
 _AGREE = 1e-11  # a panel and its halves; the halves, which are kept, are then many digits better
 _DEEPEST = 48  # halvings
-_BATCH = 1 << 21  # numbers (nodes x clients) at a time
 
 
 @dataclass(frozen=True)
@@ -87,54 +87,64 @@ def choose(sizes: Sequence[int], ranks: Sequence[int], aim: Aim) -> Choice:
 
     Both M grows and P(coverage < 1 - α) falls with k, so the smallest k covers least of those that meet the aim.
     """
-    coverage, short = expected_coverages(sizes, ranks), shortfalls(sizes, ranks, aim.alpha)
-    met = aim.met(coverage, short)
-    best = int(met.argmax()) if met.any() else len(met) - 1
-    return Choice(best + 1, float(coverage[best]), float(short[best]), bool(met[best]))
+    kinds, short = _kinds(sizes, ranks), shortfalls(sizes, ranks, aim.alpha)
+    coverage = cache(lambda k: _expected_coverage(kinds, k))  # which takes its time, and few k are looked at
+    if aim.guarantee == "conditional":
+        met = aim.met(0.0, short)
+        best = int(met.argmax()) + 1 if met.any() else None
+    else:
+        about = math.ceil(float(kinds.number @ kinds.below(np.array([aim.level]))[0]))
+        best = _first(lambda k: bool(aim.met(coverage(k), 0.0)), min(max(about, 1), len(short)), len(short))
+    k = len(short) if best is None else best
+    return Choice(k, coverage(k), float(short[k - 1]), best is not None)
 
 
 def choose_equal(n: int, num_clients: int, aim: Aim) -> tuple[int, Choice]:
     """(l, k) of the smallest M among all that meet the aim, where each client has `n` scores; of equals the smallest k.
 
-    M grows with l and with k, so only the smallest l of each k can be it.
+    M grows with l and with k, so only the smallest l of each k can be it, or the smallest k of each l: whichever are
+    fewer are looked at.
     """
-    sizes, _ = _checked([n] * num_clients, [1] * num_clients)
-    k = np.arange(1, len(sizes) + 1)
+    _checked([n] * num_clients, [1] * num_clients)
+    each = np.arange(1, min(n, num_clients) + 1)
 
-    def met(rank: Counts) -> NDArray[np.bool_]:
+    def pair(other: Counts) -> tuple[Counts, Counts]:
+        return (each, other) if n < num_clients else (other, each)
+
+    def met(other: Counts) -> NDArray[np.bool_]:
+        rank, k = pair(other)
         if aim.guarantee == "marginal":
             return aim.met(equal_expected_coverage(n, rank, num_clients, k), 0.0)
         return aim.met(0.0, equal_shortfall(n, rank, num_clients, k, aim.alpha))
 
-    rank = _smallest(met, np.ones_like(k), np.full_like(k, n))
+    rank, k = pair(_smallest(met, np.ones_like(each), np.full_like(each, max(n, num_clients))))
     coverage = equal_expected_coverage(n, rank, num_clients, k)
     short = equal_shortfall(n, rank, num_clients, k, aim.alpha)
     feasible = aim.met(coverage, short)
-    best = int(np.where(feasible, coverage, np.inf).argmin()) if feasible.any() else len(k) - 1
-    choice = Choice(best + 1, float(coverage[best]), float(short[best]), bool(feasible[best]))
+    best = int(np.lexsort((k, np.where(feasible, coverage, np.inf)))[0]) if feasible.any() else len(each) - 1
+    choice = Choice(int(k[best]), float(coverage[best]), float(short[best]), bool(feasible[best]))
     return int(rank[best]), choice
 
 
 def expected_coverages(sizes: Sequence[int], ranks: Sequence[int]) -> Floats:
     """M for k = 1..K, (K,), of clients with `sizes` (K,) that send their `ranks`-th (K,) smallest scores; to 1e-12."""
-    n, rank = _checked(sizes, ranks)
-    kinds, which = np.unique(np.stack([rank, n - rank + 1]), axis=1, return_inverse=True)
-    return _integral(lambda t: _fewer(betainc(kinds[0], kinds[1], t[:, None])[:, which.ravel()]), len(n))
+    kinds = _kinds(sizes, ranks)
+    return np.array([_expected_coverage(kinds, k) for k in range(1, len(sizes) + 1)])
 
 
 def shortfalls(sizes: Sequence[int], ranks: Sequence[int], alpha: float) -> Floats:
     """P(coverage < 1 - α) for k = 1..K, (K,)."""
     n, rank = _checked(sizes, ranks)
     above: Floats = betaincc(rank, n - rank + 1, Aim(alpha).level)
-    return _fewer(above[None, :])[0, ::-1]  # at least k of K lie below, so at most K - k above
+    return fewer(above)[::-1]  # at least k of K lie below, so at most K - k above
 
 
 def equal_expected_coverage(n: int, rank: ArrayLike, num_clients: int, k: ArrayLike) -> Floats:
     """M where each of the clients sends the `rank`-th smallest of `n` scores; `rank` and `k` broadcast."""
     r, order = np.broadcast_arrays(np.asarray(rank), np.asarray(k))
     own, ours = (r, n - r + 1), (order, num_clients - order + 1)  # parameters of the two beta laws
-    low = betaincinv(*own, betaincinv(*ours, _NEGLIGIBLE))
-    high = betainccinv(*own, betaincinv(*ours[::-1], _NEGLIGIBLE))
+    low = betaincinv(*own, betaincinv(*ours, NEGLIGIBLE))
+    high = betainccinv(*own, betaincinv(*ours[::-1], NEGLIGIBLE))
     nodes, weights = _gauss(96)
     t = low[..., None] + (high - low)[..., None] * nodes
     beyond = betaincc(*(x[..., None] for x in ours), betainc(*(x[..., None] for x in own), t))
@@ -147,47 +157,93 @@ def equal_shortfall(n: int, rank: ArrayLike, num_clients: int, k: ArrayLike, alp
     return np.asarray(betainc(order, num_clients - order + 1, betainc(r, n - r + 1, Aim(alpha).level)))
 
 
-def _fewer(probabilities: Floats) -> Floats:
-    """P(PB <= k - 1) for k = 1..K, (nodes, K), of Poisson-binomials with `probabilities` (nodes, K)."""
-    nodes, clients = probabilities.shape
-    law = np.zeros((clients + 1, nodes))  # of how many of the clients so far are there
-    law[0] = 1.0
-    for j, p in enumerate(np.ascontiguousarray(probabilities.T)):
-        moved = law[: j + 1] * p
-        law[: j + 1] -= moved
-        law[1 : j + 2] += moved
-    return np.cumsum(law[:-1], axis=0).T
+class _Kinds(NamedTuple):
+    """The clients by the law of their U_j: Beta(`rank`, `above`) of `number` clients, (kinds,) each."""
+
+    rank: Counts
+    above: Counts
+    number: Counts
+
+    def below(self, t: Floats) -> Floats:
+        """(nodes, kinds) F_j(t) at t (nodes,)."""
+        return np.asarray(betainc(self.rank, self.above, t[:, None]))
 
 
-def _integral(function: Callable[[Floats], Floats], size: int) -> Floats:
-    """∫_0^1 of `function`, (nodes,) -> (nodes, size): panels are halved until they agree with their halves.
+def _kinds(sizes: Sequence[int], ranks: Sequence[int]) -> _Kinds:
+    n, rank = _checked(sizes, ranks)
+    found, number = np.unique(np.stack([rank, n - rank + 1]), axis=1, return_counts=True)
+    return _Kinds(found[0], found[1], number)
+
+
+def _expected_coverage(kinds: _Kinds, k: int) -> float:
+    """M: outside of low..high PB(t) <= k - 1 is as good as certain, or as good as impossible."""
+
+    def certain(t: float) -> bool:
+        mean, far = reach(kinds.below(np.array([t])), kinds.number)
+        return bool(mean[0] + far[0] <= k - 1)
+
+    def possible(t: float) -> bool:
+        mean, far = reach(kinds.below(np.array([t])), kinds.number)
+        return bool(mean[0] - far[0] <= k - 1)
+
+    low, high = _last(certain), _last(possible, from_above=True)
+    return low + _integral(lambda t: at_most(k - 1, kinds.below(t), kinds.number), low, high)
+
+
+def _last(holds: Callable[[float], bool], from_above: bool = False) -> float:
+    """The last t of [0, 1] where `holds`, which once false stays false, rounded down to 2^-20, or up `from_above`."""
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return high if from_above else low
+
+
+def _integral(function: Callable[[Floats], Floats], start: float, end: float) -> float:
+    """The integral of `function`, (nodes,) -> (nodes,): panels are halved until they agree with their halves.
 
     Clients of unlike sizes make steps of unlike widths, so no fixed set of nodes serves all.
     """
     nodes, weights = _gauss(16)
 
     def panels(low: Floats, width: Floats) -> Floats:
-        found = np.empty((len(low), size))
-        step = max(1, _BATCH // (len(nodes) * size))
-        for i in range(0, len(low), step):
-            t = low[i : i + step, None] + width[i : i + step, None] * nodes
-            values = function(t.ravel()).reshape(*t.shape, size)
-            found[i : i + step] = width[i : i + step, None] * np.einsum("pns,n->ps", values, weights)
-        return found
+        t = low[:, None] + width[:, None] * nodes
+        return np.asarray(width * (function(t.ravel()).reshape(t.shape) @ weights))
 
-    low, width = np.arange(16) / 16, np.full(16, 1 / 16)
-    coarse, total = panels(low, width), np.zeros(size)
+    width = np.full(16, (end - start) / 16)
+    low = start + np.arange(16) * width
+    coarse, total = panels(low, width), 0.0
     for depth in range(_DEEPEST):
         low, width = np.concatenate([low, low + width / 2]), np.concatenate([width, width]) / 2
         fine = panels(low, width)
         left, right = np.split(fine, 2)
-        settled = (np.abs(left + right - coarse).max(axis=1) <= _AGREE) | (depth == _DEEPEST - 1)
-        total += (left + right)[settled].sum(axis=0)
+        settled = (np.abs(left + right - coarse) <= _AGREE) | (depth == _DEEPEST - 1)
+        total += float((left + right)[settled].sum())
         open_ = ~np.concatenate([settled, settled])
         low, width, coarse = low[open_], width[open_], fine[open_]
         if not len(low):
             break
     return total
+
+
+def _first(holds: Callable[[int], bool], guess: int, last: int) -> int | None:
+    """The smallest number of 1..last where `holds`, which once true stays true; None if none. From a guess, so that
+    a good one costs few questions, and any of them no more than some 2 log2(last)."""
+    step = 1
+    if holds(guess):
+        low, high = guess - 1, guess
+        while low > 0 and holds(low):
+            low, high, step = max(low - 2 * step, 0), low, 2 * step
+    else:
+        low, high = guess, min(guess + 1, last)
+        while not holds(high):
+            if high == last:
+                return None
+            low, high, step = high, min(high + 2 * step, last), 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def _smallest(holds: Callable[[Counts], NDArray[np.bool_]], low: Counts, high: Counts) -> Counts:

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Neighbours = Literal["nearest", "farthest"]
+
+_BATCH = 1 << 21  # distances at a time
 
 
 def score_range(scores: Sequence[Floats], bounded: bool) -> tuple[float, float]:
@@ -52,14 +54,21 @@ def histograms(scores: Sequence[Floats], bins: int, low: float, high: float) -> 
 def maliciousness(vectors: Floats, num_malicious: int, neighbours: Neighbours = "nearest") -> Floats:
     """(K,) sums of the Euclidean distances of each of `vectors` (K, H) to K - K_m - 1 others: its nearest ones, or its
     farthest."""
+    from scipy.spatial.distance import cdist
+
     clients = len(vectors)
     if not 0 <= num_malicious < max(clients, 1):
         raise ValueError(f"num_malicious = {num_malicious}: must lie in 0..{clients - 1}")
-    # Differences, not the dot products of |a|^2 - 2ab + |b|^2, which leave equal vectors 1e-8 apart.
-    distances = np.sort([np.sqrt(((vectors - one) ** 2).sum(axis=1)) for one in vectors], axis=1)
     others = clients - num_malicious - 1
-    summed = distances[:, 1 : 1 + others] if neighbours == "nearest" else distances[:, clients - others :]
-    return np.asarray(summed.sum(axis=1))
+    counting = slice(1, 1 + others) if neighbours == "nearest" else slice(clients - others, clients)
+    summed = np.empty(clients)
+    step = max(1, _BATCH // max(clients, 1))
+    for i in range(0, clients, step):
+        # By differences, not the dot products of |a|^2 - 2ab + |b|^2, which leave equal vectors 1e-8 apart.
+        distances = cdist(vectors[i : i + step], vectors)
+        distances.sort(axis=1)
+        summed[i : i + step] = distances[:, counting].sum(axis=1)
+    return summed
 
 
 def dropped(suspicion: Floats, num_malicious: int) -> list[int]:
@@ -86,14 +95,35 @@ def most_likely_malicious(vectors: Floats, neighbours: Neighbours = "nearest") -
         return 0
     most = (clients - 1) // 2
     order = np.argsort(maliciousness(vectors, most, neighbours), kind="stable")
+    kept, out = _around(vectors[order]), _around(vectors[order[::-1][:most]])
     found: list[tuple[float, int]] = []
     for m in range(1, most + 1):
-        kept, out = vectors[order[: clients - m]], vectors[order[clients - m :]]
-        mean = kept.mean(axis=0)
-        within, beyond = (float(((side - mean) ** 2).sum(axis=1).mean()) for side in (kept, out))
+        mean, within = kept.means[clients - m - 1], kept.squares[clients - m - 1] / (clients - m)
+        beyond = out.squares[m - 1] / m + float(((out.means[m - 1] - mean) ** 2).sum())
         ratio = beyond / within if within > 0 else math.inf if beyond > 0 else 1.0
         found.append((ratio, -m))
     return -max(found)[1]
+
+
+class _Around(NamedTuple):
+    """Of the first 1, 2, .. of some vectors their means, (K, H), and the sums of their squared distances to these."""
+
+    means: Floats
+    squares: list[float]
+
+
+def _around(vectors: Floats) -> _Around:
+    """One vector after another (Welford, "Note on a method for calculating corrected sums of squares and products",
+    1962): all that is added up is at least 0, and is 0 where all are equal."""
+    means, squares = np.empty_like(vectors), []
+    mean, whole = np.zeros(vectors.shape[1]), 0.0
+    for n, vector in enumerate(vectors, start=1):
+        away = vector - mean
+        mean = mean + away / n
+        whole += float(away @ (vector - mean))
+        means[n - 1] = mean
+        squares.append(whole)
+    return _Around(means, squares)
 
 
 def certified_coverage(

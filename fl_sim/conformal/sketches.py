@@ -24,6 +24,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,8 @@ RELATIVE_ACCURACY = 0.01  # of DDSketch
 FARTHEST_BIN = 40_000  # a double's logarithm to the base 1.02 is nearer to 0
 
 
-@dataclass(frozen=True)
 class Sketch(ABC):
-    """A package's sketch of some scores."""
-
-    inner: Any
+    """A sketch of some scores."""
 
     @property
     @abstractmethod
@@ -55,9 +53,16 @@ class Sketch(ABC):
         """The smallest and the largest score, of at least one; no farther out than the scores themselves, so that the
         first may be the larger where all are alike."""
 
+    @abstractmethod
+    def with_all(self, others: Sequence[Any]) -> Sketch:
+        """The sketch of the scores in this and in `others` of its kind; it may be this one, changed."""
 
+
+@dataclass(frozen=True)
 class TDigest(Sketch):
     """A `tdigest_double`."""
+
+    inner: Any
 
     @property
     def count(self) -> int:
@@ -94,26 +99,73 @@ class TDigest(Sketch):
         low, high = float(np.min(told)), float(np.max(told))
         return low + 1e-12 * abs(low), high - 1e-12 * abs(high)  # of what rounding may add in between
 
+    def with_all(self, others: Sequence[TDigest]) -> TDigest:
+        """This one, with the others merged into it."""
+        for other in others:
+            self.inner.merge(other.inner)
+        return self
 
+
+@dataclass(frozen=True)
 class DDSketch(Sketch):
-    """A `ddsketch.DDSketch`."""
+    """A `ddsketch.DDSketch`, read from its serialisation: the package itself takes every bin of every sketch in hand by
+    itself, a millisecond each. Its answers are the package's.
+
+    `first` is the key of the first of `counts`, rows of bins for scores below and above 0, and `zeros` of them are 0.
+    """
+
+    zeros: float
+    first: tuple[int, int]
+    counts: tuple[NDArray[np.float64], NDArray[np.float64]]
 
     @property
     def count(self) -> int:
         """Of how many scores."""
-        return round(self.inner.count)
+        return round(self.zeros + float(sum(row.sum() for row in self.counts)))
 
     def at_rank(self, rank: int) -> float:
-        """The `rank`-th smallest, to one in a hundred of itself. The package takes level · (count - 1), rounded down,
-        as index from 0: rank / count gives rank - 1 for every rank, where (rank - 1) / (count - 1) can round to the
-        one before."""
-        return float(self.inner.get_quantile_value(rank / self.count))
+        """The `rank`-th smallest, to one in a hundred of itself: what the package says at the level rank / count, of
+        which it takes level · (count - 1), rounded down, as index from 0."""
+        below, above = self.counts
+        up_to = np.cumsum(np.concatenate([below[::-1], [self.zeros], above]))
+        place = int(np.searchsorted(up_to, rank - 1, side="right")) - len(below)
+        if place == 0:
+            return 0.0
+        mapping = _mapping()
+        if place < 0:  # of the keys below 0 the largest is the smallest score
+            return -float(mapping.value(self.first[0] - place - 1))
+        return float(mapping.value(self.first[1] + place - 1))
 
     def ends(self) -> tuple[float, float]:
         """Its first and last bin's values, drawn in by its relative accuracy."""
         low, high = self.at_rank(1), self.at_rank(self.count)
         off = RELATIVE_ACCURACY / (1 - RELATIVE_ACCURACY) + 1e-9
         return low + off * abs(low), high - off * abs(high)
+
+    def with_all(self, others: Sequence[DDSketch]) -> DDSketch:
+        """Bins added up."""
+        sketches = [self, *others]
+        sides = [_added([(one.first[side], one.counts[side]) for one in sketches]) for side in (0, 1)]
+        firsts, counts = zip(*sides, strict=True)
+        return DDSketch(sum(one.zeros for one in sketches), firsts, counts)
+
+
+def _added(rows: Sequence[tuple[int, NDArray[np.float64]]]) -> tuple[int, NDArray[np.float64]]:
+    """(first key, counts) of rows of bins that begin at some key each."""
+    told = [(first, counts) for first, counts in rows if len(counts)]
+    low = min((first for first, _ in told), default=0)
+    whole = np.zeros(max((first + len(counts) for first, counts in told), default=low) - low)
+    for first, counts in told:
+        whole[first - low : first - low + len(counts)] += counts
+    return low, whole
+
+
+@cache
+def _mapping() -> Any:
+    """The package's keys of scores, as it makes them of a serialised sketch."""
+    from ddsketch.mapping import LogarithmicMapping
+
+    return LogarithmicMapping.from_gamma_offset(LogarithmicMapping(RELATIVE_ACCURACY).gamma, 0.0)
 
 
 def sketch_of(scores: ArrayLike, kind: str) -> bytes:
@@ -140,11 +192,8 @@ def sketch_from(code: bytes, kind: str) -> Sketch:
 
 
 def merged(sketches: Sequence[Sketch]) -> Sketch:
-    """One sketch of all scores in these, at least one, of one kind; the first becomes it."""
-    total, *others = sketches
-    for other in others:
-        total.inner.merge(other.inner)
-    return total
+    """One sketch of all scores in these, at least one, of one kind; the first may become it."""
+    return sketches[0].with_all(sketches[1:])
 
 
 def _reader(kind: str) -> Callable[[bytes], Sketch]:
@@ -186,25 +235,25 @@ def _ddsketch_of(values: NDArray[np.float64]) -> bytes:
 
 
 def _read_ddsketch(code: bytes) -> DDSketch:
-    from ddsketch.mapping import LogarithmicMapping
-    from ddsketch.pb.proto import DDSketchProto, pb
+    from ddsketch.pb.proto import pb
 
     told = pb.DDSketch()
     try:
         told.ParseFromString(code)
     except Exception as error:  # protobuf's DecodeError
         raise ValueError(f"{len(code)} bytes are no DDSketch: {error}") from None
-    stores = (told.positiveValues, told.negativeValues)
-    counts = np.array([told.zeroCount, *(c for store in stores for c in store.contiguousBinCounts)])
-    first_last = [(s.contiguousBinIndexOffset, s.contiguousBinIndexOffset + len(s.contiguousBinCounts)) for s in stores]
-    farthest = max(abs(end) for ends in first_last for end in ends)
-    gamma = LogarithmicMapping(RELATIVE_ACCURACY).gamma
-    if told.mapping.gamma != gamma or told.mapping.indexOffset or farthest > FARTHEST_BIN:
+    stores = (told.negativeValues, told.positiveValues)
+    below, above = (np.array(store.contiguousBinCounts, np.float64) for store in stores)
+    first = (told.negativeValues.contiguousBinIndexOffset, told.positiveValues.contiguousBinIndexOffset)
+    farthest = max(abs(end) for at, row in zip(first, (below, above), strict=True) for end in (at, at + len(row)))
+    other = told.mapping.gamma != _mapping().gamma or told.mapping.indexOffset or told.mapping.interpolation
+    if other or farthest > FARTHEST_BIN:
         raise ValueError(f"{len(code)} bytes are no DDSketch of relative accuracy {RELATIVE_ACCURACY}")
+    counts = np.concatenate([[told.zeroCount], below, above])
     whole = np.isfinite(counts) & (counts >= 0) & (np.floor(counts) == counts)
     if not whole.all() or any(store.binCounts for store in stores):
         raise ValueError("a DDSketch whose counts are not whole numbers from 0 on")
-    return DDSketch(DDSketchProto.from_proto(told))
+    return DDSketch(told.zeroCount, first, (below, above))
 
 
 _READERS: dict[str, Callable[[bytes], Sketch]] = {"tdigest": _read_tdigest, "ddsketch": _read_ddsketch}

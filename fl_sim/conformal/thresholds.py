@@ -118,17 +118,19 @@ def mixture_threshold(scores: Sequence[ArrayLike], mixture: Sequence[float | Fra
     Raises:
         ValueError: not one number for each client, one below 0, or all 0.
     """
-    own = [np.sort(_checked_scores(s)) for s in scores]
-    parts = mixture_parts(mixture, len(own))
-    shares = [part / (len(s) + 1) for part, s in zip(parts, own, strict=True)]
-    unit = math.lcm(*(share.denominator for share in shares))
-    weights = [int(share * unit) for share in shares]  # whole numbers: sums are exact, and fast
-    needed = sum(parts) * (1 - _exact(alpha)) * unit
+    parts = mixture_parts(mixture, len(scores))
+    alike: dict[Fraction, list[NDArray[np.float64]]] = {}  # what each score weighs -> those that weigh so
+    for part, own in zip(parts, map(_checked_scores, scores), strict=True):
+        alike.setdefault(part / (len(own) + 1), []).append(own)
+    unit = math.lcm(*(share.denominator for share in alike))
+    # Whole numbers: sums are exact, and fast. They may be far too large for 64 bits.
+    weighed = [(int(share * unit), np.sort(np.concatenate(own))) for share, own in alike.items()]
+    needed = math.ceil(sum(parts) * (1 - _exact(alpha)) * unit)
 
-    def mass(q: float) -> Fraction:
-        return Fraction(sum(w * int(np.searchsorted(s, q, side="right")) for w, s in zip(weights, own, strict=True)))
+    def mass(q: float) -> int:
+        return sum(weight * int(np.searchsorted(own, q, side="right")) for weight, own in weighed)
 
-    pool = np.sort(np.concatenate(own)).tolist()
+    pool = np.sort(np.concatenate([own for _, own in weighed])).tolist()
     place = bisect_left(pool, needed, key=mass)
     return pool[place] if place < len(pool) else math.inf
 

@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 BLOCK = 256  # points whose labels are counted together
+ONE_BY_ONE = 1 << 15  # draws up to which each is made
 
 
 def label_ratio(target: ArrayLike, pool: ArrayLike, smoothing: float = 1.0) -> Floats:
@@ -71,6 +72,7 @@ class Weighed:
             raise ValueError(f"labels between {classes.min()} and {classes.max()}: must lie in 0..{num_labels - 1}")
         order = np.argsort(values, kind="stable")
         self.scores, self.labels, self.num_labels = values[order], classes[order], num_labels
+        self._or_infinite = np.append(self.scores, np.inf)
         self.counts: Counts = np.bincount(classes, minlength=num_labels).astype(np.int64)
         self._unit_bits = min(53, 62 - (len(values) + 1).bit_length())
         # Weights are by label, so that the weight up to a block's end follows from the labels counted up to there: a
@@ -90,7 +92,7 @@ class Weighed:
         needed = np.array([math.ceil(level * (whole + own)) for own in units.tolist()], np.int64)
         # A test point of weight 0 among points of weight 0 needs nothing: there is nothing to go by.
         places = np.where(needed > 0, self._places(units, needed), len(self.scores))
-        return np.append(self.scores, np.inf)[places]
+        return self._or_infinite[places]
 
     def _places(self, units: Counts, needed: Counts) -> Counts:
         """(m,) the first point at which the units of all points up to it reach each of `needed` (m,), all above 0; N
@@ -117,8 +119,12 @@ class Weighed:
         rank = conformal_rank(size, alpha)
         if not size or not whole or rank > size:
             return math.inf
-        # The scores ascend, so that only the draw of that rank has to be looked up.
-        drawn = np.partition(rng.integers(0, whole, size=size), rank - 1)[rank - 1]
+        # The scores ascend, so that only the draw of that rank has to be looked up, or drawn by its own law, which is
+        # that of uniform numbers' order statistics: 10,000 clients of 500,000 draws each would take half a minute.
+        if size <= ONE_BY_ONE:
+            drawn = int(np.partition(rng.integers(0, whole, size=size), rank - 1)[rank - 1])
+        else:
+            drawn = min(int(whole * rng.beta(rank, size - rank + 1)), whole - 1)
         return float(self.scores[self._places(units, np.array([drawn + 1]))[0]])
 
     def effective_size(self, weights: ArrayLike) -> float:

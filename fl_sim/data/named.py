@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_sim.data.source import Dataset, Source, data_root
+from fl_sim.data.source import Dataset, Source, damaged, data_root
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError, own_code
 from fl_sim.names import own_digest
 
@@ -94,13 +94,16 @@ def _unreadable(_count: int, _image_size: int | None, _seed: int) -> Dataset:
 
 
 def _read_medmnist(file: Path, info: dict[str, Any], _count: int, _size: int | None, _seed: int) -> Dataset:
-    with np.load(file) as arrays:
-        images = np.concatenate([arrays[f"{part}_images"] for part in ("train", "val", "test")])
-        labels = np.concatenate([arrays[f"{part}_labels"] for part in ("train", "val", "test")])
-        num_test = len(arrays["test_labels"])
-    channels_first = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    classes = tuple(info["label"][str(i)] for i in range(len(info["label"])))
-    return Dataset(np.ascontiguousarray(channels_first), labels.ravel().astype(np.int64), classes, num_test)
+    try:
+        with file.open("rb") as content, np.load(content) as arrays:
+            images = np.concatenate([arrays[f"{part}_images"] for part in ("train", "val", "test")])
+            labels = np.concatenate([arrays[f"{part}_labels"] for part in ("train", "val", "test")])
+            num_test = len(arrays["test_labels"])
+        channels_first = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        classes = tuple(info["label"][str(i)] for i in range(len(info["label"])))
+        return Dataset(np.ascontiguousarray(channels_first), labels.ravel().astype(np.int64), classes, num_test)
+    except Exception as error:  # what a damaged file makes zipfile and NumPy raise is of many kinds
+        raise damaged(f"medmnist:{file.stem}", str(file), error) from error
 
 
 def _fetch_medmnist(package: ModuleType, info: dict[str, Any], file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fl_sim.errors import FlSimError
+from fl_sim.errors import DataNotAtHandError, FlSimError
 
 BLOCK = 1 << 24  # numbers that are looked at at a time
 Task = Literal["classification", "regression", "unlabelled"]
@@ -96,6 +97,15 @@ def data_root() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("fl-sim"))
+
+
+def damaged(name: str, files: str, error: Exception) -> DataNotAtHandError:
+    """What to say of a data set whose files are there and cannot be read."""
+    said = " ".join(str(error).split())
+    return DataNotAtHandError(
+        f"dataset {name} is incomplete or damaged ({textwrap.shorten(said, 150) or type(error).__name__}); delete "
+        f"{files} and get it again: fl-sim data get {name}"
+    )
 
 
 def _names(classes: Any) -> tuple[str, ...] | None:

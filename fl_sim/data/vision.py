@@ -11,6 +11,7 @@ images, in the publisher's order. Both read the files of NAME.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,8 +21,8 @@ from urllib.error import URLError
 
 import numpy as np
 
-from fl_sim.data.source import Dataset, Source, data_root
-from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
+from fl_sim.data.source import Dataset, Source, damaged, data_root
+from fl_sim.errors import FlSimError, ScenarioError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 LABELLED = 6  # one of so many training images is in NAME:labelled
@@ -136,7 +137,7 @@ def read_idx(path: Path) -> np.ndarray:
         if zeros != b"\0\0" or kind != 8:
             raise ValueError("its header is not that of unsigned bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes).reshape(shape).copy()
-    except (OSError, EOFError, IndexError, ValueError) as error:
+    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         raise FlSimError(f"{path} cannot be read as a gzipped idx file: {error}; install it again") from error
 
 
@@ -171,17 +172,14 @@ def _read(name: str, _count: int, _image_size: int | None, _seed: int) -> Datase
         return _read_debian(spec)  # `datasets.load` has seen that it is at hand, so it can only be there
     try:
         train, test = (_build(spec, part, download=False) for part in spec.parts)
-    except (RuntimeError, ValueError, AssertionError, OSError, EOFError) as error:
-        raise DataNotAtHandError(
-            f"dataset {name} in {data_root()} is incomplete or damaged ({error}); delete its files there "
-            f"({', '.join(sorted({file.split('/')[0] for file in spec.files}))}) and get it again:"
-            f"\n    fl-sim data get {name}"
-        ) from error
-    images = np.concatenate([_images(train), _images(test)])
-    if name == "emnist":
-        images = np.ascontiguousarray(images.swapaxes(2, 3))  # its publisher stored columns as rows
-    labels = np.concatenate([_labels(train), _labels(test)])
-    return Dataset(images, labels, _classes(train), num_official_test=len(_labels(test)))
+        images = np.concatenate([_images(train), _images(test)])
+        if name == "emnist":
+            images = np.ascontiguousarray(images.swapaxes(2, 3))  # its publisher stored columns as rows
+        labels = np.concatenate([_labels(train), _labels(test)])
+        return Dataset(images, labels, _classes(train), num_official_test=len(_labels(test)))
+    except Exception as error:  # what a damaged file makes torchvision raise is of many kinds
+        places = sorted({str(data_root() / file.split("/")[0]) for file in spec.files})
+        raise damaged(name, ", ".join(places), error) from error
 
 
 def _read_labelled(name: str, _count: int, _image_size: int | None, _seed: int) -> Dataset:

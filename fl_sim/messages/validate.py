@@ -88,7 +88,7 @@ def check_answer(question: RecordDict, answer: Record) -> None:
     elif isinstance(answer, SizeReport):
         _check_bounds("low and high", np.array([answer.low, answer.high]), bounds)
     elif isinstance(answer, HistogramReport):
-        _check_histogram(answer, unpack(HistogramRequest, question), bounds)
+        _check_histogram(answer, HistogramRequest(**asked), bounds)
     elif isinstance(answer, SketchReport):
         _check_sketch(answer, str(asked["kind"]), bounds)
     elif isinstance(answer, CountsReport):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -65,7 +65,7 @@ def unpack(kind: type[T], content: RecordDict) -> T:
             told = f"{name!r} is a {type(record).__name__}, not a {wanted_type.__name__}"
             raise ValueError(f"not a {kind.__name__}: {told}")
         found |= {key: values_of(v) if isinstance(v, Array) else v for key, v in record.items()}
-    wanted = {part.name: str(part.type) for part in dataclasses.fields(kind)}
+    wanted = _fields(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     if set(found) | set(kind.measured) != set(wanted):
         odd = ", ".join(sorted(set(found) ^ set(wanted)))
         raise ValueError(f"not a {kind.__name__}: missing or unknown: {odd}")
@@ -74,6 +74,12 @@ def unpack(kind: type[T], content: RecordDict) -> T:
             told = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{value!r}"[:80]
             raise ValueError(f"{name} = {told}: must be {_TYPES.get(wanted[name], f'an array, {wanted[name]}')}")
     return kind(**found)
+
+
+@cache
+def _fields(kind: type[Record]) -> dict[str, str]:
+    """Name -> annotation."""
+    return {part.name: str(part.type) for part in dataclasses.fields(kind)}
 
 
 _RECORDS = {"numbers": MetricRecord, "words": ConfigRecord, "values": ArrayRecord, MEASURED: ArrayRecord}

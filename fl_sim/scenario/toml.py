@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fl_sim.errors import ScenarioError
+from fl_sim.data.user_files import text_of
+from fl_sim.errors import FlSimError, ScenarioError
 from fl_sim.names import nearest
 from fl_sim.scenario.behaviours import BEHAVIOUR
 from fl_sim.scenario.learn import Rehearsal, SafetyNet, Trained
@@ -65,6 +66,8 @@ def locate(name: str | Path) -> Path:
     known = shipped()
     if str(name) in known:
         return known[str(name)]
+    if path.exists():
+        raise ScenarioError(f"{name}: is no plain file; name a TOML file, or a shipped scenario")
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise ScenarioError(f"{name}: there is no such file")
     raise ScenarioError(f"{name}: neither a file nor a shipped scenario{nearest(str(name), known)}")
@@ -95,9 +98,9 @@ def read(path: Path) -> dict[str, Any]:
         ScenarioError: the file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {error}") from error
+        return tomllib.loads(text_of(path))
+    except FlSimError as error:
+        raise ScenarioError(str(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"{path}: not TOML: {error}") from error
 
