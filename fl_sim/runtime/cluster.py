@@ -69,14 +69,19 @@ def _joining(address: str, error: Exception) -> str:
 
 
 def _starting(error: Exception) -> str:
-    said = f"Ray could not be started: {_in_a_line(error)}; "
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
     folder = os.environ[variable] if variable else "/tmp"
     if isinstance(error, OSError) and folder in str(error):
-        name = f"{variable} = {folder!r}" if variable else f"the folder {folder}"
-        rule = "must be a folder that you can write to, of a name of at most 39 characters: Ray has its sockets there"
-        return f"{said}{name} {rule}; set RAY_TMPDIR to one, {WITHOUT}"
-    return f"{said}if the machine was busy, run again, {WITHOUT}"
+        name = f"{variable} = {folder!r}" if variable else folder
+        mend = (
+            f"{name} must be a folder that you can write to, of a name of at most 39 characters: Ray has its sockets "
+            "there; set RAY_TMPDIR to such a one"
+        )
+    elif "/dev/shm" in str(error):
+        mend = "Ray keeps arrays in /dev/shm: have one that is large enough (docker run --shm-size=2g)"
+    else:
+        mend = "on a machine that was busy, run again"
+    return f"Ray could not be started: {_in_a_line(error)}; {mend}, {WITHOUT}"
 
 
 def _in_a_line(error: Exception) -> str:
