@@ -24,6 +24,8 @@ PROGRAMS = sorted((ROOT / "examples").rglob("*.py"))
 COMMAND = re.compile(r"^(?:    |PYTHONPATH=examples )\.venv/bin/((?:fl-sim|python) .*?)(?:  +#.*)?$", re.MULTILINE)
 COMMANDS = sorted({line for page in [*PAGES, *PROGRAMS] for line in COMMAND.findall(page.read_text())})
 
+watched = pytest.mark.skipif(STRACE is None, reason="strace is not installed: nobody sees to whom a command speaks")
+
 # Runs what it is told one after another in this process, and prints what did not end with 0.
 RUN_ALL = """
 import json, runpy, sys
@@ -74,8 +76,38 @@ def test_what_speaks_by_itself_is_told_not_to_in_the_readme():
     assert quiet < README.index("    ray start --head")
 
 
+# A thread of a child speaks, to addresses that are nobody's (RFC 5737), and to this machine.
+SPEAKS = """
+import socket, subprocess, sys, threading
+
+def speak(address):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, socket.socket() as other:
+        one.setblocking(False), other.setblocking(False)
+        other.connect_ex((address, 9))
+        try:
+            one.sendto(b"word", (address, 53))
+        except OSError:  # without a network
+            pass
+
+if sys.argv[1:]:
+    threading.Thread(target=speak, args=sys.argv[1:]).start()
+else:
+    for address in ("127.0.0.1", "198.51.100.7"):
+        subprocess.run([sys.executable, __file__, address], check=True)
+"""
+
+
+@watched
+@pytest.mark.parametrize("detached", [False, True])
+def test_who_speaks_is_seen(tmp_path, detached):
+    (tmp_path / "speaks.py").write_text(SPEAKS)
+    words = [*watching(tmp_path / "calls", detached=detached), sys.executable, str(tmp_path / "speaks.py")]
+    subprocess.run(words, check=True)
+    assert ["198.51.100.7" in call for call in spoken_to(tmp_path / "calls")] == [True, True]
+
+
+@watched
 @pytest.mark.slow
-@pytest.mark.skipif(STRACE is None, reason="strace is not installed: nobody sees to whom a command speaks")
 def test_no_documented_command_speaks_to_another_machine(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
     environment |= {"FL_SIM_STORE": str(tmp_path / "store")}

@@ -17,7 +17,19 @@ def watching(log: Path, *, detached: bool = False) -> list[str]:
     if STRACE is None:
         return []
     calls = "trace=connect,sendto,sendmsg,sendmmsg"
-    return [STRACE, "-f", *(["-D"] if detached else []), "-qq", "-e", calls, "-e", "signal=none", "-o", str(log)]
+    return [
+        STRACE,
+        "-f",
+        "--seccomp-bpf",
+        *(["-D"] if detached else []),
+        "-qq",
+        "-e",
+        calls,
+        "-e",
+        "signal=none",
+        "-o",
+        str(log),
+    ]
 
 
 def spoken_to(log: Path) -> list[str]:
