@@ -44,7 +44,7 @@ def _named_if_it_hangs(message: Message, allowance: float) -> Iterator[None]:
         if time.monotonic() - start > allowance:
             client, kind = partition_of(message.metadata.dst_node_id), message.metadata.message_type
             error.add_note(
-                f"client {client} had not answered {kind} within {allowance:g} s (runtime.timeout), and the inline runtime "
-                "cannot stop a client that hangs; --runtime ray does"
+                f"client {client} had not answered {kind} within {allowance:g} s (runtime.timeout), and the inline "
+                "runtime cannot stop a client that hangs; --runtime ray does"
             )
         raise
