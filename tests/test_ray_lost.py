@@ -33,6 +33,8 @@ def init(monkeypatch) -> Callable[[Exception], None]:
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         monkeypatch.setattr(ray, "init", fail)
 
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the whole suite's Ray may be up
+    monkeypatch.setattr(cluster, "_started_here", lambda name: None)
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     return raises
