@@ -150,6 +150,16 @@ def test_whatever_a_dead_ray_makes_of_a_run_it_is_told_by_its_cause(processes, m
         session.serve(server if dies == "in the run" else pytest.fail, 2, lambda _: None)
 
 
+def test_flowers_replies_of_a_dead_ray_are_not_believed(processes):
+    nobody = SimpleNamespace(get_nodes=list, send_and_receive=lambda sent, timeout: sent)
+    grid = flower.FlowerGrid(nobody, 0, 1.0, 1)
+    assert grid.send_and_receive([]) == []
+    processes["gcs_server"].kill()
+    processes["gcs_server"].wait()
+    with pytest.raises(FlSimError, match=r"^Ray's process gcs_server was killed by signal 9"):
+        grid.send_and_receive([])
+
+
 def test_an_error_that_ray_has_no_part_in_stays_what_it_is(processes, monkeypatch):
     session = Session(Runtime(name="ray"), 2)
     session._starting = SimpleNamespace(result=lambda: None)

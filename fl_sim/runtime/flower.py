@@ -20,7 +20,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
 from fl_sim.errors import FlSimError
-from fl_sim.runtime.cluster import cluster
+from fl_sim.runtime.cluster import cluster, refuse_if_dead
 from fl_sim.runtime.grids import SimulatedGrid, allowed
 
 T = TypeVar("T")
@@ -65,7 +65,9 @@ class FlowerGrid(SimulatedGrid):
         sent = list(messages)
         each = max((allowed(message, self.client_timeout) for message in sent), default=0.0)
         patience = 2 * each * math.ceil(len(sent) / self.workers) + NODES_WITHIN
-        return self.grid.send_and_receive(sent, timeout=patience if timeout is None else min(timeout, patience))
+        replies = self.grid.send_and_receive(sent, timeout=patience if timeout is None else min(timeout, patience))
+        refuse_if_dead()  # of which all these replies speak, each in its own words
+        return replies
 
     def answer(self, messages: Any, timeout: float | None) -> Iterable[Message]:
         """Flower's own."""
