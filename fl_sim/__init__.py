@@ -18,9 +18,11 @@ if _telemetry := sys.modules.get("flwr.supercore.telemetry"):  # which asks the 
     _telemetry.FLWR_TELEMETRY_ENABLED = os.environ["FLWR_TELEMETRY_ENABLED"]  # type: ignore[attr-defined]
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray prints a tip about it at every start
-# A lost worker is healed or reported by runtime/ray.py; Ray would print a paragraph about each, even when it is
-# to be quiet.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
+# A lost worker is healed or reported by runtime/ray.py, and a lost raylet by runtime/cluster.py; Ray would print a
+# paragraph about each, even when it is to be quiet.
+os.environ.setdefault(
+    "RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task|Raylet is terminated|The node with"
+)
 # Ray's workers stand back behind every other process by default (15), its own helpers among them: on a machine that
 # has other work a run's start took 47 s, and with 0 17 s.
 os.environ.setdefault("RAY_worker_niceness", "0")

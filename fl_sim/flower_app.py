@@ -60,7 +60,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the scenario that the run's configuration names, and write its folder."""
     told = {key: str(context.run_config[key]) for key in ("scenario", "overrides", "out")}
     scenario = Scenario.load(told["scenario"], *shlex.split(told["overrides"]), "runtime.name=flower")
-    check(scenario, launched=False)
+    check(scenario)
     wait_for(grid, scenario.clients.count, REGISTERED_WITHIN)
     place = Path(told["out"] or f"runs/{locate(told['scenario']).stem}-{scenario.identity()[:8]}").resolve()
     result = finished(place, scenario)

@@ -6,7 +6,6 @@ Light to import, so that `fl-sim validate` answers at once and a run can start R
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl_sim.data.datasets import describe
@@ -22,33 +21,13 @@ if TYPE_CHECKING:
     from strategies.base import Calibration
 
 
-def refuse_lookalikes(folder: Path) -> None:
-    """Refuse a folder whose own `clients`, `strategies` or `fl_sim` would be imported by the workers in place of ours.
-
-    Raises:
-        FlSimError: naming what is in the way.
-    """
-    ours = Path(__file__).resolve().parent.parent
-    for name in ("clients", "strategies", "fl_sim"):
-        for found in (folder / name / "__init__.py", folder / f"{name}.py"):
-            if found.exists() and ours not in found.resolve().parents:
-                other = found.parent if found.name == "__init__.py" else found
-                raise FlSimError(
-                    f"{other} has the name of one of fl-sim's own packages, and Ray's workers, which search the launch "
-                    "folder first, would import it in their place; rename it, or launch from another folder"
-                )
-
-
-def check(scenario: Scenario, *, launched: bool = True) -> None:
-    """Refuse what cannot be run on this machine, before any work. What Flower's daemon runs is not `launched`: it works
-    with a copy of our packages, beside which the launch folder is as a rule the checkout that the copy was made of.
+def check(scenario: Scenario) -> None:
+    """Refuse what cannot be run on this machine, before any work.
 
     Raises:
         DataNotAtHandError: with the commands that get it.
-        FlSimError: a GPU is asked for and there is none, or the launch folder holds a look-alike of our packages.
+        FlSimError: a GPU is asked for and there is none, or an object of the user's own is not what it must be.
     """
-    if launched and scenario.runtime.name != "inline":
-        refuse_lookalikes(Path.cwd())
     _check_own(scenario)
     source = describe(scenario.data.name)
     if not source.at_hand():

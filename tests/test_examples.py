@@ -17,6 +17,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
+from watched import spoken_to, watching
 
 from fl_sim import Result
 from fl_sim.cli import main
@@ -159,17 +160,18 @@ def test_a_strategy_of_ours_serves_an_app_of_ones_own(capsys):
 def test_the_deployment_runtime_gives_the_simulations_threshold_to_the_last_digit(tmp_path, capsys):
     """A SuperLink and three SuperNodes, then Flower's simulation; and a grid in this process."""
     environment = os.environ | {"RAY_ADDRESS": "local", "FLWR_HOME": str(tmp_path)}
-    words = [sys.executable, *command(EXAMPLES / "deployment.py")]
+    words = [*watching(tmp_path / "calls"), sys.executable, *command(EXAMPLES / "deployment.py")]
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     found = dict(re.findall(r"^(deployed|simulated): +threshold (\S+)$", run.stdout, re.MULTILINE))
     assert found["deployed"] == found["simulated"] == repr(threshold_and_coverage(capsys)[0])
+    assert spoken_to(tmp_path / "calls") == []
 
 
 @pytest.mark.slow
 def test_plada_hands_out_what_clients_read_digits_from(tmp_path):
     environment = os.environ | {"FL_SIM_STORE": str(tmp_path / "store")}
-    words = [sys.executable, *command(EXAMPLES / "plada.py")]
+    words = [*watching(tmp_path / "calls"), sys.executable, *command(EXAMPLES / "plada.py")]
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     size = int(re.findall(r"^([\d,]+) bytes", run.stdout)[0].replace(",", ""))
@@ -177,3 +179,4 @@ def test_plada_hands_out_what_clients_read_digits_from(tmp_path):
     accuracies = [float(share) for share in re.findall(r"clients read ([\d.]+)%", run.stdout)]
     assert len(accuracies) == 2
     assert min(accuracies) > 70
+    assert spoken_to(tmp_path / "calls") == []

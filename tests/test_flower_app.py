@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from flwr.app import Context, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
+from watched import spoken_to, watching
 
 from fl_sim import Scenario, simulate
 from fl_sim.errors import FlSimError
@@ -156,6 +157,7 @@ def daemon(folder: Path) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
     superlink = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", port]
     with (folder / "superlink.log").open("w") as log:
+        superlink = [*watching(folder / "daemon-calls", detached=True), *superlink]
         process = subprocess.Popen(superlink, env=environment, cwd=folder, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
@@ -167,11 +169,11 @@ def daemon(folder: Path) -> Iterator[dict[str, Any]]:
         process.wait(timeout=60)
 
 
-def flwr_run(environment: dict[str, str], nodes: int, **told: str) -> str:
-    """What the README's command prints, for so many nodes."""
+def flwr_run(environment: dict[str, str], calls: Path, nodes: int, **told: str) -> str:
+    """What the README's command prints, for so many nodes; watched in the file `calls`."""
     settings = " ".join(f'{key}="{value}"' for key, value in told.items())
     words = ["run", ".", "--stream", "--run-config", settings, "--federation-config"]
-    command = ["flwr", *words, f"num-supernodes={nodes} client-resources-num-cpus=1"]
+    command = [*watching(calls), "flwr", *words, f"num-supernodes={nodes} client-resources-num-cpus=1"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     return run.stdout + run.stderr
 
@@ -181,10 +183,15 @@ def test_flwr_run_gives_the_digits_of_fl_sim_run(tmp_path):
     """It exits with 0 whatever becomes of the run, so the folder is looked at."""
     with daemon(tmp_path) as environment:
         overrides = " ".join(SMALL)
-        said = flwr_run(environment, 6, scenario="digits", overrides=overrides, out=str(tmp_path / "run"))
+        said = flwr_run(
+            environment, tmp_path / "calls", 6, scenario="digits", overrides=overrides, out=str(tmp_path / "run")
+        )
         assert (tmp_path / "run" / "result.json").is_file(), said
         assert f"Everything is in {tmp_path / 'run'}" in said
-        said = flwr_run(environment, 5, scenario="digits", overrides=overrides, out=str(tmp_path / "five"))
+        said = flwr_run(
+            environment, tmp_path / "5", 5, scenario="digits", overrides=overrides, out=str(tmp_path / "five")
+        )
         assert "the federation has 5 nodes, and 6 clients are to run" in said
         assert not (tmp_path / "five").exists()
     assert rows(tmp_path / "run") == inline(tmp_path)
+    assert [*spoken_to(tmp_path / "calls"), *spoken_to(tmp_path / "daemon-calls")] == []

@@ -12,10 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from watched import spoken_to, watching
 
 from fl_sim import Result
 from fl_sim.report.certificate import rejected
@@ -28,10 +29,10 @@ ROOT = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).parent / "fl-sim"
 
 
-def fl_sim(folder: Path, *words: str) -> subprocess.CompletedProcess:
+def fl_sim(folder: Path, *words: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess:
     """The installed command, launched in `folder`, with the store that the folder holds."""
     environment = {**os.environ, "FL_SIM_STORE": str(folder / "store")}
-    return subprocess.run([COMMAND, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run([*before, COMMAND, *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -134,9 +135,11 @@ def test_no_cluster_at_the_address_is_one_clear_message(tmp_path):
     assert "Traceback" not in end.stderr
 
 
-def test_flower_and_ray_are_quiet_unless_asked(tmp_path):
+def test_flower_and_ray_are_quiet_unless_asked_and_speak_to_nobody_outside(tmp_path):
     for runtime in ("ray", "flower"):
-        end = fl_sim(tmp_path, "run", "digits", "clients.count=6", "--runtime", runtime, "--out", runtime)
+        words, calls = ("run", "digits", "clients.count=6", "--runtime", runtime, "--out", runtime), tmp_path / "calls"
+        end = fl_sim(tmp_path, *words, before=watching(calls))
+        assert spoken_to(calls) == []
         assert (end.returncode, end.stderr) == (0, ""), end.stderr
         assert "INFO" not in end.stdout
     assert rows(tmp_path / "ray") == rows(tmp_path / "flower")

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from fl_sim.data.datasets import DATASETS, data_root
 from fl_sim.errors import FlSimError
@@ -36,7 +35,6 @@ def findings() -> Iterator[Finding]:
     yield Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)")
     yield from _packages()
     yield _gpus()
-    yield _launch_folder()
     yield _store()
     yield from _data()
 
@@ -57,16 +55,6 @@ def _gpus() -> Finding:
         return Finding("GPUs", True, "none that torch sees; clients run on the CPU")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("GPUs", True, ", ".join(names))
-
-
-def _launch_folder() -> Finding:
-    from fl_sim.preflight import refuse_lookalikes
-
-    try:
-        refuse_lookalikes(Path.cwd())
-    except FlSimError as error:
-        return Finding("launch folder", False, str(error))
-    return Finding("launch folder", True, f"{Path.cwd()}")
 
 
 def _store() -> Finding:

@@ -5,22 +5,39 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
+import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
 import fl_sim.runtime.local_ray  # noqa: F401  # before Ray is started
 from fl_sim.errors import FlSimError
 
+WITHOUT = 'or use --runtime inline (runtime.name = "inline"), which does without Ray'
+
+
+class _Job(JobConfig):
+    """A job whose workers do not look for modules in the folder of the launch before anywhere else, as Ray has it: a
+    file numpy.py there would hide numpy."""
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True  # the one case in which Ray leaves that folder alone
+
 
 @contextlib.contextmanager
-def cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
-    """Ray, started for the block unless it runs already; connected to where an address is given.
+def cluster(address: str | None, *, verbose: bool, paths: Sequence[str] | None = None) -> Iterator[None]:
+    """Ray, started for the block unless it runs already; connected to where an address is given. Its workers find
+    modules in `paths`, or where this process's environment says; none of them is there any more after the block.
 
     Raises:
-        FlSimError: there is no cluster at that address.
+        FlSimError: there is no cluster at that address, or Ray cannot be started.
     """
     if ray.is_initialized():
         yield
@@ -28,18 +45,87 @@ def cluster(address: str | None, *, verbose: bool) -> Iterator[None]:
     if address is not None:
         _refuse_ray_client(address)
         _refuse_where_nobody_answers(address)
-    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
+    told: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
+    told["job_config"] = _Job(runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}} if paths else None)
     try:
-        ray.init(address=address or "local", include_dashboard=None if address else False, **quiet)
-    except ConnectionError as error:
-        raise FlSimError(
-            f"runtime.address = {address!r}: no Ray cluster answers there, or this machine is none of its nodes "
-            f"(`ray start --address=HOST:PORT` makes it one): {error}"
-        ) from None
+        ray.init(address=address or "local", include_dashboard=None if address else False, **told)
+    except Exception as error:  # for a start that fails Ray has no class of its own
+        raise FlSimError(_joining(address, error) if address else _starting(error)) from None
+    raylet, node = _started_here("raylet"), ray._private.worker._global_node
     try:
         yield
     finally:
+        if node is not None and _dead():
+            node.kill_all_processes(check_alive=False)  # which Ray would wait for to do what they cannot any more
         ray.shutdown()
+        _end_workers_of(raylet)
+
+
+def _joining(address: str, error: Exception) -> str:
+    return (
+        f"runtime.address = {address!r}: no Ray cluster answers there, or this machine is none of its nodes "
+        f"(`ray start --address=HOST:PORT` makes it one): {_in_a_line(error)}"
+    )
+
+
+def _starting(error: Exception) -> str:
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    folder = os.environ[variable] if variable else "/tmp"
+    if isinstance(error, OSError) and folder in str(error):
+        name = f"{variable} = {folder!r}" if variable else folder
+        mend = (
+            f"{name} must be a folder that you can write to, of a name of at most 39 characters: Ray has its sockets "
+            "there; set RAY_TMPDIR to such a one"
+        )
+    elif "/dev/shm" in str(error):
+        mend = "Ray keeps arrays in /dev/shm: have one that is large enough (docker run --shm-size=2g)"
+    else:
+        mend = "on a machine that was busy, run again"
+    return f"Ray could not be started: {_in_a_line(error)}; {mend}, {WITHOUT}"
+
+
+def _in_a_line(error: Exception) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 400, placeholder=" ...")
+
+
+def refuse_if_dead() -> None:
+    """Look after the processes of the Ray that was started here; Ray itself ends this process a while after one of
+    them, without a word.
+
+    Raises:
+        FlSimError: one without which nothing goes on has ended.
+    """
+    for name, code in _dead().items():
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise FlSimError(
+            f"Ray's process {name} {how} in the middle of the run (did the machine run out of memory?); run again, for "
+            f"what is made is kept, {WITHOUT}"
+        )
+
+
+def _dead() -> dict[str, int]:
+    """What has ended of the Ray that was started here, and cannot be done without: name -> exit code."""
+    codes = {name: process.poll() for name in ("raylet", "gcs_server") if (process := _started_here(name))}
+    return {name: code for name, code in codes.items() if code is not None}
+
+
+def _started_here(name: str) -> subprocess.Popen[bytes] | None:
+    """A process of the Ray that this process started, by Ray's name for it."""
+    node = ray._private.worker._global_node
+    found: list[Any] = [] if node is None else node.all_processes.get(name, [])
+    return found[0].process if found else None
+
+
+def _end_workers_of(raylet: subprocess.Popen[bytes] | None) -> None:
+    """Kill the workers that a raylet has left behind, as one does that is killed itself: they look after it for minutes
+    where the GCS is gone too."""
+    if raylet is None:
+        return
+    mark = f"RAY_RAYLET_PID={raylet.pid}".encode()
+    for process in Path("/proc").glob("[1-9]*"):  # where there is none, as on macOS, they are left to Ray
+        with contextlib.suppress(OSError):  # ended by now, or somebody else's
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _refuse_ray_client(address: str) -> None:

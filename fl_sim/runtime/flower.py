@@ -7,6 +7,7 @@ release may take it away: then this runtime refuses, and the two others do not n
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -18,8 +19,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
-import fl_sim.runtime.local_ray  # noqa: F401  # before Flower starts Ray
 from fl_sim.errors import FlSimError
+from fl_sim.runtime.cluster import cluster, refuse_if_dead
 from fl_sim.runtime.grids import SimulatedGrid, allowed
 
 T = TypeVar("T")
@@ -65,7 +66,9 @@ class FlowerGrid(SimulatedGrid):
         sent = list(messages)
         each = max((allowed(message, self.client_timeout) for message in sent), default=0.0)
         patience = 2 * each * math.ceil(len(sent) / self.workers) + NODES_WITHIN
-        return self.grid.send_and_receive(sent, timeout=patience if timeout is None else min(timeout, patience))
+        replies = self.grid.send_and_receive(sent, timeout=patience if timeout is None else min(timeout, patience))
+        refuse_if_dead()  # of which all these replies speak, each in its own words
+        return replies
 
     def answer(self, messages: Any, timeout: float | None) -> Iterable[Message]:
         """Flower's own."""
@@ -113,14 +116,12 @@ def run(
             failure.append(error)
 
     module, _, attribute = app.partition(":")
-    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
-    with warnings.catch_warnings():
+    # Flower takes a Ray that is up already; where one that it starts itself fails, it hangs.
+    with cluster(address, verbose=verbose, paths=sys.path), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        # Without an address Ray would join whatever cluster was last started here, and hang if that one is gone.
-        config: Any = {"client_resources": resources, "init_args": {"address": address or "local", **quiet}}
         run_simulation(
             server_app, getattr(import_module(module), attribute), num_clients,
-            backend_config=config, verbose_logging=verbose,
+            backend_config={"client_resources": resources}, verbose_logging=verbose,
         )  # fmt: skip
     if failure:
         raise failure[0]

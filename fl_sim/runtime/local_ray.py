@@ -1,11 +1,12 @@
 """Ray by itself: a Ray that a process starts after this import talks to nobody outside the machine.
 
-Ray has no settings for either, so two methods of its `Node` are wrapped; what it is told explicitly still holds.
+Ray has no settings for these, so two methods of its `Node` are wrapped; what it is told explicitly still holds.
 
 - **It listens on loopback.** Else its servers, which run whatever they are sent, are bound to every interface.
 - **It starts no dashboard unless one is asked for.** With `include_dashboard=False` Ray still starts that process, for
   the report of its use alone; and even where the report is off, this asks at every start which cloud the machine is in
   (`metadata.google.internal`, 169.254.169.254).
+- **It leaves nothing half up.** What a start that fails had started would stay until this process ends.
 
 `python -m fl_sim.runtime.local_ray start --head --port=6379` is Ray's own command, `ray`, in such a process; the head
 of a cluster listens for the other machines, of course.
@@ -38,6 +39,17 @@ def _children_told() -> Iterator[None]:
         del os.environ[ONE_NODE]  # for a `ray start` from this process it would be wrong
 
 
+@contextlib.contextmanager
+def _nothing_half_up(node: Node) -> Iterator[None]:
+    """End the processes that a start has started that then fails: nobody else knows of them."""
+    try:
+        yield
+    except BaseException:
+        if hasattr(node, "all_processes"):
+            node.kill_all_processes(check_alive=False)
+        raise
+
+
 def _keep_to_this_machine() -> None:
     make, start_dashboard = Node.__init__, Node.start_api_server
 
@@ -47,6 +59,7 @@ def _keep_to_this_machine() -> None:
             if told.get("ray_init_cluster"):  # by ray.init, and not by `ray start`
                 ray_params.update_if_absent(node_ip_address=LOOPBACK)
                 stack.enter_context(_children_told())
+                stack.enter_context(_nothing_half_up(node))
             make(node, ray_params, *given, **told)
 
     @wraps(start_dashboard)

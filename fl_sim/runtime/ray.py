@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import collections
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fl_sim.errors import FlSimError
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore
-from fl_sim.runtime.cluster import room
+from fl_sim.runtime.cluster import WITHOUT, refuse_if_dead, room
 from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid, allowed, late
 from fl_sim.store import attach
 
@@ -36,13 +38,14 @@ RETRIES = 2  # of a client whose actor died
 BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
 LARGEST_BATCH = 64
 IN_FLIGHT = 2  # batches of short work an actor has at once, so that it never waits for the driver
-LOOK_AROUND = 5.0  # seconds for which no actor runs, after which to see whether one ever can
+LOOK_AROUND = 1.0  # seconds without an answer, after which to see whether Ray is still there, and room for an actor
 
 
 class Actor:
     """A Ray actor: a `Host` whose nodes' states come with the messages."""
 
-    def __init__(self, app: str, driver_store: DriverStore | None) -> None:
+    def __init__(self, app: str, driver_store: DriverStore | None, folder: str) -> None:
+        sys.path.append(folder)  # of the launch, where `module:object` is looked for last, as in the driver
         self.sees_store = driver_store is None or driver_store.settle()
         self.host = Host(app, "" if driver_store is None else driver_store.other_machine)
 
@@ -181,13 +184,11 @@ class RayGrid(SimulatedGrid):
         waiting = [ref for s in self.slots for ref in ([s.ready] if s.ready is not None else s.in_flight)]
         deadlines = [self._deadline(s) for s in self.slots if s.in_flight] + ([] if ends is None else [ends])
         deadline = min(deadlines, default=None)
-        patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-        idle = not any(s.in_flight for s in self.slots)
-        if idle:
-            patience = min(LOOK_AROUND, LOOK_AROUND if patience is None else patience)
+        patience = LOOK_AROUND if deadline is None else min(LOOK_AROUND, max(0.0, deadline - time.monotonic()))
         ready, _ = ray.wait(waiting, num_returns=1, timeout=patience)
+        refuse_if_dead()
         if not ready:
-            if idle:
+            if not any(s.in_flight for s in self.slots):
                 self._refuse_to_wait_for_ever()
             yield from self._late()
         elif len(waiting) > 1:
@@ -266,7 +267,7 @@ class RayGrid(SimulatedGrid):
     def _slot(self) -> Slot:
         # No events: what Ray notes of every call for its dashboard would grow with the rounds.
         options = {**self.resources, "enable_task_events": False}
-        actor: Any = ray.remote(Actor).options(**options).remote(self.app, self.driver_store)
+        actor: Any = ray.remote(Actor).options(**options).remote(self.app, self.driver_store, str(Path.cwd()))
         return Slot(actor, actor.ready.remote())
 
     def close(self) -> None:
@@ -281,7 +282,9 @@ class RayGrid(SimulatedGrid):
         except ray.exceptions.RayError as error:
             slot.starts += 1
             if slot.starts > RETRIES:
-                raise FlSimError(f"a Ray worker could not start, {slot.starts} times: {error}") from None
+                raise FlSimError(
+                    f"a Ray worker could not start, {slot.starts} times: {_cause(error)}; mend that, {WITHOUT}"
+                ) from None
             self._replace(slot)
         else:
             slot.ready, slot.starts = None, 0
@@ -309,6 +312,13 @@ class RayGrid(SimulatedGrid):
         ray.kill(slot.actor)
         fresh = self._slot()
         slot.actor, slot.ready, slot.in_flight = fresh.actor, fresh.ready, {}
+
+
+def _cause(error: Exception) -> str:
+    """The line of Ray's paragraph about a dead actor that says why: how its process ended, or what it raised."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    ended = [line for line in lines if line.startswith("The actor is dead because")]
+    return (ended or lines[-1:])[0]
 
 
 def _ask(artifact_server: Any, method: str, *arguments: Any) -> Any:

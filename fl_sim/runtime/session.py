@@ -79,16 +79,26 @@ class Session:
         """
         with _flower_told(verbose=self.verbose):
             if self._starting is not None:
-                return server(self._on_ray(num_clients, done, need))
+                return self._on_ray(server, num_clients, done, need)
             if self.where.name == "flower":
                 return self._on_flower(server, num_clients, need)
             from fl_sim.runtime.inline import InlineGrid
 
             return server(InlineGrid(APP, num_clients, self.where.timeout, done))
 
-    def _on_ray(self, num_clients: int, done: Done, need: Callable[[], int]) -> Any:
+    def _on_ray(self, server: Callable[[SimulatedGrid], T], num_clients: int, done: Done, need: Callable[[], int]) -> T:
         assert self._starting is not None
         self._starting.result()
+        from fl_sim.runtime.cluster import refuse_if_dead
+
+        refuse_if_dead()  # in a run before
+        try:
+            return server(self._grid_on_ray(num_clients, done, need))
+        except Exception:
+            refuse_if_dead()  # of which whatever was raised came
+            raise
+
+    def _grid_on_ray(self, num_clients: int, done: Done, need: Callable[[], int]) -> Any:
         if self._shares_gpus:
             self._share_gpus(need())
         elif self._on_gpus() and not self.where.gpus_per_client:
@@ -174,7 +184,7 @@ def _flower_told(*, verbose: bool) -> Iterator[None]:
 
     flower = logging.getLogger("flwr")
     level = flower.level
-    flower.setLevel(logging.INFO if verbose else logging.ERROR)
+    flower.setLevel(logging.INFO if verbose else logging.CRITICAL)  # the ledger tells what failed, in a line
     try:
         yield
     finally:

@@ -267,11 +267,12 @@ class Clients(Section):
 class Runtime(Section):
     """Where the clients run. Nothing here but `device` and `precision` may change a digit of a result."""
 
-    name: Literal["ray", "inline", "flower"] = "ray"  # inline: one process; flower: Flower's own simulation
+    # inline: one process, which cannot stop a client that hangs; flower: Flower's own simulation.
+    name: Literal["ray", "inline", "flower"] = "ray"
     on_failure: Literal["stop", "skip"] = "stop"  # of a client; skip: go on without it, and list it
-    timeout: Annotated[float, Field(gt=0, le=A_WEEK)] = (
-        600.0  # seconds one client may take for one message; times the models of its cohort where it trains them all
-    )
+    # Seconds one client may take for one message; times the models of its cohort where it trains them all; ray stops
+    # who takes longer, inline finds it late once it has answered.
+    timeout: Annotated[float, Field(gt=0, le=A_WEEK)] = 600.0
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     precision: Literal["float32", "bfloat16"] = "float32"  # of training and prediction
     cpus_per_client: Annotated[float, Field(ge=0.01, le=1024)] = 1.0  # so many clients run at once as there is room for

@@ -181,15 +181,6 @@ def test_wrong_words_are_one_clear_message_and_no_traceback(folder, fl_sim, monk
     assert list(folder.iterdir()) == []
 
 
-def test_a_look_alike_of_our_packages_in_the_launch_folder_is_refused_by_name(folder, fl_sim):
-    (folder / "clients").mkdir()
-    assert fl_sim("validate", "digits")[0] == 0  # a mere folder hides nothing
-    (folder / "clients/__init__.py").write_text("")
-    code, _, err = fl_sim("run", "digits")
-    assert code == 1
-    assert str(folder / "clients") in err.replace("\n", "")
-
-
 def test_new_writes_a_scenario_that_is_valid_and_harms_nothing(folder, fl_sim):
     assert fl_sim("new", "mine.toml")[0] == 0
     assert fl_sim("validate", "mine.toml")[0] == 0

@@ -42,13 +42,6 @@ def test_a_healthy_machine_lacks_nothing(tmp_path, monkeypatch):
     assert all(finding.ok for finding in found.values())
 
 
-def test_a_launch_folder_that_hides_our_packages_is_found(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "clients.py").write_text("")
-    (wrong,) = (finding for finding in findings() if not finding.ok)
-    assert (wrong.subject, "clients.py has the name" in wrong.told) == ("launch folder", True)
-
-
 def test_bench_measures_everything_it_names(tiny):
     where, figures = bench.bench(["runtime.name=inline", "runtime.device=cpu"], Silent())
     assert where == f"inline on {os.cpu_count()} processors, clients on cpu"

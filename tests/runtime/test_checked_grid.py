@@ -138,6 +138,20 @@ def test_who_is_late_on_the_inline_runtime_is_missing(tmp_path: Path):
     assert checked_grid.missing[1].endswith("it did not answer within 0 s")
 
 
+@pytest.mark.parametrize(("timeout", "named"), [(0.0, True), (600.0, False)])
+def test_a_client_that_hangs_inline_is_named_by_who_interrupts_the_run(monkeypatch, timeout, named):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    grid = InlineGrid("grid_app:app", 5, client_timeout=timeout)
+    monkeypatch.setattr(grid.host, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt) as end:
+        list(grid.send_and_receive([Message(RecordDict(), dst_node_id=FIRST_NODE + 3, message_type="query.behave")]))
+    notes = getattr(end.value, "__notes__", [])
+    assert len(notes) == named
+    assert all(note.startswith("client 3 had not answered query.behave") and "--runtime ray" in note for note in notes)
+
+
 def test_a_reply_of_the_users_own_kind_is_not_checked():
     def anything(k: int) -> RecordDict:
         return RecordDict({"mine": MetricRecord({"x": math.nan})})

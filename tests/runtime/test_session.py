@@ -34,7 +34,7 @@ def test_flower_and_the_environment_are_as_before_when_it_ends(tmp_path, monkeyp
     level = flower.level
     with Session(Runtime(name="inline"), 3, store=tmp_path / "mine") as session:
         assert os.environ["FL_SIM_STORE"] == str(tmp_path / "mine")
-        assert session.serve(lambda grid: (flower.level, grid.num_clients), 3, nobody) == (logging.ERROR, 3)
+        assert session.serve(lambda grid: (flower.level, grid.num_clients), 3, nobody) == (logging.CRITICAL, 3)
         assert flower.level == level
     assert "FL_SIM_STORE" not in os.environ
 
