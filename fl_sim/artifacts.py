@@ -1,9 +1,12 @@
 """A content-addressed store of what must not be computed twice: prepared data, populations, models, predictions.
 
-An artifact is a folder `KIND/KEY` of arrays (`.npy`, opened memory-mapped), tensors (`.safetensors`) and one
-`meta.json`. Its key is a digest of everything that decides its content, so an artifact is never changed, only made or
-deleted. It is written under a temporary name and renamed, so that a killed run leaves nothing half-made; a lock per
-key keeps two processes from making the same one. Nothing is pickled.
+An artifact is a folder `KIND/KEY`; what is in it, `fl_sim/seals.py` says. Its key is a digest of everything that
+decides its content, so an artifact is never changed, only made or deleted. It is written under a temporary name,
+through to the disk, and renamed, so that a killed run leaves nothing half-made; a lock per key keeps two processes from
+making the same one. What is damaged is named, deleted and made again.
+
+A store may be several users', who may write to it as their umasks let them. One that may only be read is used without a
+word as long as nothing is missing. On a file system without locks two processes may make the same artifact; one stays.
 
 A machine of a cluster that does not see the driver's store has one of its own, behind which the driver's stands: what
 is missing is brought from there before it is made, and what is made is given there.
@@ -12,32 +15,32 @@ is missing is brought from there before it is made, and what is made is given th
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
-import re
-import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_sim import seals
 from fl_sim.clock import spent
 from fl_sim.errors import FlSimError
+from fl_sim.folders import at_home, locked
+from fl_sim.seals import Arrays, Artifact
+from fl_sim.shelf import KEY, KINDS, Shelf, note_use
 
-if TYPE_CHECKING:
-    import torch
+__all__ = [
+    "KEY", "KINDS", "Arrays", "Artifact", "Store", "attach", "default_root", "digest", "digest_of_array", "located",
+    "note_use", "store_at",
+]  # fmt: skip
 
-Arrays = dict[str, NDArray[Any]]
-
-KINDS = ("data", "reference", "population", "model", "update", "outputs", "transfer", "payload")
-KEY = re.compile(r"^[0-9a-f]{32}$")
+T = TypeVar("T")
 
 
 def digest(**parts: Any) -> str:
@@ -52,22 +55,23 @@ def digest_of_array(array: NDArray[Any]) -> str:
 
 
 def default_root() -> Path:
-    """`FL_SIM_STORE`, or the user's cache folder."""
+    """`FL_SIM_STORE`, or the user's cache folder.
+
+    Raises:
+        FlSimError: see `located`.
+    """
     from platformdirs import user_cache_path
 
-    given = os.environ.get("FL_SIM_STORE")
-    return Path(given) if given else user_cache_path("fl-sim") / "store"
+    return located(os.environ.get("FL_SIM_STORE") or user_cache_path("fl-sim") / "store")
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """What is in one folder of the store."""
+def located(given: str | Path) -> Path:
+    """The store at a place as a user names it, where `~` is the home folder.
 
-    arrays: Arrays = field(
-        default_factory=dict
-    )  # name -> array, memory-mapped and read-only when it comes from the store
-    meta: dict[str, Any] = field(default_factory=dict)  # JSON values
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    Raises:
+        FlSimError: no home folder is known.
+    """
+    return at_home(given, "the artifact store", "with --store, or FL_SIM_STORE")
 
 
 class Elsewhere(Protocol):
@@ -81,111 +85,96 @@ class Elsewhere(Protocol):
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(Shelf):
     """The artifacts under one root folder, and those of `elsewhere` where there is such a place."""
 
-    root: Path
     elsewhere: Elsewhere | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FlSimError(
-                f"the artifact store {self.root} cannot be written: {error.strerror}; choose another with --store"
-            ) from None
+            if not self.root.is_dir():  # else it may be complete, so that nothing need be written
+                raise FlSimError(
+                    f"the artifact store {self.root} cannot be written: {error.strerror}; choose another with --store"
+                ) from None
 
     def get(self, kind: str, key: str, make: Callable[[], Artifact]) -> Artifact:
         """The artifact, made first if it is not there; other processes that want the same one wait for it."""
-        self.ensure(kind, key, make)
-        return self.open(kind, key)
+        return self._made(kind, key, make, seals.read)
 
     def ensure(self, kind: str, key: str, make: Callable[[], Artifact]) -> None:
-        """What `get` does for those who want its key alone: what is there is not read."""
+        """What `get` does for those who want its key alone: what is there is looked at and not read."""
+        self._made(kind, key, make, seals.look)
+
+    def _made(self, kind: str, key: str, make: Callable[[], Artifact], how: Callable[[Path, str], T]) -> T:
         folder = self.root / kind / key
-        if not folder.is_dir():
-            with self._lock(f"{kind}-{key}"):
-                if not folder.is_dir() and not self._fetched(folder):
+        found = self._found(folder, how)
+        if found is None:
+            with self._lock(folder):
+                found = self._found(folder, how, clear=True)
+                if found is None:
+                    found = self._brought(folder, how)
+                if found is None:
                     self._write(folder, make())
-        os.utime(folder)  # `prune` goes by last use
+                    found = self._found(folder, how)
+        if found is None:
+            raise FlSimError(
+                f"{folder}: was deleted or damaged as soon as it was written; the same command tries again"
+            )
+        note_use(folder)
+        return found
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether it is there; what is elsewhere is, from now on."""
+        """Whether it is there, and whole; what is elsewhere is, from now on."""
         folder = self.root / kind / key
-        if folder.is_dir() or self.elsewhere is None:
-            return folder.is_dir()
-        with self._lock(f"{kind}-{key}"):
-            return folder.is_dir() or self._fetched(folder)
+        if self._found(folder, seals.look) is not None:
+            return True
+        if self.elsewhere is None:
+            return False
+        with self._lock(folder):
+            found = self._found(folder, seals.look, clear=True)
+            return found is not None or self._brought(folder, seals.look) is not None
 
     def open(self, kind: str, key: str) -> Artifact:
         """An artifact that is there.
 
         Raises:
-            FileNotFoundError: it is not.
+            FlSimError: it is not.
         """
-        folder = self.root / kind / key
-        if not self.has(kind, key):
-            raise FileNotFoundError(f"the artifact store {self.root} has no {kind} {key}")
-        os.utime(folder)  # `prune` goes by last use
-        arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
-        meta = json.loads((folder / "meta.json").read_text())
-        return Artifact(arrays, meta, _read_tensors(folder / "tensors.safetensors"))
 
-    def prune(self, older_than_days: float) -> tuple[int, int]:
-        """Delete what was not used for so many days; returns how many artifacts and bytes went."""
-        count = freed = 0
-        for row in self.listing():
-            if row.idle_days >= older_than_days:
-                self._delete(row.folder)
-                count, freed = count + 1, freed + row.num_bytes
-        for leftover in (self.root / "tmp").glob("fl-sim-*"):  # of killed runs; a day is longer than any write takes
-            if time.time() - leftover.stat().st_mtime > 86_400:
-                shutil.rmtree(leftover)
-        return count, freed
+        def missing() -> Artifact:
+            gone = "it was deleted while it was used, or damaged; the same command makes it again"
+            raise FlSimError(f"the artifact store {self.root} has no {kind} {key}: {gone}")
 
-    def listing(self) -> list[Entry]:
-        """Every artifact that is there; what else may lie under the root is not looked at."""
-        folders = [
-            f for kind in KINDS for f in sorted((self.root / kind).glob("*")) if KEY.match(f.name) and f.is_dir()
-        ]
-        now = time.time()
-        return [
-            Entry(f.parent.name, f, sum(p.stat().st_size for p in f.iterdir()), (now - f.stat().st_mtime) / 86_400)
-            for f in folders
-        ]
-
-    def _delete(self, folder: Path) -> None:
-        # Renamed first: killed half-way, nothing that looks whole is left where artifacts are looked for.
-        grave = Path(tempfile.mkdtemp(prefix="fl-sim-", dir=self.root / "tmp"))
-        folder.rename(grave / folder.name)
-        shutil.rmtree(grave)
+        return self._made(kind, key, missing, seals.read)
 
     def _write(self, folder: Path, artifact: Artifact) -> None:
         with self.writing(), self._temporary() as temporary:
-            for name, array in artifact.arrays.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-            if artifact.tensors:
-                _write_tensors(artifact.tensors, temporary / "tensors.safetensors")
-            (temporary / "meta.json").write_text(json.dumps(artifact.meta, sort_keys=True))
+            seals.write(temporary, f"{folder.parent.name}/{folder.name}", artifact)
             if self.elsewhere is not None:
                 with spent("wait"):  # before it can be seen here, so that what this machine makes is there too
                     self.elsewhere.give(folder.parent.name, folder.name, temporary)
             self.place(temporary, folder)
 
-    def _fetched(self, folder: Path) -> bool:
-        """Whether the artifact could be brought from elsewhere. The caller holds its lock."""
+    def _brought(self, folder: Path, how: Callable[[Path, str], T]) -> T | None:
+        """What `how` finds in the artifact that is brought from elsewhere; None where there is none, or a damaged one.
+        The caller holds its lock."""
         if self.elsewhere is None:
-            return False
+            return None
         with spent("wait"), self.writing(), self._temporary() as temporary:
-            found = self.elsewhere.fetch(folder.parent.name, folder.name, temporary)
-            if found:
-                self.place(temporary, folder)
-        return found
+            if not self.elsewhere.fetch(folder.parent.name, folder.name, temporary):
+                return None
+            self.place(temporary, folder)
+        return self._found(folder, how, clear=True)
 
     @contextlib.contextmanager
-    def _temporary(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=self.root / "tmp") as folder:
-            yield Path(folder)  # which may be placed, and is gone then
+    def scratch(self) -> Iterator[Path]:
+        """A folder for a large file that is gone after the block: in the store, or, where that may only be read, where
+        the system keeps such files."""
+        where = self.root / "tmp"
+        with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=where if os.access(where, os.W_OK) else None) as folder:
+            yield Path(folder)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -197,40 +186,50 @@ class Store:
         try:
             yield
         except OSError as error:
-            other = "choose another with --store"
+            then = "choose another with --store"
             if self.elsewhere is not None:
-                other = "name another in FL_SIM_NODE_STORE on this machine, before `ray start`"
-            raise FlSimError(
-                f"the artifact store {self.root} cannot be written: {error}; free some space, or {other}"
-            ) from error
+                then = "name another in FL_SIM_NODE_STORE on this machine, before `ray start`"
+            if error.errno in _FULL:
+                then = f"free some space, or {then}"
+            raise FlSimError(f"the artifact store {self.root} cannot be written: {error}; {then}") from error
 
     def place(self, filled: Path, folder: Path) -> None:
         """Make `filled`, with an artifact's files, its `folder`: at once, so that nobody sees half of it."""
         folder.parent.mkdir(exist_ok=True)
+        seals.written_through(filled)
         try:
             filled.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else somebody with another lock folder was faster; the content is the same
-                raise
+            # Somebody with another lock folder was faster, and the content is the same; or a damaged one is there.
+            if self._found(folder, seals.look, clear=True) is None:
+                filled.rename(folder)
 
     @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        path = self.root / "locks" / name
-        path.parent.mkdir(exist_ok=True)
-        with path.open("w") as handle:
-            with spent("wait"):
-                fcntl.flock(handle, fcntl.LOCK_EX)  # released by the kernel when the process dies
+    def _lock(self, folder: Path) -> Iterator[None]:
+        """Be the only one who makes this artifact, or clears it away."""
+        try:
+            with self.writing():
+                handle = _lock_file(self.root / "locks" / f"{folder.parent.name}-{folder.name}")
+        except FlSimError as error:
+            what = "is not as it was made" if os.path.lexists(folder) else "is missing"
+            raise FlSimError(f"{folder}: {what}, and {error}") from None
+        try:
+            with spent("wait"), self.writing():
+                locked(handle, wait=True)  # released by the kernel when the process dies
             yield
+        finally:
+            os.close(handle)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One artifact in the store's listing."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-    kind: str
-    folder: Path
-    num_bytes: int
-    idle_days: float  # since its last use
+
+def _lock_file(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's, which may be locked all the same if it may be read
+        return os.open(path, os.O_RDONLY)
 
 
 _stores: dict[str, Store] = {}  # of this process, by root
@@ -246,19 +245,3 @@ def store_at(root: str) -> Store:
 def attach(root: str, elsewhere: Elsewhere) -> None:
     """Let `elsewhere` stand behind the store of this process at `root`."""
     _stores[root] = Store(Path(root), elsewhere)
-
-
-def _write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save
-
-    # Not save_file, which reports a full disk by an error of its own kind.
-    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
-def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
-    if not path.exists():
-        return {}
-    from safetensors.torch import load_file
-
-    loaded: dict[str, torch.Tensor] = load_file(path)
-    return loaded

@@ -11,7 +11,6 @@ import itertools
 import math
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,7 +144,8 @@ def bench(settings: Sequence[str], watch: Progress) -> tuple[str, list[Figure]]:
         FlSimError: there is no room on the disk, or the runtime cannot be started here.
     """
     runtime = _runtime(settings)
-    root = Store(default_root()).root  # the disk that runs use
+    store = Store(default_root())  # on the disk that runs use
+    root = store.root
     free = shutil.disk_usage(root).free
     if free < ROOM:
         raise FlSimError(
@@ -156,7 +156,7 @@ def bench(settings: Sequence[str], watch: Progress) -> tuple[str, list[Figure]]:
     watch.phase("starting", None)
     seeds = itertools.count()  # another for every run, so that none finds anything in the store
     with (
-        tempfile.TemporaryDirectory(prefix="fl-sim-", dir=root / "tmp") as place,
+        store.scratch() as place,
         simulator(runtime, MOST_CLIENTS, store=place) as simulate,
     ):
 

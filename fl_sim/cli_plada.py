@@ -49,7 +49,7 @@ def pack(
     store: StoreOption = None,
 ) -> None:
     """Make a scenario's payload here, without any client: teacher, rehearsal, selection, packing."""
-    from fl_sim.artifacts import Store, default_root
+    from fl_sim.artifacts import Store, default_root, located
     from fl_sim.report.progress import Bars
     from fl_sim.scenario import Scenario
 
@@ -60,7 +60,7 @@ def pack(
     for path, suffix in ((to, ".plada"), (beside, ".npz"), (sheet, ".png")):
         _refuse(path, suffix)
     with Bars(err) as bars:
-        learn = _learning(scenario, Store(store or default_root()), bars)
+        learn = _learning(scenario, Store(located(store or default_root())), bars)
         contents, found = learn.files(), learn.metrics()
         if FOLDERS_IN_RUN in contents:
             _write(beside, contents[FOLDERS_IN_RUN])

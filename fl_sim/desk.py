@@ -8,7 +8,6 @@ calibration start from the same teacher and the same logits. A `ServerModel`, wh
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -129,7 +128,7 @@ class Desk:
         self.watch.phase("asking the teacher about the reference set", len(reference))
         module, recipe = load_model(self.store, teacher.key, self.data)
         arrays: dict[str, NDArray[Any]] = {}
-        with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=self.store.root / "tmp") as place:
+        with self.store.scratch() as place:
             # On disk, because the logits of a large reference set exceed memory; what is mapped outlives the folder.
             for rows, images in reference.blocks(BLOCK):
                 said = self._said(module, images, recipe, embed)
@@ -141,7 +140,7 @@ class Desk:
                 for name, values in said.items():
                     if name not in arrays:
                         shape = (len(reference), values.shape[1])
-                        file = f"{place}/{name}.npy"
+                        file = place / f"{name}.npy"
                         arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=values.dtype, shape=shape)
                     arrays[name][rows] = values
                 self.watch.done(len(images))

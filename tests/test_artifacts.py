@@ -166,7 +166,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_what_is_not_there_cannot_be_opened(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has no model 1234"):
+    with pytest.raises(FlSimError, match="has no model 1234: .*the same command makes it again$"):
         Store(tmp_path).open("model", "1234")
 
 
@@ -175,22 +175,22 @@ OLD, NEW = "0" * 32, "1" * 32
 
 def test_listing_and_pruning_go_by_last_use(tmp_path):
     store = Store(tmp_path)
-    for kind, key in (("model", OLD), ("model", NEW), ("outputs", OLD)):
+    for kind, key in (("payload", OLD), ("payload", NEW), ("outputs", OLD)):
         store.get(kind, key, an_artifact)
         if key == OLD:
             os.utime(tmp_path / kind / key, (time.time() - 40 * DAY,) * 2)
     rows = {(row.kind, row.folder.name): row for row in store.listing()}
-    size = sum(path.stat().st_size for path in (tmp_path / "model" / OLD).iterdir())
+    size = sum(path.stat().st_size for path in (tmp_path / "payload" / OLD).iterdir())
     assert {which: (round(row.idle_days), row.num_bytes) for which, row in rows.items()} == {
-        ("model", NEW): (0, size), ("model", OLD): (40, size), ("outputs", OLD): (40, size),
+        ("payload", NEW): (0, size), ("payload", OLD): (40, size), ("outputs", OLD): (40, size),
     }  # fmt: skip
     assert store.prune(older_than_days=41) == (0, 0)
     store.open("outputs", OLD)  # used now, so no longer idle
     assert store.prune(older_than_days=30) == (1, size)
-    assert {(row.kind, row.folder.name) for row in store.listing()} == {("model", NEW), ("outputs", OLD)}
+    assert {(row.kind, row.folder.name) for row in store.listing()} == {("payload", NEW), ("outputs", OLD)}
     assert store.prune(older_than_days=0) == (2, 2 * size)
     assert store.listing() == []
-    assert store.get("model", NEW, an_artifact).meta == {"why": "test"}
+    assert store.get("payload", NEW, an_artifact).meta == {"why": "test"}
 
 
 def test_only_what_the_store_made_is_listed_and_pruned(tmp_path):

@@ -16,7 +16,6 @@ groups are, because the codec uses them.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,8 +174,8 @@ def refer(sets: Sequence[str], shape: Shape, store: Store) -> Reference:
     places = [str(_folder(name).resolve()) for name in sets if name.startswith(FOLDER)]
     key = digest(sets=fingerprints(sets), places=places, shape=list(shape), version=VERSION, torch=versions("torch"))
     if not store.has("reference", key):
-        with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=store.root / "tmp") as scratch:
-            store.get("reference", key, lambda: _make(tuple(sets), shape, Path(scratch)))
+        with store.scratch() as scratch:
+            store.ensure("reference", key, lambda: _make(tuple(sets), shape, scratch))
     return open_reference(store, key)
 
 
@@ -186,10 +185,7 @@ def open_reference(store: Store, key: str) -> Reference:
     Raises:
         FlSimError: it is not there.
     """
-    try:
-        found = store.open("reference", key)
-    except FileNotFoundError as error:
-        raise FlSimError(f"{error}; it was deleted while it was used: run again") from None
+    found = store.open("reference", key)
     meta, arrays = found.meta, found.arrays
     parts: list[NDArray[np.uint8] | Listing] = []
     for number, folder in enumerate(meta["folders"]):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fl_sim.errors import FlSimError
+from fl_sim.folders import at_home
 
 BLOCK = 1 << 24  # numbers that are looked at at a time
 Task = Literal["classification", "regression", "unlabelled"]
@@ -90,12 +91,10 @@ def versions(*packages: str) -> tuple[str, ...]:
 
 def data_root() -> Path:
     """Where downloaded data lives: the environment's FL_SIM_DATA, else the user's data folder."""
-    chosen = os.environ.get("FL_SIM_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("fl-sim"))
+    chosen = os.environ.get("FL_SIM_DATA") or platformdirs.user_data_dir("fl-sim")
+    return at_home(chosen, "the data folder", "with FL_SIM_DATA")
 
 
 def _names(classes: Any) -> tuple[str, ...] | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fl_sim.artifacts import KEY, KINDS, Store, default_root
+from fl_sim.artifacts import KEY, KINDS, Store, default_root, note_use
 from fl_sim.errors import FlSimError
 
 CHUNK = 1 << 24  # bytes in one message: 16 MiB take tens of milliseconds, beside which the message's own is little
@@ -30,7 +30,7 @@ class Home:
     """The driver's store, as its workers are told of it."""
 
     root: str
-    mark: str  # the name of a folder in its `tmp` that is there while the driver runs
+    mark: str  # the name of a folder in its `tmp` that is there while the driver runs; "" where it may only be read
     machine: str  # the driver's
 
     @property
@@ -52,13 +52,19 @@ class Home:
         return self._marks(place)
 
     def _marks(self, place: Path) -> bool:
+        if not self.mark:
+            return platform.node() == self.machine and place.resolve() == Path(self.root).resolve()
         return (place / "tmp" / self.mark).is_dir()
 
 
 @contextlib.contextmanager
 def home(root: str) -> Iterator[Home]:
     """The store at `root` of this process, a driver, marked for the block."""
-    with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=Path(root) / "tmp") as mark:
+    with contextlib.ExitStack() as stack:
+        try:
+            mark = stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-sim-", dir=Path(root) / "tmp"))
+        except OSError:
+            mark = ""
         yield Home(root, Path(mark).name, platform.node())
 
 
@@ -76,8 +82,10 @@ class Depot:
             FlSimError: the store cannot be read.
         """
         folder = self._folder(kind, key)
+        if not self.store.has(kind, key):
+            return None
         try:
-            os.utime(folder)  # `prune` goes by last use
+            note_use(folder)
             return _cut(folder, start)
         except FileNotFoundError:
             return None
@@ -91,7 +99,7 @@ class Depot:
             FlSimError: the store cannot be written.
         """
         folder = self._folder(kind, key)
-        if folder.is_dir():
+        if self.store.has(kind, key):
             return False
         # What a sender that has died leaves there, `prune` takes.
         arriving = self.store.root / "tmp" / f"fl-sim-{sender}"

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from fl_sim.artifacts import Store, default_root
+from fl_sim.artifacts import Store, default_root, located
 from fl_sim.clock import Clock
 from fl_sim.devices import num_gpus, resolve_device, share_of_gpu
 from fl_sim.errors import FlSimError
@@ -40,7 +40,7 @@ class Session:
         self, where: Runtime, max_clients: int, *, store: str | Path | None = None, verbose: bool = False
     ) -> None:
         self.where, self.max_clients, self.verbose = where, max_clients, verbose
-        self.store = Store(Path(store) if store else default_root())
+        self.store = Store(located(store or default_root()))
         self._clock: Clock | None = Clock()  # what starting takes is the first run's
         self._grid: Any = None  # the one RayGrid, where the runtime is ray
         self._shares_gpus, self._need = False, -1  # whether by measure, and the bytes that they are shared out by
