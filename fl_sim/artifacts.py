@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from fl_sim import seals
 from fl_sim.clock import spent
-from fl_sim.errors import FlSimError
+from fl_sim.errors import StoreError
 from fl_sim.folders import at_home, locked
 from fl_sim.seals import Arrays, Artifact
 from fl_sim.shelf import KEY, KINDS, Shelf, note_use
@@ -95,7 +95,7 @@ class Store(Shelf):
             (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if not self.root.is_dir():  # else it may be complete, so that nothing need be written
-                raise FlSimError(
+                raise StoreError(
                     f"the artifact store {self.root} cannot be written: {error.strerror}; choose another with --store"
                 ) from None
 
@@ -119,7 +119,7 @@ class Store(Shelf):
                     self._write(folder, make())
                     found = self._found(folder, how)
         if found is None:
-            raise FlSimError(
+            raise StoreError(
                 f"{folder}: was deleted or damaged as soon as it was written; the same command tries again"
             )
         note_use(folder)
@@ -140,12 +140,12 @@ class Store(Shelf):
         """An artifact that is there.
 
         Raises:
-            FlSimError: it is not.
+            StoreError: it is not.
         """
 
         def missing() -> Artifact:
             gone = "it was deleted while it was used, or damaged; the same command makes it again"
-            raise FlSimError(f"the artifact store {self.root} has no {kind} {key}: {gone}")
+            raise StoreError(f"the artifact store {self.root} has no {kind} {key}: {gone}")
 
         return self._made(kind, key, missing, seals.read)
 
@@ -181,7 +181,7 @@ class Store(Shelf):
         """Say of what cannot be written in the block, on a full disk for one, what to do.
 
         Raises:
-            FlSimError: in place of an OSError.
+            StoreError: in place of an OSError.
         """
         try:
             yield
@@ -191,7 +191,7 @@ class Store(Shelf):
                 then = "name another in FL_SIM_NODE_STORE on this machine, before `ray start`"
             if error.errno in _FULL:
                 then = f"free some space, or {then}"
-            raise FlSimError(f"the artifact store {self.root} cannot be written: {error}; {then}") from error
+            raise StoreError(f"the artifact store {self.root} cannot be written: {error}; {then}") from error
 
     def place(self, filled: Path, folder: Path) -> None:
         """Make `filled`, with an artifact's files, its `folder`: at once, so that nobody sees half of it."""
@@ -210,9 +210,9 @@ class Store(Shelf):
         try:
             with self.writing():
                 handle = _lock_file(self.root / "locks" / f"{folder.parent.name}-{folder.name}")
-        except FlSimError as error:
+        except StoreError as error:
             what = "is not as it was made" if os.path.lexists(folder) else "is missing"
-            raise FlSimError(f"{folder}: {what}, and {error}") from None
+            raise StoreError(f"{folder}: {what}, and {error}") from None
         try:
             with spent("wait"), self.writing():
                 locked(handle, wait=True)  # released by the kernel when the process dies

@@ -1,11 +1,11 @@
 """An artifact's folder: arrays (`.npy`, opened memory-mapped), tensors (`.safetensors`) and one `meta.json`, sealed, so
 that damage is noticed before it is believed. Nothing is pickled.
 
-The seal is a key of `meta.json`: whose folder it is, size and digest of each file beside it, the digest of the rest of
-`meta.json`, and a moment. Sealed files bear that moment as the time of their last change, so that whoever looks need
-only ask the file system: a file that was written to has another time, and its content is held against its digest; if
-that is right (the folder was copied), it is given the moment again. What changes content and leaves size and time as
-they were is found by a thorough look alone, that of `fl-sim store --check`.
+The seal is a key of `meta.json`: whose folder it is, size and digest of each file beside it, a moment, and the digest
+of all of `meta.json` but this digest. Sealed files bear that moment as the time of their last change, so that whoever
+looks need only ask the file system: a file that was written to has another time, and its content is held against its
+digest; if that is right (the folder was copied), it is given the moment again. What changes content and leaves size and
+time as they were is found by a thorough look alone, that of `fl-sim store --check`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def write(folder: Path, name: str, artifact: Artifact) -> None:
     at = _moment()
     told = json.loads(json.dumps(artifact.meta))  # keys as they are read back
     files = {path.name: [path.stat().st_size, _digest_of(str(path))] for path in sorted(folder.iterdir())}
-    told[SEAL] = {"of": name, "at": at, "files": files, "meta": _digest(told)}
+    told[SEAL] = {"of": name, "at": at, "files": files}
+    told[SEAL] |= {"sha256": _digest(told)}
     (folder / META).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")
     for path in folder.iterdir():
         os.utime(path, ns=(at, at))
@@ -105,10 +106,13 @@ def look(folder: Path, name: str, *, thorough: bool = False) -> Sealed:
     with open(path, "rb") as file:  # noqa: PTH123
         changed = os.fstat(file.fileno()).st_mtime_ns
         meta = _parsed(file.read())
-    at, files, digest = _seal_of(meta, name)
-    moved = [path] if thorough or changed != at else []
-    if moved and _digest(meta) != digest:
-        raise ValueError(f"{META} says something else")
+    at, files = _seal_of(meta, name)
+    moved = []
+    if thorough or changed != at:
+        if meta[SEAL].pop("sha256", None) != _digest(meta):
+            raise ValueError(f"{META} says something else")
+        thorough, moved = True, [path]
+    del meta[SEAL]
     for beside, (size, content) in files.items():
         path = f"{folder}/{beside}"
         found = os.stat(path)  # noqa: PTH116
@@ -139,26 +143,26 @@ def written_through(folder: Path) -> None:
 
 def _parsed(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{META}: {error}") from None
 
 
-def _seal_of(meta: Any, name: str) -> tuple[int, dict[str, tuple[int, str]], str]:
-    """The moment, the files and the digest of the rest, which is all that is left of `meta`."""
+def _seal_of(meta: Any, name: str) -> tuple[int, dict[str, tuple[int, str]]]:
+    """The moment, and of each file the size and the digest."""
     if not isinstance(meta, dict):
         raise ValueError(f"{META} holds a {type(meta).__name__} where an object should be")
-    told = meta.pop(SEAL, None)
-    if told is None:
+    if SEAL not in meta:
         raise OlderError(f"{META} has no seal")
+    told = meta[SEAL]
     try:
-        of, at, digest = told["of"], int(told["at"]), told["meta"]
+        of, at = told["of"], int(told["at"])
         files = {str(beside): (int(size), str(content)) for beside, (size, content) in told["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ValueError(f"{META} has a seal of another form") from None
     if of != name:
         raise ValueError(f"it is {of}")
-    return at, files, digest
+    return at, files
 
 
 def _moment() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fl_sim import seals
-from fl_sim.errors import FlSimError
+from fl_sim.errors import StoreError
 from fl_sim.notes import log
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Shelf:
         `clear` it names and deletes.
 
         Raises:
-            FlSimError: it may not be read, or not be deleted.
+            StoreError: it may not be read, or not be deleted.
         """
         why: ValueError
         try:
@@ -46,7 +46,7 @@ class Shelf:
             if error.errno in _ABSENT and not os.path.lexists(folder):
                 return None
             if error.errno not in (*_ABSENT, *_BROKEN):
-                raise FlSimError(f"{folder}: cannot be read: {error.strerror}; choose another --store") from None
+                raise StoreError(f"{folder}: cannot be read: {error.strerror}; choose another --store") from None
             why = ValueError(f"{Path(error.filename or folder).name}: {error.strerror}")
         except ValueError as error:
             why = error
@@ -61,7 +61,7 @@ class Shelf:
         except FileNotFoundError:
             return  # another process, on a file system without locks
         except OSError as error:
-            raise FlSimError(f"{said}; it cannot be deleted, to be made again: {error.strerror}") from None
+            raise StoreError(f"{said}; it cannot be deleted, to be made again: {error.strerror}") from None
         if isinstance(why, seals.OlderError):
             _say_older(self.root)
         else:

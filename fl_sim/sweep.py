@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from fl_sim.errors import FlSimError
 from fl_sim.folders import PREFIX, alone_in, clear_dead, is_there, sealed, write_whole
+from fl_sim.notes import log
 from fl_sim.points import FAILED, POINTS, SWEEP, Point, Sweep, SweepFile, is_finished
 from fl_sim.readiness import check
 from fl_sim.results import RunFolder
@@ -90,7 +91,10 @@ def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], 
         watch.point(point.words())
         try:
             with RunFolder(folder / POINTS / point.run) as place:
-                place.write(simulate(point.scenario))
+                result = simulate(point.scenario)
+                for note in result.summary["notes"]:
+                    log.warning("%s: %s", point.words(), note)
+                place.write(result)
                 place.finish()
         except Exception as error:  # whatever it is, it must not cost the other points
             told = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"

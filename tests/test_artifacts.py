@@ -166,7 +166,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_what_is_not_there_cannot_be_opened(tmp_path):
-    with pytest.raises(FlSimError, match="has no model 1234: .*the same command makes it again$"):
+    with pytest.raises(FlSimError, match=r"has no model 1234: .*the same command makes it again$"):
         Store(tmp_path).open("model", "1234")
 
 
