@@ -58,14 +58,14 @@ def default_root() -> Path:
     """`FL_SIM_STORE`, or the user's cache folder.
 
     Raises:
-        FlSimError: see `located`.
+        FlSimError: no home folder is known.
     """
     from platformdirs import user_cache_path
 
-    return located(os.environ.get("FL_SIM_STORE") or user_cache_path("fl-sim") / "store")
+    return located(os.environ.get("FL_SIM_STORE") or (lambda: user_cache_path("fl-sim") / "store"))
 
 
-def located(given: str | Path) -> Path:
+def located(given: str | Path | Callable[[], Path]) -> Path:
     """The store at a place as a user names it, where `~` is the home folder.
 
     Raises:
@@ -228,8 +228,10 @@ def _lock_file(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # another user's, which may be locked all the same if it may be read
-        return os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)  # another user's, which may be locked all the same if it may be read
 
 
 _stores: dict[str, Store] = {}  # of this process, by root

@@ -70,8 +70,8 @@ def _launch_folder() -> Finding:
 
 
 def _store() -> Finding:
-    root = default_root()
     try:
+        root = default_root()
         entries = Store(root).listing()
     except FlSimError as error:
         return Finding("artifact store", False, str(error))

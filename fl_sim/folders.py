@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,18 +119,18 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
 
 
-def at_home(given: str | Path, what: str, how: str) -> Path:
-    """A place as a user names it, where `~` is the home folder.
+def at_home(given: str | Path | Callable[[], str | Path], what: str, how: str) -> Path:
+    """A place as a user names it, where `~` is the home folder; or what platformdirs says, which asks for that too.
 
     Raises:
         FlSimError: no home folder is known; `how` says where else to name one.
     """
-    place = Path(given)
     try:
-        return place.expanduser()
+        return Path(given() if callable(given) else given).expanduser()
     except RuntimeError:
+        named = "" if callable(given) else f" {given}"
         known = f"HOME is not set, and the list of users has none for user {os.getuid()}"
-        raise FlSimError(f"{what} {place}: no home folder is known ({known}); say where {how}") from None
+        raise FlSimError(f"{what}{named}: no home folder is known ({known}); say where {how}") from None
 
 
 # ------------------------------------------------------------------------------------------------------------ writing

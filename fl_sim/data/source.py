@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +93,7 @@ def data_root() -> Path:
     """Where downloaded data lives: the environment's FL_SIM_DATA, else the user's data folder."""
     import platformdirs
 
-    chosen = os.environ.get("FL_SIM_DATA") or platformdirs.user_data_dir("fl-sim")
+    chosen = os.environ.get("FL_SIM_DATA") or partial(platformdirs.user_data_dir, "fl-sim")
     return at_home(chosen, "the data folder", "with FL_SIM_DATA")
 
 
