@@ -292,7 +292,10 @@ def _refuse_taken(place: Path) -> None:
         raise FlSimError(f"{place}: is there already and is no folder; choose another --out")
     if is_there(place / RESULT):
         raise FlSimError(f"{place}: a run was finished there a moment ago; the same command shows it")
-    strange = next((path.name for path in place.iterdir() if not path.name.startswith(PREFIX)), None)
+    names = {path.name for path in place.iterdir() if not path.name.startswith(PREFIX)}
+    if {SCENARIO, CLIENTS} <= names:
+        raise damaged(place / RESULT, "it is no file" if RESULT in names else "it is missing")
+    strange = min(names, default=None)
     if strange is not None:
         raise FlSimError(
             f"{place}: is there already and is no run of fl-sim (it holds {strange}); choose another --out"

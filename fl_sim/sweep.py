@@ -78,7 +78,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = f"{folder}: cannot be read or written: {error.strerror or error}"
+        why = f"{error.filename or folder}: cannot be read or written: {error.strerror or error}"
         raise FlSimError(f"{why}; choose another --out, or see to that: the finished points are kept") from error
 
 
