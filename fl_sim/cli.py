@@ -372,7 +372,7 @@ def store(
     out.print(table)
     if damaged:
         raise FlSimError(
-            f"{damaged} artifacts of the store {kept.root} were damaged, and are deleted, to be made again"
+            f"artifact store {kept.root}: deleted what was damaged, {damaged} of {damaged + len(entries)} artifacts"
         )
     if check:
         out.print("no artifact is damaged")

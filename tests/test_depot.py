@@ -20,6 +20,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fl_sim.artifacts import Artifact, Store, attach, store_at
 from fl_sim.errors import FlSimError
+from fl_sim.notes import noted
 from fl_sim.runtime import depot as module
 from fl_sim.runtime import ray as runtime
 from fl_sim.runtime.depot import Depot, Home, Link, home
@@ -243,6 +244,25 @@ def test_what_is_deleted_half_way_is_an_error_and_is_made_next_time(driver, tmp_
         node.get("model", KEY, never)
     assert is_empty(node)
     assert node.get("model", KEY, an_artifact).meta == {"why": "test"}
+
+
+@pytest.mark.parametrize("in_secret", [False, True])
+def test_what_is_damaged_at_the_drivers_is_made_again(driver, node, in_secret):
+    """Noticed there, it is not sent, and what is made takes its place; noticed only here, it is not believed."""
+    driver.ensure("model", KEY, an_artifact)
+    file = driver.root / "model" / KEY / "a.npy"
+    times, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    if in_secret:
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with noted() as notes:
+        found = node.get("model", KEY, an_artifact)
+    assert found.arrays["a"].tolist() == list(range(100))
+    said = "is not what fl-sim wrote: a.npy has another content; it is deleted, to be made again"
+    assert notes == [f"{node.root if in_secret else driver.root}/model/{KEY}: {said}"]
+    assert driver.check() == in_secret
+    assert node.check() == 0
 
 
 @pytest.mark.parametrize(("whose", "told"), [
