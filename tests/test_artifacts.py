@@ -173,6 +173,38 @@ def test_what_is_not_there_cannot_be_opened(tmp_path):
 OLD, NEW = "0" * 32, "1" * 32
 
 
+def at_its_time(path: Path, content: bytes) -> None:
+    """Write a file so that the time of its last change stays as it was."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_another_size_is_noticed_whatever_the_time_says(tmp_path):
+    store = Store(tmp_path)
+    store.ensure("model", OLD, an_artifact)
+    at_its_time(tmp_path / "model" / OLD / "a.npy", bytes(10))
+    assert not store.has("model", OLD)
+    store.ensure("model", OLD, an_artifact)
+    assert store.open("model", OLD).arrays["a"].tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"test"', b'"tesT"'), (b'"why"', b'"who"'), (b"[152,", b"[152 ,")])
+def test_what_is_said_beside_the_arrays_is_sealed_too(tmp_path, old, new):
+    store = Store(tmp_path)
+    store.ensure("model", OLD, an_artifact)
+    file = tmp_path / "model" / OLD / "meta.json"
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new))
+    assert store.has("model", OLD) == (new == b"[152 ,")  # which says the same
+    file.write_bytes(content)
+    assert store.has("model", OLD)
+    at_its_time(file, content.replace(old, new))
+    assert store.has("model", OLD)
+    assert store.check() == (new != b"[152 ,")
+
+
 def test_listing_and_pruning_go_by_last_use(tmp_path):
     store = Store(tmp_path)
     for kind, key in (("payload", OLD), ("payload", NEW), ("outputs", OLD)):

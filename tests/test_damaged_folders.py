@@ -110,6 +110,14 @@ def test_every_reader_names_what_is_damaged_and_leaves_the_rest(made, tmp_path, 
             one_line(refused, folder)
 
 
+def test_a_run_that_lost_its_result_is_named_and_not_taken_for_something_else(made, tmp_path, fl_sim):
+    folder = shutil.copytree(made["run"].folder, tmp_path / "run")
+    (folder / "result.json").unlink()
+    code, _, said = fl_sim(*RUN, folder)
+    told = "is not what fl-sim wrote: it is missing; delete its folder, and the same command makes it again"
+    assert (code, said) == (1, f"error: {folder}/result.json: {told}\n")
+
+
 def said_by(load: Callable[[Path], object], folder: Path) -> str:
     try:
         load(folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fl_sim.artifacts import KEY, KINDS, Store, default_root, note_use
+from fl_sim.artifacts import KEY, KINDS, Store, default_root, located, note_use
 from fl_sim.errors import FlSimError
 
 CHUNK = 1 << 24  # bytes in one message: 16 MiB take tens of milliseconds, beside which the message's own is little
@@ -47,7 +47,7 @@ class Home:
         """
         own, drivers = os.environ.get("FL_SIM_NODE_STORE"), Path(self.root)
         elses = drivers if self._marks(drivers) else default_root()
-        place = Path(own).expanduser() if own else elses
+        place = located(own) if own else elses
         os.environ["FL_SIM_STORE"] = str(place)
         return self._marks(place)
 
