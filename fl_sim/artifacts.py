@@ -221,7 +221,7 @@ class Store(Shelf):
             os.close(handle)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: numpy's, which says how much it could not write
 
 
 def _lock_file(path: Path) -> int:

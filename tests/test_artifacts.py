@@ -140,7 +140,7 @@ except FlSimError as error:
     out, err = python(code, tmp_path).communicate(timeout=60)
     assert err == ""
     assert out.startswith(f"the artifact store {tmp_path} cannot be written: ")
-    assert out.strip().endswith("choose another with --store")
+    assert out.strip().endswith("; free some space, or choose another with --store")
     assert not Store(tmp_path).has("kind", "key")
     assert list((tmp_path / "tmp").iterdir()) == []
 
