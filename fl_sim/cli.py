@@ -190,7 +190,7 @@ def _show(result: Any) -> None:
 
     out.print(summary(result))
     for note in result.summary.get("notes", ()):  # which results of older versions do not have
-        out.print(f"- {escape(note)}", highlight=False)
+        out.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
 
 
 # ----------------------------------------------------------------------------------------------- scenarios and names
