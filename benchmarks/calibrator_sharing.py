@@ -34,7 +34,7 @@ from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import stream
 from fl_sim.runtime.inline import InlineGrid
 from fl_sim.scenario.toml import locate, override, read
-from fl_sim.store import Store, default_root
+from fl_sim.store.artifacts import Store, default_root
 
 Floats = NDArray[np.float64]
 

@@ -77,7 +77,7 @@ def prepare(told: argparse.Namespace, master: Path, folder: Path) -> None:
     from fl_sim.models import training
     from fl_sim.population import prepared_data as preparation
     from fl_sim.population.clients import populate
-    from fl_sim.store import Store
+    from fl_sim.store.artifacts import Store
 
     world, store = scenario(told), Store(master)
     prepared = preparation.prepare(world.data, world.seed, store)

@@ -100,7 +100,7 @@ def world(count: int) -> tuple[Any, Any, dict[str, str]]:
     """The store, the clients and their models' keys; made by `prepare_store`."""
     from fl_sim.population.clients import populate
     from fl_sim.population.prepared_data import prepare
-    from fl_sim.store import Store
+    from fl_sim.store.artifacts import Store
 
     told, store = scenario(count), Store(Path(os.environ["FL_SIM_STORE"]))
     population = populate(told, prepare(told.data, told.seed, store), store)
@@ -207,7 +207,7 @@ def prepare_store(root: Path) -> None:
     from fl_sim.population.clients import populate
     from fl_sim.population.model_cache import trained
     from fl_sim.population.prepared_data import prepare
-    from fl_sim.store import Store
+    from fl_sim.store.artifacts import Store
 
     store, told = Store(root), scenario(100)
     data = prepare(told.data, told.seed, store)
@@ -224,7 +224,7 @@ def prepare_images(master: Path, folder: Path) -> np.ndarray:
 
     from fl_sim.population.model_cache import load_model
     from fl_sim.population.prepared_data import prepare
-    from fl_sim.store import Store
+    from fl_sim.store.artifacts import Store
 
     store, told = Store(master), scenario(100)
     data = prepare(told.data, told.seed, store)
@@ -240,7 +240,7 @@ def prepare_partition(master: Path, folder: Path, count: int, rows: np.ndarray) 
 
     from fl_sim.population.clients import populate
     from fl_sim.population.prepared_data import prepare
-    from fl_sim.store import Store
+    from fl_sim.store.artifacts import Store
 
     told = scenario(count)
     with tempfile.TemporaryDirectory() as place:

@@ -9,7 +9,7 @@ from plada_rehearsal import TASKS, scenario
 
 from fl_sim.data.reference import refer
 from fl_sim.population.prepared_data import prepare
-from fl_sim.store import Store, default_root
+from fl_sim.store.artifacts import Store, default_root
 
 
 def main() -> None:

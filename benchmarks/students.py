@@ -108,7 +108,7 @@ def alone(told: argparse.Namespace, device: str, tier: str, store: Path) -> floa
     from clients.behaviour import own_recipe
     from fl_sim.population.model_cache import student
     from fl_sim.simulation import made_ready
-    from fl_sim.store import Store
+    from fl_sim.store.artifacts import Store
 
     held = Store(store)
     people = made_ready(scenario(told, device, tier, Way(ALONE, "1")), held)

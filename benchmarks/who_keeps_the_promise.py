@@ -31,7 +31,7 @@ from fl_sim.population.clients import populate
 from fl_sim.population.prepared_data import prepare
 from fl_sim.report.certificate import rejected
 from fl_sim.simulation import Silent, simulator
-from fl_sim.store import Store, default_root
+from fl_sim.store.artifacts import Store, default_root
 
 Floats = NDArray[np.float64]
 

@@ -47,7 +47,7 @@ from fl_sim.messages.replies import REPLIES
 from fl_sim.messages.wire import pack, unpack, values_of
 from fl_sim.population.clients import Client, open_population
 from fl_sim.randomness import stream
-from fl_sim.store import default_root
+from fl_sim.store.artifacts import default_root
 
 DROPPED_OUT = 103  # an error code beside those of fl_sim/runtime/grids.py
 COUNTS = ("num_calibration", "num_examples", "num-examples")  # what a client may claim of its own rows

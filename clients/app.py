@@ -12,11 +12,12 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients import agreement, broadcast, calibrate, learn, optimise
 from clients.answers import misbehave
-from fl_sim.errors import noted
+from fl_sim.errors import StoreError, noted
 from fl_sim.messages.record import TIMING
 from fl_sim.timing import spending
 
 RAISED = 2  # Flower's code for a ClientApp that raised
+NO_STORE = 104  # an error code beside those of fl_sim/runtime/grids.py
 
 Handler = Callable[[Message, Context], RecordDict]
 
@@ -28,6 +29,8 @@ def report_failures(message: Message, context: Context, handler: ClientAppCallab
     try:
         with spending() as account, noted() as notes:
             reply = handler(message, context)
+    except StoreError as error:  # where it was asked says nothing
+        return Message(Error(NO_STORE, "; ".join([*notes, str(error)])), reply_to=message)
     except (Exception, SystemExit):  # a library's sys.exit is a client's failure, not its worker's end
         return Message(Error(RAISED, traceback.format_exc()), reply_to=message)
     if reply.has_error():

@@ -28,7 +28,7 @@ from fl_sim.plada.sections import soft_targets
 from fl_sim.plada.weights import unpack_weights
 from fl_sim.population.clients import Client, Population
 from fl_sim.population.model_cache import Cohort, TransferSet, cohort_on_transfer, distilled, gathered, shared_backbone
-from fl_sim.store import Artifact, Store, digest
+from fl_sim.store.artifacts import Artifact, Store, digest
 
 MOST_IMAGES = 10_000_000  # that a client takes in a parcel
 MOST_BYTES = 1 << 34  # of them

@@ -17,7 +17,7 @@ from fl_sim.conformal.pinball import Terms, agree, descended
 from fl_sim.messages.calibration import AgreeRequest, DescendRequest, StepReport
 from fl_sim.messages.wire import pack, unpack
 from fl_sim.randomness import stream
-from fl_sim.store import default_root
+from fl_sim.store.artifacts import default_root
 
 KEPT = 4096  # clients whose scores a process keeps at hand; together they are no more than the runs' calibration sets
 

@@ -20,7 +20,7 @@ from fl_sim.models.recipe import Recipe
 from fl_sim.population.clients import Client, Indices, Population, open_population
 from fl_sim.population.model_cache import Cohort, cohort_on_rows, kept, kept_outputs, kept_outputs_of_all, trained
 from fl_sim.randomness import one_thread
-from fl_sim.store import Artifact, Store, default_root, digest, digest_of_array, store_at
+from fl_sim.store.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
 
 WORTH_KEEPING = 0.05  # seconds that a round's training of one client takes, from which on it is kept
 

@@ -41,6 +41,10 @@ def own_code(what: str) -> Iterator[None]:
         raise OwnCodeError(f"{told}{raised}\n\n{what} raised {raised}") from None
 
 
+class StoreError(FlSimError):
+    """The artifact store cannot be read or written, whoever of us it was that asked."""
+
+
 class DataNotAtHandError(FlSimError):
     """A dataset that is not on this machine; the message holds the commands that get it."""
 

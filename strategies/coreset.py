@@ -25,7 +25,7 @@ from fl_sim.messages.learning import ImagesRequest
 from fl_sim.plada.coresets import k_centre_subset, random_subset, within
 from fl_sim.plada.images import form_of, pack_images
 from fl_sim.randomness import stream
-from fl_sim.store import Artifact, digest
+from fl_sim.store.artifacts import Artifact, digest
 from strategies.base import ALONE, Federation
 from strategies.families.training import Broadcast
 

@@ -37,7 +37,7 @@ from fl_sim.plada.rules import RULES, Rule, Trial
 from fl_sim.plada.selection import Safety, Selection, count_of, energy, ranked
 from fl_sim.randomness import stream
 from fl_sim.scenario.learn import Rehearsal, SafetyNet, Trained
-from fl_sim.store import Artifact, digest
+from fl_sim.store.artifacts import Artifact, digest
 from strategies.base import ALONE, Federation
 from strategies.families.training import Broadcast
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def test_the_files_are_found():
     assert {"fl_sim/simulation.py", "strategies/fedwq_cp.py", "clients/app.py"} <= set(FILES)
     assert "numpy" in roots("fl_sim/randomness.py", when_imported=True)
     assert "torch" in roots("fl_sim/randomness.py") - roots("fl_sim/randomness.py", when_imported=True)
-    assert "torch" not in roots("fl_sim/store.py", when_imported=True)
+    assert "torch" not in roots("fl_sim/store/artifacts.py", when_imported=True)
 
 
 LAYERS = (

@@ -21,7 +21,7 @@ from watched import spoken_to, watching
 from fl_sim import Result
 from fl_sim.report.certificate import rejected
 from fl_sim.simulation import Silent, simulator
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,6 @@ import itertools
 import math
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.tables import Runtime
 from fl_sim.scenario.toml import override
 from fl_sim.simulation import Progress, simulator
-from fl_sim.store import Store, default_root
+from fl_sim.store.artifacts import Store, default_root
 from strategies.base import Calibration
 
 SECONDS = 4.0  # for a line: four of them, the start-up and the messages make half a minute on two processors
@@ -146,7 +145,8 @@ def bench(settings: Sequence[str], watch: Progress) -> tuple[str, list[Figure]]:
         FlSimError: there is no room on the disk, or the runtime cannot be started here.
     """
     runtime = _runtime(settings)
-    root = Store(default_root()).root  # the disk that runs use
+    store = Store(default_root())  # on the disk that runs use
+    root = store.root
     free = shutil.disk_usage(root).free
     if free < ROOM:
         raise FlSimError(
@@ -157,7 +157,7 @@ def bench(settings: Sequence[str], watch: Progress) -> tuple[str, list[Figure]]:
     watch.phase("starting", None)
     seeds = itertools.count()  # another for every run, so that none finds anything in the store
     with (
-        tempfile.TemporaryDirectory(prefix="fl-sim-", dir=root / "tmp") as place,
+        store.scratch() as place,
         simulator(runtime, MOST_CLIENTS, store=place) as simulate,
     ):
 

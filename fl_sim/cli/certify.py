@@ -24,9 +24,9 @@ def certify(
     """Which clients cover less than was promised, beyond bad luck: exact tests, corrected over the clients."""
     from fl_sim.report import certificate
     from fl_sim.results import tables
-    from fl_sim.results.folders import is_there
     from fl_sim.results.run import Result
     from fl_sim.results.sweep_folder import SWEEP
+    from fl_sim.store.folders import is_there
 
     if form not in FORMATS:
         raise FlSimError(f"--format {form}: choose one of {', '.join(FORMATS)}")

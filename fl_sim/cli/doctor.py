@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fl_sim.data.datasets import DATASETS, data_root
 from fl_sim.errors import FlSimError
 from fl_sim.runtime import processor
-from fl_sim.store import Store, default_root
+from fl_sim.store.artifacts import Store, default_root
 
 PACKAGES = ("fl-sim", "flwr", "ray", "torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
 OPTIONAL = ("medmnist",)
@@ -58,8 +58,8 @@ def _gpus() -> Finding:
 
 
 def _store() -> Finding:
-    root = default_root()
     try:
+        root = default_root()
         entries = Store(root).listing()
     except FlSimError as error:
         return Finding("artifact store", False, str(error))

@@ -208,7 +208,7 @@ def _show(result: Any) -> None:
 
     out.print(summary(result))
     for note in result.summary.get("notes", ()):  # which results of older versions do not have
-        out.print(f"- {escape(note)}", highlight=False)
+        out.print(f"- {escape(note)}", highlight=False, soft_wrap=True)
 
 
 # ----------------------------------------------------------------------------------------------- scenarios and names
@@ -365,24 +365,34 @@ def data_get(
 def store(
     prune: Annotated[bool, typer.Option("--prune", help="Delete what was not used for --days.")] = False,
     days: Annotated[float, typer.Option(min=0, help="With --prune; 0 deletes everything.")] = 30,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every byte with what was written; delete what is damaged.")
+    ] = False,
     place: StoreOption = None,
 ) -> None:
     """What the artifact store holds."""
-    from fl_sim.store import Store, default_root
+    from fl_sim.store.artifacts import Store, default_root, located
 
-    kept = Store(place or default_root())
+    kept = Store(located(place or default_root()))
     if prune:
         count, freed = kept.prune(days)
         out.print(f"deleted {count} artifacts, {freed / 1e6:.1f} MB")
     table = Table(title=f"artifact store {kept.root}", title_justify="left", box=None, pad_edge=False)
     for column in ("kind", "artifacts", "MB"):
         table.add_column(column, justify="left" if column == "kind" else "right")
+    damaged = kept.check() if check else None
     entries = kept.listing()
     for kind in sorted({entry.kind for entry in entries}):
         mine = [entry.num_bytes for entry in entries if entry.kind == kind]
         table.add_row(kind, str(len(mine)), f"{sum(mine) / 1e6:.1f}")
     table.add_row("all", str(len(entries)), f"{sum(entry.num_bytes for entry in entries) / 1e6:.1f}", style="bold")
     out.print(table)
+    if damaged:
+        raise FlSimError(
+            f"artifact store {kept.root}: deleted what was damaged, {damaged} of {damaged + len(entries)} artifacts"
+        )
+    if check:
+        out.print("no artifact is damaged")
 
 
 @app.command()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fl_sim.data.named import IMAGE_ENDINGS, MODES
 from fl_sim.errors import FlSimError
-from fl_sim.store import Arrays
+from fl_sim.store.artifacts import Arrays
 
 ENDINGS = frozenset(ending.encode() for ending in IMAGE_ENDINGS)
 MOST_THREADS = 16

@@ -16,7 +16,6 @@ groups are, because the codec uses them.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ from fl_sim.data.fonts import POOL_FONTS, SEEN_FONTS, TEXT_FONTS, UNSEEN_FONTS
 from fl_sim.data.images import as_shape
 from fl_sim.data.source import versions
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
-from fl_sim.store import Arrays, Artifact, Store, digest
+from fl_sim.store.artifacts import Arrays, Artifact, Store, digest
 
 VERSION = 1  # raise it when a change here changes what is stored
 WORD = b"fl-sim reference 1"  # begins the digest: another rule gets another number
@@ -175,8 +174,8 @@ def refer(sets: Sequence[str], shape: Shape, store: Store) -> Reference:
     places = [str(_folder(name).resolve()) for name in sets if name.startswith(FOLDER)]
     key = digest(sets=fingerprints(sets), places=places, shape=list(shape), version=VERSION, torch=versions("torch"))
     if not store.has("reference", key):
-        with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=store.root / "tmp") as scratch:
-            store.get("reference", key, lambda: _make(tuple(sets), shape, Path(scratch)))
+        with store.scratch() as scratch:
+            store.ensure("reference", key, lambda: _make(tuple(sets), shape, scratch))
     return open_reference(store, key)
 
 
@@ -186,10 +185,7 @@ def open_reference(store: Store, key: str) -> Reference:
     Raises:
         FlSimError: it is not there.
     """
-    try:
-        found = store.open("reference", key)
-    except FileNotFoundError as error:
-        raise FlSimError(f"{error}; it was deleted while it was used: run again") from None
+    found = store.open("reference", key)
     meta, arrays = found.meta, found.arrays
     parts: list[NDArray[np.uint8] | Listing] = []
     for number, folder in enumerate(meta["folders"]):

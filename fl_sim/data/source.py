@@ -7,7 +7,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fl_sim.errors import DataNotAtHandError, FlSimError
+from fl_sim.store.folders import at_home
 
 BLOCK = 1 << 24  # numbers that are looked at at a time
 Task = Literal["classification", "regression", "unlabelled"]
@@ -91,12 +92,10 @@ def versions(*packages: str) -> tuple[str, ...]:
 
 def data_root() -> Path:
     """Where downloaded data lives: the environment's FL_SIM_DATA, else the user's data folder."""
-    chosen = os.environ.get("FL_SIM_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("fl-sim"))
+    chosen = os.environ.get("FL_SIM_DATA") or partial(platformdirs.user_data_dir, "fl-sim")
+    return at_home(chosen, "the data folder", "with FL_SIM_DATA")
 
 
 def damaged(name: str, files: str, error: Exception) -> DataNotAtHandError:

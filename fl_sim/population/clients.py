@@ -22,7 +22,7 @@ from fl_sim.scenario.assignment import assign_behaviours, assign_tiers, largest_
 from fl_sim.scenario.behaviours import Behaviour
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.tables import Clients, Tier
-from fl_sim.store import Artifact, Store, digest, store_at
+from fl_sim.store.artifacts import Artifact, Store, digest, store_at
 
 VERSION = 3  # raise it when a change here changes who gets what
 TARGET_BINS = 10  # regression: a client's "labels" are the deciles of the target

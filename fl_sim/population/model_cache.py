@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ from fl_sim.models.stacked_training import Stack
 from fl_sim.plada.backbone import Backbone, fit_backbone
 from fl_sim.plada.probe import Probe
 from fl_sim.population.prepared_data import Prepared
-from fl_sim.store import Artifact, Store, digest, digest_of_array
+from fl_sim.store.artifacts import Artifact, Store, digest, digest_of_array
 from fl_sim.timing import spent
 
 IN_MEMORY = 1 << 29  # bytes of images that are gathered without a file
@@ -197,8 +196,8 @@ def gathered(store: Store, reference: Reference, indices: NDArray[np.int64]) -> 
     shape = (len(indices), *reference.shape)
     if math.prod(shape) <= IN_MEMORY:
         return reference.images(indices)
-    with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=store.root / "tmp") as place:
-        images = np.lib.format.open_memmap(f"{place}/images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    with store.scratch() as place:
+        images = np.lib.format.open_memmap(place / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
     for start in range(0, len(indices), CHUNK):  # what is mapped outlives its folder
         images[start : start + CHUNK] = reference.images(indices[start : start + CHUNK])
     return images

@@ -15,7 +15,7 @@ from fl_sim.errors import ScenarioError
 from fl_sim.names import OWN
 from fl_sim.randomness import stream
 from fl_sim.scenario.tables import Data
-from fl_sim.store import Artifact, Store, digest, digest_of_array
+from fl_sim.store.artifacts import Artifact, Store, digest, digest_of_array
 
 VERSION = 1  # raise it when a change here changes which rows are drawn or how they are stored
 SPLITS = ("train", "server", "calibration", "test")  # the order in which they lie in the arrays

@@ -20,7 +20,9 @@ from pydantic import BaseModel
 
 from fl_sim.agreement.measure import MATRIX, read_matrix
 from fl_sim.errors import FlSimError, ScenarioError
-from fl_sim.results.folders import (
+from fl_sim.scenario.scenario import Scenario
+from fl_sim.scenario.toml import read
+from fl_sim.store.folders import (
     PREFIX,
     WorkFolder,
     alone_in,
@@ -34,8 +36,6 @@ from fl_sim.results.folders import (
     unsealed,
     write_through,
 )
-from fl_sim.scenario.scenario import Scenario
-from fl_sim.scenario.toml import read
 
 FORMAT = 1  # of result.json and clients.csv
 
@@ -289,7 +289,10 @@ def _refuse_taken(place: Path) -> None:
         raise FlSimError(f"{place}: is there already and is no folder; choose another --out")
     if is_there(place / RESULT):
         raise FlSimError(f"{place}: a run was finished there a moment ago; the same command shows it")
-    strange = next((path.name for path in place.iterdir() if not path.name.startswith(PREFIX)), None)
+    names = {path.name for path in place.iterdir() if not path.name.startswith(PREFIX)}
+    if {SCENARIO, CLIENTS} <= names:
+        raise damaged(place / RESULT, "it is no file" if RESULT in names else "it is missing")
+    strange = min(names, default=None)
     if strange is not None:
         raise FlSimError(
             f"{place}: is there already and is no run of fl-sim (it holds {strange}); choose another --out"

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from fl_sim.results.folders import damaged, in_form, is_there, sealed, unsealed
 from fl_sim.results.run import RESULT
+from fl_sim.store.folders import damaged, in_form, is_there, sealed, unsealed
 
 FORMAT = 1  # of a sweep's folder
 

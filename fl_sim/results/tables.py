@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from fl_sim.errors import FlSimError
-from fl_sim.results.folders import is_there
 from fl_sim.results.run import RESULT, Result
 from fl_sim.results.sweep_folder import POINTS, SWEEP, SweepFile, failures
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.tables import Clients
+from fl_sim.store.folders import is_there
 
 FORMATS = ("csv", "parquet", "json")
 

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim.errors import FlSimError
-from fl_sim.results.folders import is_there, text_of
 from fl_sim.results.run import CLIENTS, RESULT, SCENARIO, Result
 from fl_sim.results.sweep_folder import POINTS, SWEEP, SweepFile
+from fl_sim.store.folders import is_there, text_of
 
 PROJECT = "fl-sim"
 

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from fl_sim.errors import FlSimError
-from fl_sim.store import KEY, KINDS, Store, default_root
+from fl_sim.store.artifacts import KEY, KINDS, Store, default_root, located, note_use
 
 CHUNK = 1 << 24  # bytes in one message: 16 MiB take tens of milliseconds, beside which the message's own is little
 
@@ -31,7 +31,7 @@ class DriverStore:
     """The driver's store, as its workers are told of it."""
 
     root: str
-    mark: str  # the name of a folder in its `tmp` that is there while the driver runs
+    mark: str  # the name of a folder in its `tmp` that is there while the driver runs; "" where it may only be read
     machine: str  # the driver's
 
     @property
@@ -48,18 +48,24 @@ class DriverStore:
         """
         own, drivers = os.environ.get("FL_SIM_NODE_STORE"), Path(self.root)
         elses = drivers if self._marks(drivers) else default_root()
-        place = Path(own).expanduser() if own else elses
+        place = located(own) if own else elses
         os.environ["FL_SIM_STORE"] = str(place)
         return self._marks(place)
 
     def _marks(self, place: Path) -> bool:
+        if not self.mark:
+            return platform.node() == self.machine and place.resolve() == Path(self.root).resolve()
         return (place / "tmp" / self.mark).is_dir()
 
 
 @contextlib.contextmanager
 def driver_store(root: str) -> Iterator[DriverStore]:
     """The store at `root` of this process, a driver, marked for the block."""
-    with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=Path(root) / "tmp") as mark:
+    with contextlib.ExitStack() as stack:
+        try:
+            mark = stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-sim-", dir=Path(root) / "tmp"))
+        except OSError:
+            mark = ""
         yield DriverStore(root, Path(mark).name, platform.node())
 
 
@@ -77,8 +83,10 @@ class ArtifactServer:
             FlSimError: the store cannot be read.
         """
         folder = self._folder(kind, key)
+        if not self.store.has(kind, key):
+            return None
         try:
-            os.utime(folder)  # `prune` goes by last use
+            note_use(folder)
             return _cut(folder, start)
         except FileNotFoundError:
             return None
@@ -92,7 +100,7 @@ class ArtifactServer:
             FlSimError: the store cannot be written.
         """
         folder = self._folder(kind, key)
-        if folder.is_dir():
+        if self.store.has(kind, key):
             return False
         # What a sender that has died leaves there, `prune` takes.
         arriving = self.store.root / "tmp" / f"fl-sim-{sender}"
@@ -110,7 +118,7 @@ class ArtifactServer:
 
 
 class ArtifactClient:
-    """`fl_sim.store.Elsewhere` for those who reach an artifact server by `call(method, *arguments)`."""
+    """`fl_sim.store.artifacts.Elsewhere` for those who reach an artifact server by `call(method, *arguments)`."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call

@@ -32,7 +32,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore
 from fl_sim.runtime.cluster import WITHOUT, refuse_if_dead, room
 from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid, allowed, late
-from fl_sim.store import attach
+from fl_sim.store.artifacts import attach
 
 RETRIES = 2  # of a client whose actor died
 BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly

@@ -8,7 +8,6 @@ calibration start from the same teacher and the same logits. A `ServerModel`, wh
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -25,7 +24,7 @@ from fl_sim.population.model_cache import kept_outputs, load_model, trained
 from fl_sim.population.prepared_data import Prepared
 from fl_sim.randomness import one_thread
 from fl_sim.scenario.learn import Trained
-from fl_sim.store import Artifact, Store, digest
+from fl_sim.store.artifacts import Artifact, Store, digest
 
 BLOCK = 4096  # references that the teacher is shown at once
 HELD, KEPT = 1 << 24, 4  # a ServerModel keeps the inputs of so many sets of rows, each of so many values at most
@@ -129,7 +128,7 @@ class ServerContext:
         self.watch.phase("asking the teacher about the reference set", len(reference))
         module, recipe = load_model(self.store, teacher.key, self.data)
         arrays: dict[str, NDArray[Any]] = {}
-        with tempfile.TemporaryDirectory(prefix="fl-sim-", dir=self.store.root / "tmp") as place:
+        with self.store.scratch() as place:
             # On disk, because the logits of a large reference set exceed memory; what is mapped outlives the folder.
             for rows, images in reference.blocks(BLOCK):
                 said = self._said(module, images, recipe, embed)
@@ -141,7 +140,7 @@ class ServerContext:
                 for name, values in said.items():
                     if name not in arrays:
                         shape = (len(reference), values.shape[1])
-                        file = f"{place}/{name}.npy"
+                        file = place / f"{name}.npy"
                         arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=values.dtype, shape=shape)
                     arrays[name][rows] = values
                 self.watch.done(len(images))

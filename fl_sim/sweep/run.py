@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, log
 from fl_sim.preflight import check
-from fl_sim.results.folders import PREFIX, alone_in, clear_dead, is_there, sealed, write_whole
 from fl_sim.results.run import RunFolder
 from fl_sim.results.sweep_folder import FAILED, POINTS, SWEEP, SweepFile, is_finished
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.simulation import Progress, simulator
+from fl_sim.store.folders import PREFIX, alone_in, clear_dead, is_there, sealed, write_whole
 from fl_sim.sweep.expand import Point, Sweep
 
 
@@ -78,7 +78,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = f"{folder}: cannot be read or written: {error.strerror or error}"
+        why = f"{error.filename or folder}: cannot be read or written: {error.strerror or error}"
         raise FlSimError(f"{why}; choose another --out, or see to that: the finished points are kept") from error
 
 
@@ -91,7 +91,10 @@ def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], 
         watch.point(point.words())
         try:
             with RunFolder(folder / POINTS / point.run) as place:
-                place.write(simulate(point.scenario))
+                result = simulate(point.scenario)
+                for note in result.summary["notes"]:
+                    log.warning("%s: %s", point.words(), note)
+                place.write(result)
                 place.finish()
         except Exception as error:  # whatever it is, it must not cost the other points
             told = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"

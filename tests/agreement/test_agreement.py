@@ -30,7 +30,7 @@ from fl_sim.report.page.build import page
 from fl_sim.report.table import notes
 from fl_sim.results import tables
 from fl_sim.results.run import RunFolder
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 
 SLOW = settings(derandomize=True, deadline=None, max_examples=40)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -203,6 +204,24 @@ def test_store_lists_and_prunes(folder, fl_sim):
     assert "model" in fl_sim("store", "--store", "kept")[1]
     assert "deleted 0 artifacts" in fl_sim("store", "--store", "kept", "--prune")[1]
     assert "deleted 6 artifacts" in fl_sim("store", "--store", "kept", "--prune", "--days", "0")[1]
+
+
+def test_store_check_names_deletes_and_counts_what_is_damaged(folder, fl_sim, caplog):
+    fl_sim("run", "digits", *SMALL, "--store", "kept", "--out", "here")
+    code, out, _ = fl_sim("store", "--store", "kept", "--check")
+    assert (code, "no artifact is damaged" in out) == (0, True)
+    file = next(folder.glob("kept/outputs/*/outputs.npy"))
+    times, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    code, _, said = fl_sim("store", "--store", "kept", "--check")
+    assert (code, said) == (1, "error: artifact store kept: deleted what was damaged, 1 of 6 artifacts\n")
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"kept/outputs/{file.parent.name}: is not what fl-sim wrote: outputs.npy has another content"
+    )
+    assert fl_sim("store", "--store", "kept", "--check")[0] == 0
 
 
 def test_doctor_finds_this_machine_fit(fl_sim):

@@ -28,7 +28,7 @@ from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import stream
 from fl_sim.report.table import summary
 from fl_sim.scenario.behaviours import BEHAVIOUR
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from strategies.base import Calibration
 from strategies.fedavg import FedAvg
 from strategies.fedcp_qq import FedCPQQ

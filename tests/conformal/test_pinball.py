@@ -50,7 +50,7 @@ from fl_sim.messages.record import Record
 from fl_sim.messages.wire import pack, unpack
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import CALIBRATE
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from strategies.base import Calibration, Federation
 from strategies.dp_fedcp import DPFedCP
 from strategies.q_dcp import QDCP

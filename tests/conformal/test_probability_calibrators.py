@@ -46,7 +46,7 @@ from fl_sim.report.table import notes
 from fl_sim.runtime.inline import InlineGrid
 from fl_sim.scenario.calibrate import Calibrate
 from fl_sim.scenario.strategies import CALIBRATE
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from fl_sim.sweep.expand import load_sweep
 from strategies import score_text
 from strategies.base import Federation, request

@@ -18,7 +18,7 @@ from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 from fl_sim.population.prepared_data import moments, prepare
 from fl_sim.randomness import stream
 from fl_sim.scenario.tables import Data
-from fl_sim.store import Store, digest
+from fl_sim.store.artifacts import Store, digest
 
 DOWNLOADED = ["mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "cifar100", "svhn"]
 

@@ -21,7 +21,7 @@ from fl_sim.data.images import as_shape, grey, resized
 from fl_sim.data.reference import check_sets, missing, open_reference, overlaps, refer
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 from fl_sim.randomness import stream
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 
 GREY, COLOUR = (1, 8, 8), (3, 8, 8)
 

@@ -37,7 +37,7 @@ from fl_sim.population.clients import Population, populate
 from fl_sim.population.model_cache import TransferSet, cohort_on_rows, cohort_on_transfer, load_model
 from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import stream
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from strategies.base import Federation
 from strategies.own import Own
 

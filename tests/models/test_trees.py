@@ -27,7 +27,7 @@ from fl_sim.models.stacked_training import stackable
 from fl_sim.models.training import FitsItself, fit, initial, predict
 from fl_sim.models.trees import LEAST, _seed, rounded_down
 from fl_sim.randomness import stream
-from fl_sim.store import Artifact, Store
+from fl_sim.store.artifacts import Artifact, Store
 
 RECIPE = Recipe(
     architecture="boosting", epochs=6, learning_rate=0.3, batch_size=16, quantiles=None, seed=0, purpose="test",

@@ -44,7 +44,7 @@ from fl_sim.server import rule_search
 from fl_sim.server.context import ServerContext, Student, Teacher
 from fl_sim.server.rule_search import rehearse
 from fl_sim.simulation import Silent, federation_of, made_ready
-from fl_sim.store import Artifact, Store
+from fl_sim.store.artifacts import Artifact, Store
 from fl_sim.sweep.expand import load_sweep
 from fl_sim.sweep.run import run_sweep
 from strategies import learning

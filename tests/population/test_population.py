@@ -229,7 +229,7 @@ def test_the_seed_decides(drawn, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_population_from_an_empty_store(drawn, tmp_path):
-    from fl_sim.store import Store
+    from fl_sim.store.artifacts import Store
 
     world, fresh = scenario(**PARTITIONS["dirichlet"], learn="own"), Store(tmp_path / "another")
     there = populate(world, prepare(world.data, world.seed, fresh), fresh)
@@ -240,7 +240,7 @@ def test_the_same_seed_gives_the_same_population_from_an_empty_store(drawn, tmp_
 
 def test_what_is_stored_is_what_a_worker_opens(drawn):
     from fl_sim.population.clients import open_population
-    from fl_sim.store import default_root
+    from fl_sim.store.artifacts import default_root
 
     population = drawn(**PARTITIONS["dirichlet"])
     assert open_population(str(default_root()), population.key) is population

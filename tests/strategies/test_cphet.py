@@ -18,7 +18,7 @@ from fl_sim.conformal.thresholds import conformal_threshold, pooled_threshold
 from fl_sim.conformal.weighted import Weighed, label_ratio
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
 from fl_sim.scenario.scenario import Scenario
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from strategies.base import Federation
 from strategies.cphet import CPhet
 

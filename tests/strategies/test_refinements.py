@@ -32,7 +32,7 @@ from fl_sim.messages.calibration import CountsReport, CountsRequest, ThresholdRe
 from fl_sim.messages.evaluation import EvaluateRequest
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import calibrate_options, strategy
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from strategies.base import Federation
 from strategies.fedwq_cp import FedWQCP
 from strategies.local import Local

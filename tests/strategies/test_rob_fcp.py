@@ -24,7 +24,7 @@ from fl_sim.conformal.robust import (
 from fl_sim.conformal.thresholds import conformal_rank, pooled_threshold
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
 from fl_sim.scenario.scenario import Scenario
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from strategies.base import Federation
 from strategies.rob_fcp import RobFCP
 

@@ -38,7 +38,7 @@ from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import CALIBRATE, LEARN, calibrate_options, strategy
 from fl_sim.simulation import Silent as Unwatched
 from fl_sim.simulation import federation_of
-from fl_sim.store import Store
+from fl_sim.store.artifacts import Store
 from strategies import calibration, learning
 from strategies.base import Calibration, Federation
 from strategies.families.training import turns

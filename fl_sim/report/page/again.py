@@ -10,11 +10,11 @@ from typing import Any
 
 from fl_sim.errors import FlSimError
 from fl_sim.report.sweep_labels import taken_apart
-from fl_sim.results.folders import text_of
 from fl_sim.results.run import SCENARIO, Result
 from fl_sim.results.sweep_folder import POINTS, SweepFile
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.toml import shipped
+from fl_sim.store.folders import text_of
 from fl_sim.sweep.expand import load_sweep
 
 

@@ -40,9 +40,9 @@ from fl_sim.report.sweep_points import lost as lost_points
 from fl_sim.report.verdicts import Claim
 from fl_sim.report.wording import count, percent
 from fl_sim.results import tables as frames
-from fl_sim.results.folders import is_there, write_whole
 from fl_sim.results.run import RESULT, Result
 from fl_sim.results.sweep_folder import POINTS, SWEEP, failures
+from fl_sim.store.folders import is_there, write_whole
 
 NAME = "report.html"
 

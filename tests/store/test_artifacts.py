@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fl_sim.errors import FlSimError
-from fl_sim.store import Artifact, Store, default_root, digest, digest_of_array, store_at
+from fl_sim.store.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
 
 DAY = 86_400
 
@@ -22,7 +22,7 @@ DAY = 86_400
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """A process of its own; `root` is its first argument, and the store is imported."""
     head = "import os, resource, signal, sys, time\nfrom pathlib import Path\nimport numpy as np\n"
-    head += "from fl_sim.store import Artifact, Store\nroot = Path(sys.argv[1])\n"
+    head += "from fl_sim.store.artifacts import Artifact, Store\nroot = Path(sys.argv[1])\n"
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -140,7 +140,7 @@ except FlSimError as error:
     out, err = python(code, tmp_path).communicate(timeout=60)
     assert err == ""
     assert out.startswith(f"the artifact store {tmp_path} cannot be written: ")
-    assert out.strip().endswith("choose another with --store")
+    assert out.strip().endswith("; free some space, or choose another with --store")
     assert not Store(tmp_path).has("kind", "key")
     assert list((tmp_path / "tmp").iterdir()) == []
 
@@ -166,31 +166,63 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_what_is_not_there_cannot_be_opened(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has no model 1234"):
+    with pytest.raises(FlSimError, match=r"has no model 1234: .*the same command makes it again$"):
         Store(tmp_path).open("model", "1234")
 
 
 OLD, NEW = "0" * 32, "1" * 32
 
 
+def at_its_time(path: Path, content: bytes) -> None:
+    """Write a file so that the time of its last change stays as it was."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_another_size_is_noticed_whatever_the_time_says(tmp_path):
+    store = Store(tmp_path)
+    store.ensure("model", OLD, an_artifact)
+    at_its_time(tmp_path / "model" / OLD / "a.npy", bytes(10))
+    assert not store.has("model", OLD)
+    store.ensure("model", OLD, an_artifact)
+    assert store.open("model", OLD).arrays["a"].tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"test"', b'"tesT"'), (b'"why"', b'"who"'), (b"[152,", b"[152 ,")])
+def test_what_is_said_beside_the_arrays_is_sealed_too(tmp_path, old, new):
+    store = Store(tmp_path)
+    store.ensure("model", OLD, an_artifact)
+    file = tmp_path / "model" / OLD / "meta.json"
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new))
+    assert store.has("model", OLD) == (new == b"[152 ,")  # which says the same
+    file.write_bytes(content)
+    assert store.has("model", OLD)
+    at_its_time(file, content.replace(old, new))
+    assert store.has("model", OLD)
+    assert store.check() == (new != b"[152 ,")
+
+
 def test_listing_and_pruning_go_by_last_use(tmp_path):
     store = Store(tmp_path)
-    for kind, key in (("model", OLD), ("model", NEW), ("outputs", OLD)):
+    for kind, key in (("payload", OLD), ("payload", NEW), ("outputs", OLD)):
         store.get(kind, key, an_artifact)
         if key == OLD:
             os.utime(tmp_path / kind / key, (time.time() - 40 * DAY,) * 2)
     rows = {(row.kind, row.folder.name): row for row in store.listing()}
-    size = sum(path.stat().st_size for path in (tmp_path / "model" / OLD).iterdir())
+    size = sum(path.stat().st_size for path in (tmp_path / "payload" / OLD).iterdir())
     assert {which: (round(row.idle_days), row.num_bytes) for which, row in rows.items()} == {
-        ("model", NEW): (0, size), ("model", OLD): (40, size), ("outputs", OLD): (40, size),
+        ("payload", NEW): (0, size), ("payload", OLD): (40, size), ("outputs", OLD): (40, size),
     }  # fmt: skip
     assert store.prune(older_than_days=41) == (0, 0)
     store.open("outputs", OLD)  # used now, so no longer idle
     assert store.prune(older_than_days=30) == (1, size)
-    assert {(row.kind, row.folder.name) for row in store.listing()} == {("model", NEW), ("outputs", OLD)}
+    assert {(row.kind, row.folder.name) for row in store.listing()} == {("payload", NEW), ("outputs", OLD)}
     assert store.prune(older_than_days=0) == (2, 2 * size)
     assert store.listing() == []
-    assert store.get("model", NEW, an_artifact).meta == {"why": "test"}
+    assert store.get("payload", NEW, an_artifact).meta == {"why": "test"}
 
 
 def test_only_what_the_store_made_is_listed_and_pruned(tmp_path):

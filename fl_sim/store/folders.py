@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,6 +119,20 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
 
 
+def at_home(given: str | Path | Callable[[], str | Path], what: str, how: str) -> Path:
+    """A place as a user names it, where `~` is the home folder; or what platformdirs says, which asks for that too.
+
+    Raises:
+        FlSimError: no home folder is known; `how` says where else to name one.
+    """
+    try:
+        return Path(given() if callable(given) else given).expanduser()
+    except RuntimeError:
+        named = "" if callable(given) else f" {given}"
+        known = f"HOME is not set, and the list of users has none for user {os.getuid()}"
+        raise FlSimError(f"{what}{named}: no home folder is known ({known}); say where {how}") from None
+
+
 # ------------------------------------------------------------------------------------------------------------ writing
 
 
@@ -176,7 +190,7 @@ class WorkFolder:
         try:
             starting = self.path / f"{_HELD}-"
             self._handle = os.open(starting, os.O_RDWR | os.O_CREAT, 0o666)
-            if _locked(self._handle, wait=False):
+            if locked(self._handle, wait=False):
                 starting.rename(self.path / _HELD)  # others, who look for that name, find it locked already
             else:
                 starting.unlink()
@@ -224,7 +238,7 @@ def clear_dead(parent: Path) -> None:
         with contextlib.suppress(OSError):  # another process clears it, or it is not ours to touch
             handle = os.open(held, os.O_RDWR)
             try:
-                if _locked(handle, wait=False) and _is_at(held, handle):
+                if locked(handle, wait=False) and _is_at(held, handle):
                     _take_back(held)
                     shutil.rmtree(held.parent)
             finally:
@@ -245,7 +259,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     path = folder / f"{PREFIX}lock"
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        _locked(handle, wait=True)
+        locked(handle, wait=True)
         if _is_at(path, handle):
             break
         os.close(handle)
@@ -264,7 +278,7 @@ def _is_at(path: Path, handle: int) -> bool:
         return False
 
 
-def _locked(handle: int, *, wait: bool) -> bool:
+def locked(handle: int, *, wait: bool) -> bool:
     """Take the lock of an open file; False where another process has it, or the file system has none."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
