@@ -14,7 +14,7 @@ class Aligned(Weighing):
     """α_i = max(0, cos(Δ_i, Δ_val)), of the last round that client i took part in. Nothing is guaranteed."""
 
     def __init__(self, federation: Federation, rounds: int = 60, participants: int = 5) -> None:
-        super().__init__(federation, rounds, participants, evaluate_every=1)
+        super().__init__(federation, rounds=rounds, participants=participants, evaluate_every=1)
         self.last = np.zeros(len(federation.architectures))
 
     def weigh(self, answers: Answers) -> Floats:
