@@ -21,7 +21,7 @@ from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients import learn
-from clients.calibrate import View, uniforms
+from clients.calibrate import Scorer, uniforms
 from clients.predictions import ClientContext
 from fl_sim import Result, Scenario
 from fl_sim.conformal.thresholds import conformal_rank
@@ -107,29 +107,29 @@ def oracle_size(world: Scenario) -> float:
     population = populate(world, prepare(world.data, world.seed, store), store)
     total = points = 0.0
     for k in range(len(population)):
-        view = View.of(_seated(world, population.key, k), world.calibrate.score.model_dump_json())
-        if not len(view.client_context.client.test):
+        scorer = Scorer.of(_seated(world, population.key, k), world.calibrate.score.model_dump_json())
+        if not len(scorer.client_context.client.test):
             continue
-        tested, sizes_at = _test_points(view)
-        own = np.sort(np.concatenate([view.calibration(), tested]))
+        tested, sizes_at = _test_points(scorer)
+        own = np.sort(np.concatenate([scorer.calibration(), tested]))
         total += float(np.sum(sizes_at(own[conformal_rank(len(own) - 1, world.calibrate.alpha) - 1])))
-        points += len(view.client_context.client.test)
+        points += len(scorer.client_context.client.test)
     return total / points
 
 
-def _test_points(view: View) -> tuple[Floats, Callable[[float], Floats]]:
+def _test_points(scorer: Scorer) -> tuple[Floats, Callable[[float], Floats]]:
     """The scores of a client's test points, and the sizes of their sets at a threshold."""
-    client_context = view.client_context
+    client_context = scorer.client_context
     targets = client_context.population.data.targets[client_context.client.test]
-    predictions = view.predictions("test")
+    predictions = scorer.predictions("test")
     if client_context.population.data.classes is None:
 
         def lengths(threshold: float) -> Floats:
-            low, high = view.score.interval(predictions, threshold)
+            low, high = scorer.score.interval(predictions, threshold)
             return np.maximum(high - low, 0)
 
-        return np.asarray(view.score.of(predictions, targets)), lengths
-    all_labels = view.score.all_labels(predictions, uniforms(client_context, "test"))
+        return np.asarray(scorer.score.of(predictions, targets)), lengths
+    all_labels = scorer.score.all_labels(predictions, uniforms(client_context, "test"))
     return all_labels[np.arange(len(targets)), targets], lambda threshold: (all_labels <= threshold).sum(axis=1)
 
 

@@ -149,7 +149,7 @@ def daemon(folder: Path) -> Iterator[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    told = dict(re.findall(r"^    export ([A-Z]+_\w+)=(\S+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    told = dict(re.findall(r"^    export ([A-Z]+_\w+)=(\S+)", (ROOT / "docs" / "running.md").read_text(), re.MULTILINE))
     environment = os.environ | told | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "FLWR_HOME": str(folder / "flower"), "FL_SIM_STORE": str(folder / "store"),
