@@ -29,11 +29,11 @@ watched = pytest.mark.skipif(STRACE is None, reason="strace is not installed: no
 # Runs what it is told one after another in this process, and prints what did not end with 0.
 RUN_ALL = """
 import json, runpy, sys
-from fl_sim.cli import main
+from fl_sim.cli.main import main
 for program, *words in json.loads(sys.argv[1]):
     sys.argv = [program, *words]
     try:
-        cli.main() if program == "fl-sim" else runpy.run_path(program)  # without its main
+        main() if program == "fl-sim" else runpy.run_path(program)  # without its main
     except SystemExit as end:
         if end.code:
             print("ENDED WITH", end.code, program, *words)
