@@ -26,6 +26,8 @@ def inline(value: Any) -> str:
     """A value as TOML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {inline(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
     return json.dumps(value)
 
 
