@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/same_results.py ../before . digits regression conformal/aps
 
 Each runs with its own code and a store of its own, in this process's environment. `clients.csv` must be equal but for
-the seconds, `result.json` but for seconds, versions, the machine and its own digests. Prints a line a scenario, and
-ends with 1 where any differs.
+the seconds, `result.json` but for seconds, versions, the machine and its own digests. Prints a line a scenario, which
+names the columns and keys that differ, and ends with 1 where any does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
+
+Results = tuple[list[dict[str, str]], Any]  # rows of clients.csv, and result.json
 
 LEFT_OUT = {"seconds", "versions", "machine", "sha256"}  # keys of result.json
 
@@ -44,7 +46,7 @@ def command(tree: Path) -> list[str]:
     return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
 
 
-def results(tree: Path, name: str, work: Path) -> tuple[list[dict[str, str]], Any]:
+def results(tree: Path, name: str, work: Path) -> Results:
     """The rows and the summary of a scenario's run with a checkout's code."""
     words = ["run", name, *first_point(tree / "scenarios" / f"{name}.toml"), "runtime.name=inline", "--out", str(work)]
     environment = {**os.environ, "PYTHONPATH": str(tree.resolve()), "FL_SIM_STORE": f"{work}-store"}
@@ -57,6 +59,16 @@ def results(tree: Path, name: str, work: Path) -> tuple[list[dict[str, str]], An
     return rows, {key: value for key, value in summary.items() if key not in LEFT_OUT}
 
 
+def differences(one: Results, other: Results) -> set[str]:
+    """Columns of `clients.csv`, and keys of `result.json`, that are not the same."""
+    (rows, summary), (other_rows, other_summary) = one, other
+    if len(rows) != len(other_rows):
+        return {"the number of clients"}
+    columns = {key for row, theirs in zip(rows, other_rows, strict=True) for key in row.keys() | theirs.keys()}
+    apart = {key for key in columns if [row.get(key) for row in rows] != [row.get(key) for row in other_rows]}
+    return apart | {key for key in summary.keys() | other_summary.keys() if summary.get(key) != other_summary.get(key)}
+
+
 def main(before: str, after: str, *names: str) -> None:
     """Compare, one scenario after another."""
     folder = Path(after) / "scenarios"
@@ -67,7 +79,8 @@ def main(before: str, after: str, *names: str) -> None:
             one, other = (
                 results(Path(tree), name, Path(work) / side) for side, tree in (("before", before), ("after", after))
             )
-        print(f"{name}: {'the same' if one == other else 'differs'}, {len(one[0])} clients", flush=True)
+        apart = sorted(differences(one, other))
+        print(f"{name}: {', '.join(apart) + ' differ' if apart else 'the same'}, {len(one[0])} clients", flush=True)
         differ += [name] * (one != other)
     sys.exit(f"differ: {', '.join(differ)}" if differ else 0)
 

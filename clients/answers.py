@@ -19,42 +19,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord
-from flwr.clientapp.typing import ClientAppCallable
+from flwr.clientapp.typing import ClientAppCallable, Mod
 from numpy.typing import NDArray
 
+from clients.context import model_of, opened
+from clients.handlers import Handler
 from fl_sim.conformal.calibrator_plan import plan_of
-from fl_sim.messages.calibration import (
-    CountsReport,
-    HistogramReport,
-    OrderStatisticRequest,
-    ScoresReport,
-    SizeReport,
-    SketchReport,
-    StepReport,
-    TemperatureReport,
-    TemperatureRequest,
-    ThresholdReport,
-    ThresholdRequest,
-)
-from fl_sim.messages.record import Record
-from fl_sim.messages.replies import REPLIES
 from fl_sim.messages.wire import pack, unpack, values_of
-from fl_sim.population.clients import Client, open_population
+from fl_sim.population.clients import Client
 from fl_sim.randomness import stream
-from fl_sim.store.artifacts import default_root
 
 DROPPED_OUT = 103  # an error code beside those of fl_sim/runtime/grids.py
 COUNTS = ("num_calibration", "num_examples", "num-examples")  # what a client may claim of its own rows
-
-# The number that a reply is about.
-SCALARS: dict[Any, str] = {ThresholdReport: "threshold", StepReport: "value", TemperatureReport: "log_temperature"}
-SUMMARIES = (ScoresReport, SizeReport, SketchReport, HistogramReport, CountsReport)
 
 Floats = NDArray[np.float64]
 Change = Callable[[Floats, Floats], Floats]  # of values and their magnitudes, of the same shape
@@ -68,6 +50,7 @@ class Asked:
     client: Client
     seed: int
     count: int  # of messages of this type to this client, this one included
+    handler: Handler | None  # None for federated averaging's own messages
     honest: Callable[[], Message]  # the answer of the handler
 
     @property
@@ -75,14 +58,9 @@ class Asked:
         """The client's."""
         return self.client.behaviour
 
-    @property
-    def kind(self) -> type[Record] | None:
-        """The record that answers the message; None for federated averaging's own."""
-        return REPLIES.get(self.message.metadata.message_type)
-
     def points(self, score: str) -> tuple[int, int]:
         """How many calibration points the client has for a calibrator, and for a score's threshold."""
-        plan, n = plan_of(score), len(self.client.calibration)
+        plan, n = plan_of(score) if score else None, len(self.client.calibration)
         return (0, n) if plan is None else plan.counts(n)
 
     def stream(self) -> np.random.Generator:
@@ -91,19 +69,34 @@ class Asked:
         return stream(self.seed, self.behaviour.kind, self.client.id, kind, self.count)
 
 
-def misbehave(message: Message, context: Context, handler: ClientAppCallable) -> Message:
-    """Answer for the clients that misbehave; the others' messages go straight to their handlers."""
-    key = next((r["population"] for r in message.content.config_records.values() if "population" in r), None)
-    people = None if key is None else open_population(str(default_root()), str(key))
-    k = int(context.node_config["partition-id"])
-    behaviour = None if people is None else people.behaviour(k)
-    if people is None or behaviour is None or behaviour.kind not in ANSWERS:
-        return handler(message, context)
-    counts: Any = context.state.setdefault("asked", MetricRecord())
-    kind = message.metadata.message_type
-    counts[kind] = counts.get(kind, 0) + 1
-    asked = Asked(message, people.client(k), people.seed, counts[kind], lambda: handler(message, context))
-    return ANSWERS[behaviour.kind](asked)
+def misbehaving(handlers: Mapping[str, Handler]) -> Mod:
+    """Answer for the clients that misbehave; the others' messages go straight to their handlers, which are given by the
+    type of their message."""
+
+    def misbehave(message: Message, context: Context, call: ClientAppCallable) -> Message:
+        client = _client(message, context)
+        if client is None or client.behaviour is None or client.behaviour.kind not in ANSWERS:
+            return call(message, context)
+        counts: Any = context.state.setdefault("asked", MetricRecord())
+        kind = message.metadata.message_type
+        counts[kind] = counts.get(kind, 0) + 1
+        seed = opened(_population(message, context))[0].seed
+        asked = Asked(message, client, seed, counts[kind], handlers.get(kind), lambda: call(message, context))
+        return ANSWERS[client.behaviour.kind](asked)
+
+    return misbehave
+
+
+def _population(message: Message, context: Context) -> str:
+    """The key of the client's population, which the message by which it learns says, and it keeps; empty: neither."""
+    told = (str(record["population"]) for record in message.content.config_records.values() if "population" in record)
+    kept = context.state.get("model")
+    return next(told, "") or (model_of(context.state).population if kept is not None else "")
+
+
+def _client(message: Message, context: Context) -> Client | None:
+    key = _population(message, context)
+    return opened(key)[0].client(int(context.node_config["partition-id"])) if key else None
 
 
 def _raise(asked: Asked) -> Message:
@@ -122,22 +115,12 @@ def _straggle(asked: Asked) -> Message:
 
 
 def _make_up(asked: Asked) -> Message:
-    k, kind = asked.client.id, asked.message.metadata.message_type
-    made: Record
-    if kind == ThresholdRequest.message_type:
-        told = unpack(ThresholdRequest, asked.message.content)
-        made = ThresholdReport(k, 1 - told.alpha, asked.points(told.score)[1])
-    elif kind == TemperatureRequest.message_type:
-        score = unpack(TemperatureRequest, asked.message.content).score
-        made = TemperatureReport(k, 0.0, asked.points(score)[0])
-    elif kind == OrderStatisticRequest.message_type:
-        request = unpack(OrderStatisticRequest, asked.message.content)
-        made = ThresholdReport(k, request.rank / request.size, request.size)
-    elif asked.kind is StepReport:
-        made = StepReport(k, 0.0)
-    else:
+    handler = asked.handler
+    if handler is None or handler.made_up is None:
         return asked.honest()
-    return Message(pack(made), reply_to=asked.message)
+    question: Any = unpack(handler.request, asked.message.content)
+    points = asked.points(getattr(question, "score", ""))
+    return Message(pack(handler.made_up(question, asked.client.id, points)), reply_to=asked.message)
 
 
 def _claim(asked: Asked) -> Message:
@@ -146,7 +129,7 @@ def _claim(asked: Asked) -> Message:
     def claimed(n: Any) -> int:
         return round(asked.behaviour.factor * n)
 
-    if asked.kind in SUMMARIES:  # its counts are those of the scores it tells of
+    if asked.handler is not None and asked.handler.counts_scores:
         return reply
     for record in reply.content.metric_records.values():
         for name in set(COUNTS) & set(record):
@@ -200,10 +183,10 @@ def _changed(asked: Asked, change: Change) -> Message:
     """
     reply = asked.honest()
     content = reply.content
-    said = SCALARS.get(asked.kind)
-    if said is not None:
+    number = "" if asked.handler is None else asked.handler.number
+    if number:
         numbers: Any = content["numbers"]
-        numbers[said] = float(_finite(change, np.array(numbers[said])))
+        numbers[number] = float(_finite(change, np.array(numbers[number])))
     elif "arrays" in content:
         before: Any = asked.message.content["arrays"]
 
@@ -229,8 +212,8 @@ def _finite(change: Change, values: Floats) -> Floats:
 
 def _each(record: Any, make: Callable[[str, NDArray[Any]], NDArray[Any]]) -> ArrayRecord:
     """An ArrayRecord with each array of floats made anew; those of whole numbers are counts."""
-    held = {name: values_of(array) for name, array in record.items()}
+    arrays = {name: values_of(array) for name, array in record.items()}
     return ArrayRecord({
         name: Array(np.ascontiguousarray(make(name, values) if values.dtype.kind == "f" else values))
-        for name, values in held.items()
+        for name, values in arrays.items()
     })  # fmt: skip

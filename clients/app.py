@@ -1,25 +1,27 @@
-"""The one ClientApp: each type of message has its handler. It runs unchanged on every runtime."""
+"""The one ClientApp: each type of message has its handler. It runs unchanged on every runtime, and
+the laboratory's own ask it many clients at a time."""
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients import agreement, broadcast, calibrate, learn, optimise
-from clients.answers import misbehave
+from clients.answers import ANSWERS, misbehaving
+from clients.handlers import Handler, answer_all, answering
 from fl_sim.errors import StoreError, noted
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import TIMING
 from fl_sim.timing import spending
 
 RAISED = 2  # Flower's code for a ClientApp that raised
 NO_STORE = 104  # an error code beside those of fl_sim/runtime/grids.py
-
-Handler = Callable[[Message, Context], RecordDict]
 
 
 def report_failures(message: Message, context: Context, handler: ClientAppCallable) -> Message:
@@ -44,33 +46,25 @@ def report_failures(message: Message, context: Context, handler: ClientAppCallab
     return reply
 
 
-def answering(handler: Handler) -> ClientAppCallable:
-    """A handler that gives the content of its reply, as Flower wants it: giving the reply."""
+class ColumnsApp(ClientApp):
+    """A ClientApp whose clients can be asked many at a time: see `answer`. By message it is Flower's."""
 
-    def answer(message: Message, context: Context) -> Message:
-        return Message(handler(message, context), reply_to=message)
+    def __init__(self, handlers: Iterable[Handler]) -> None:
+        self.handlers = {handler.request.message_type: handler for handler in handlers}
+        super().__init__(mods=[report_failures, misbehaving(self.handlers)])
+        for message_type, handler in self.handlers.items():
+            category, _, action = message_type.partition(".")
+            getattr(self, category)(action)(answering(handler))
 
-    return answer
+    def answer(
+        self, questions: Sequence[Any], partitions: Sequence[int], states: Sequence[RecordDict]
+    ) -> tuple[Columns[Any], list[RecordDict], list[int]]:
+        """See `answer_all`; the questions are of one type."""
+        return answer_all(self.handlers[questions[0].message_type], questions, partitions, states, ANSWERS)
 
 
-app = ClientApp(mods=[report_failures, misbehave])
-app.train()(answering(learn.train))
-app.train("fit")(answering(learn.fit))
-app.train("adopt")(answering(learn.adopt))
-app.train("payload")(answering(broadcast.payload))
-app.train("images")(answering(broadcast.images))
-app.train("weights")(answering(broadcast.weights))
-app.train("probe")(answering(broadcast.probe))
-app.query("temperature")(answering(calibrate.temperature))
-app.query("threshold")(answering(calibrate.threshold))
-app.query("order")(answering(calibrate.order))
-app.query("size")(answering(calibrate.size))
-app.query("sketch")(answering(calibrate.sketch))
-app.query("histogram")(answering(calibrate.histogram))
-app.query("counts")(answering(calibrate.counts))
-app.query("labels")(answering(calibrate.label_counts))
-app.query("scores")(answering(calibrate.scores))
-app.query("descend")(answering(optimise.descend))
-app.query("agree")(answering(optimise.agree_on))
-app.evaluate("sets")(answering(calibrate.evaluate))
-app.evaluate("opinions")(answering(agreement.opinions))
+app = ColumnsApp([
+    *learn.HANDLERS, *broadcast.HANDLERS, *calibrate.HANDLERS, *optimise.HANDLERS, *agreement.HANDLERS,
+])  # fmt: skip
+app.train()(learn.train)  # federated averaging's own, whose weights travel beside any record
+app.train("adopt")(learn.adopt)

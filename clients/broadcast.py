@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients.behaviour import own_recipe, told_instead
-from clients.predictions import ClientContext
+from clients.context import ClientContext
+from clients.handlers import of_client
 from fl_sim.data.source import versions
 from fl_sim.errors import FlSimError
 from fl_sim.messages.learning import FitReport, ImagesRequest, PayloadRequest, ProbeRequest, WeightsRequest
-from fl_sim.messages.wire import pack, unpack
 from fl_sim.models.model_key import key_parts
 from fl_sim.models.recipe import Recipe
 from fl_sim.plada.codec import MOST_REFERENCES
@@ -35,18 +34,14 @@ MOST_BYTES = 1 << 34  # of them
 MOST_WEIGHTS = 1 << 32  # bytes of a network that a client takes
 
 
-def payload(message: Message, context: Context) -> RecordDict:
+def payload(request: PayloadRequest, client_context: ClientContext) -> FitReport:
     """Train the client's own architecture on the reference images that a payload labels, and on nothing else."""
-    request = unpack(PayloadRequest, message.content)
-    client_context = ClientContext.of(context, request.population)
-    return _learn(client_context, decoded(client_context, request.parcel.tobytes()), request.per_client)
+    return _learn(client_context, decoded(client_context, request.payload.tobytes()), request.per_client)
 
 
-def images(message: Message, context: Context) -> RecordDict:
+def images(request: ImagesRequest, client_context: ClientContext) -> FitReport:
     """Train the client's own architecture on the images of a parcel."""
-    request = unpack(ImagesRequest, message.content)
-    client_context = ClientContext.of(context, request.population)
-    file, shape = request.parcel.tobytes(), client_context.population.data.shape
+    file, shape = request.payload.tobytes(), client_context.population.data.shape
 
     def make() -> Artifact:
         found, labels = unpack_images(file, most_images=MOST_IMAGES, most_bytes=MOST_BYTES)
@@ -59,11 +54,9 @@ def images(message: Message, context: Context) -> RecordDict:
     return _learn(client_context, _opened(client_context.store, key), request.per_client)
 
 
-def weights(message: Message, context: Context) -> RecordDict:
+def weights(request: WeightsRequest, client_context: ClientContext) -> FitReport:
     """Take the network of a parcel as the client's model."""
-    request = unpack(WeightsRequest, message.content)
-    client_context = ClientContext.of(context, request.population)
-    told, file = json.loads(request.recipe), request.parcel.tobytes()
+    told, file = json.loads(request.recipe), request.payload.tobytes()
     key = digest(recipe=key_parts(Recipe(**told)), parcel=hashlib.sha256(file).hexdigest())
 
     def make() -> Artifact:
@@ -74,11 +67,9 @@ def weights(message: Message, context: Context) -> RecordDict:
     return _adopt(client_context, key)
 
 
-def probe(message: Message, context: Context) -> RecordDict:
+def probe(request: ProbeRequest, client_context: ClientContext) -> FitReport:
     """Put the linear layer of a parcel on the backbone that the client's own reference set gives."""
-    request = unpack(ProbeRequest, message.content)
-    client_context = ClientContext.of(context, request.population)
-    file = request.parcel.tobytes()
+    file = request.payload.tobytes()
     backbone = shared_backbone(client_context.store, client_context.population.reference, request.centroids)
     key = digest(backbone=backbone, parcel=hashlib.sha256(file).hexdigest())
 
@@ -138,14 +129,13 @@ def _artifact(client_context: ClientContext, told: Payload) -> Artifact:
     return Artifact(arrays)
 
 
-def _adopt(client_context: ClientContext, key: str) -> RecordDict:
+def _adopt(client_context: ClientContext, key: str) -> FitReport:
     client_context.keep_model(key, shared=True)
-    for split in ("calibration", "test"):
-        client_context.outputs(split)
-    return pack(FitReport(client_context.client.id, 0))
+    client_context.predict()
+    return FitReport(client_context.client.id, 0)
 
 
-def _learn(client_context: ClientContext, transfer: TransferSet, per_client: bool) -> RecordDict:
+def _learn(client_context: ClientContext, transfer: TransferSet, per_client: bool) -> FitReport:
     """A student of the client's own, or the one of its tier."""
     client, people = client_context.client, client_context.population
     if not per_client:
@@ -156,9 +146,8 @@ def _learn(client_context: ClientContext, transfer: TransferSet, per_client: boo
     else:
         recipe, labels = _own(client, people, transfer)
         client_context.keep_model(distilled(client_context.store, people.data, recipe, transfer, labels), shared=False)
-    for split in ("calibration", "test"):
-        client_context.outputs(split)  # now, while this client has the model warm and others have work of their own
-    return pack(FitReport(client.id, len(transfer.labels)))
+    client_context.predict()
+    return FitReport(client.id, len(transfer.labels))
 
 
 def _own(client: Client, people: Population, transfer: TransferSet) -> tuple[Recipe, NDArray[np.int64] | None]:
@@ -172,3 +161,11 @@ def _students(people: Population, members: tuple[int, ...], transfer: TransferSe
     """The students of clients that learn together."""
     recipes, labels = zip(*(_own(people.client(k), people, transfer) for k in members), strict=True)
     return cohort_on_transfer(people.data, recipes, transfer, labels)
+
+
+HANDLERS = (
+    of_client(PayloadRequest, payload, learns=True),
+    of_client(ImagesRequest, images, learns=True),
+    of_client(WeightsRequest, weights, learns=True),
+    of_client(ProbeRequest, probe, learns=True),
+)

@@ -2,62 +2,68 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.behaviour import own_recipe, told_targets
-from clients.predictions import ClientContext, adopted, cohort_fitted, fitted, trained_on
+from clients.context import ClientContext, adopted, cohort_fitted, trained_on
+from clients.handlers import of_client
 from fl_sim.messages.learning import AdoptRequest, FitReport, FitRequest
 from fl_sim.messages.wire import pack, unpack, values_of
+from fl_sim.population.clients import Population
+from fl_sim.population.model_cache import trained
+from fl_sim.scenario.tables import Tier
+from fl_sim.store.artifacts import Store
 
 
-def fit(message: Message, context: Context) -> RecordDict:
+def fit(request: FitRequest, client_context: ClientContext) -> FitReport:
     """Train alone: on the shared training set, or on the client's own rows."""
-    request = unpack(FitRequest, message.content)
-    client_context = ClientContext.of(context, request.population)
-    client, data = client_context.client, client_context.population.data
-    rows = client.train if request.own_rows else data.rows("train")
+    client, people = client_context.client, client_context.population
+    rows = client.train if request.own_rows else people.data.rows("train")
     if not request.per_client:
-        client_context.keep_model(
-            fitted(client_context, client_context.population.recipe(client.tier, "shared"), rows), shared=True
-        )
+        client_context.keep_model(_shared(client_context.store, people, client.tier), shared=True)
     elif len(client_context.cohort) > 1:
-        client_context.keep_member(cohort_fitted(client_context.population, client_context.cohort, request.own_rows))
+        client_context.keep_member(cohort_fitted(people, client_context.cohort, request.own_rows))
     else:
-        recipe = own_recipe(client, client_context.population, f"client {client.id}")
-        targets = told_targets(client, client_context.population, "train", rows)
-        client_context.keep_model(fitted(client_context, recipe, rows, targets), shared=False)
-    for split in ("calibration", "test"):
-        client_context.outputs(split)  # now, while this client has the model warm and others have work of their own
-    return pack(FitReport(client.id, len(rows)))
+        recipe, targets = own_recipe(client, people, f"client {client.id}"), told_targets(client, people, "train", rows)
+        client_context.keep_model(trained(client_context.store, people.data, recipe, rows, targets), shared=False)
+    client_context.predict()
+    return FitReport(client.id, len(rows))
 
 
-def train(message: Message, context: Context) -> RecordDict:
+@lru_cache(maxsize=64)  # once a process, not once a client
+def _shared(store: Store, people: Population, tier: Tier) -> str:
+    """The key of a tier's model, trained now unless the store has it."""
+    return trained(store, people.data, people.recipe(tier, "shared"), people.data.rows("train"))
+
+
+def train(message: Message, context: Context) -> Message:
     """One round of federated averaging: from the server's weights, on the client's own rows."""
     config: Any = message.content["config"]
     client_context = ClientContext.of(context, config["population"])
-    recipe = own_recipe(
-        client_context.client,
-        client_context.population,
-        f"client {client_context.client.id}, round {config['server-round']}",
-    )
+    client, purpose = client_context.client, f"client {client_context.client.id}, round {config['server-round']}"
+    recipe = own_recipe(client, client_context.population, purpose)
     weights = trained_on(client_context, recipe, _state(message))
-    metrics = MetricRecord({"num-examples": len(client_context.client.train), "partition": client_context.client.id})
-    return RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics})
+    metrics = MetricRecord({"num-examples": len(client.train), "partition": client.id})
+    return Message(RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics}), reply_to=message)
 
 
-def adopt(message: Message, context: Context) -> RecordDict:
+def adopt(message: Message, context: Context) -> Message:
     """Take the federation's final weights as this client's model."""
     request = unpack(AdoptRequest, RecordDict({"words": message.content["words"]}))
     client_context = ClientContext.of(context, request.population)
     client_context.keep_model(adopted(client_context, _state(message)), shared=True)
-    return pack(FitReport(client_context.client.id, int(np.size(client_context.client.train))))
+    report = FitReport(client_context.client.id, len(client_context.client.train))
+    return Message(pack(report), reply_to=message)
 
 
 def _state(message: Message) -> dict[str, torch.Tensor]:
     """The weights in a message, as torch's state dict."""
     arrays: Any = message.content["arrays"]
     return {name: torch.from_numpy(values_of(array).copy()) for name, array in arrays.items()}
+
+
+HANDLERS = (of_client(FitRequest, fit, learns=True),)

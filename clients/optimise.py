@@ -8,48 +8,44 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from clients.calibrate import Scorer
-from clients.predictions import ClientContext
+from clients.context import ClientContext, model_of
+from clients.handlers import of_client
+from clients.scorer import Scorer
 from fl_sim.conformal.pinball import Terms, agree, descended
 from fl_sim.messages.calibration import AgreeRequest, DescendRequest, StepReport
-from fl_sim.messages.wire import pack, unpack
 from fl_sim.randomness import stream
-from fl_sim.store.artifacts import default_root
 
 KEPT = 4096  # clients whose scores a process keeps at hand; together they are no more than the runs' calibration sets
 
 Floats = NDArray[np.float64]
 
 
-def descend(message: Message, context: Context) -> RecordDict:
+def descend(request: DescendRequest, client_context: ClientContext) -> StepReport:
     """How far some noisy steps down the smoothed pinball loss of the client's own scores lead (DP-FedCP)."""
-    request = unpack(DescendRequest, message.content)
-    held = _held(_Place.of(context, request.population, request.score))
+    client = _sorted(_Place.of(client_context, request.score))
     noise = np.zeros(request.steps)
     if request.noise:
-        noise = stream(held.seed, "descent", held.client, request.turn).normal(0.0, request.noise, request.steps)
+        noise = stream(client.seed, "descent", client.id, request.turn).normal(0.0, request.noise, request.steps)
     end = descended(
-        held.scores, _weights(held, request.weights), request.start, alpha=request.alpha, smoothing=request.smoothing,
-        step_size=request.step_size, noise=noise,
+        client.scores, _weights(client, request.weights), request.start, alpha=request.alpha,
+        smoothing=request.smoothing, step_size=request.step_size, noise=noise,
     )  # fmt: skip
-    return pack(StepReport(held.client, end - request.start))
+    return StepReport(client.id, end - request.start)
 
 
-def agree_on(message: Message, context: Context) -> RecordDict:
+def agree_on(request: AgreeRequest, client_context: ClientContext) -> StepReport:
     """The client's next x: where its own smoothed loss and the pull of its neighbours balance (Q-DCP)."""
-    request = unpack(AgreeRequest, message.content)
-    held = _held(_Place.of(context, request.population, request.score))
+    client = _sorted(_Place.of(client_context, request.score))
     neighbours = request.penalty * (request.degree * request.value + request.neighbours)
     terms = Terms(
-        rank=len(held.scores) * request.level,
+        rank=len(client.scores) * request.level,
         sharpness=request.smoothing,
         slope=request.regularisation + 2 * request.penalty * request.degree,
         pull=request.regularisation * request.anchor - request.dual + neighbours,
     )
-    return pack(StepReport(held.client, agree(held.scores, terms, request.value)))
+    return StepReport(client.id, agree(client.scores, terms, request.value))
 
 
 @dataclass(frozen=True)
@@ -61,36 +57,40 @@ class _Place:
     client: int
     score: str
     model: str
-    context: Context = field(compare=False, repr=False)
+    client_context: ClientContext = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, context: Context, population: str, score: str) -> _Place:
-        kept = context.state.get("model")
-        model = str(kept["key"]) if isinstance(kept, ConfigRecord) else ""
-        return cls(str(default_root()), population, int(context.node_config["partition-id"]), score, model, context)
+    def of(cls, client_context: ClientContext, score: str) -> _Place:
+        where, who = str(client_context.store.root), client_context.client.id
+        return cls(where, client_context.population.key, who, score, model_of(client_context.state).key, client_context)
 
 
 @dataclass(frozen=True, eq=False)
-class _Held:
+class _SortedScores:
     """A client's calibration scores (n,) in rising order, and their labels (n,)."""
 
-    client: int
+    id: int
     seed: int
     scores: Floats
     labels: NDArray[np.int64]
 
 
 @lru_cache(maxsize=KEPT)
-def _held(place: _Place) -> _Held:
-    client_context = ClientContext.of(place.context, place.population)
-    scorer = Scorer.of(client_context, place.score)
+def _sorted(place: _Place) -> _SortedScores:
+    scorer = Scorer.of(place.client_context, place.score)
     scores = scorer.calibration()
     order = np.argsort(scores, kind="stable")
-    return _Held(client_context.client.id, client_context.population.seed, scores[order], scorer.labels()[order])
+    return _SortedScores(scorer.id, place.client_context.population.seed, scores[order], scorer.labels()[order])
 
 
 @lru_cache(maxsize=KEPT)
-def _weights(held: _Held, told: str) -> Floats:
+def _weights(client: _SortedScores, text: str) -> Floats:
     """The weight of each score, (n,), by its label."""
-    weights = np.array(json.loads(told))
-    return weights[held.labels] if len(weights) > 1 else np.full(len(held.scores), weights[0])
+    weights = np.array(json.loads(text))
+    return weights[client.labels] if len(weights) > 1 else np.full(len(client.scores), weights[0])
+
+
+HANDLERS = (
+    of_client(DescendRequest, descend, number="value", made_up=lambda request, client, points: StepReport(client, 0.0)),
+    of_client(AgreeRequest, agree_on, number="value", made_up=lambda request, client, points: StepReport(client, 0.0)),
+)

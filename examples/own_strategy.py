@@ -13,7 +13,7 @@ class Shrunken(Calibration):
     """q = w q_k + (1 - w) Σ n_k q_k / Σ n_k with w = n_k / (n_k + 10). 16 bytes up; nothing is guaranteed."""
 
     def question(self) -> ThresholdRequest:
-        return ThresholdRequest(self.population, self.alpha, self.score, small_n="clip")
+        return ThresholdRequest(self.score, self.alpha, small_n="clip")
 
     def for_each(self, reports: Sequence[ThresholdReport]) -> Mapping[int, float]:
         counted = [r for r in reports if r.num_calibration]

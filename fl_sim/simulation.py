@@ -171,7 +171,7 @@ def _run(
 
 def _start(name: str, method: Method, checked_grid: CheckedGrid) -> None:
     method.start(checked_grid)
-    if len(checked_grid.missing) == len(checked_grid.accounts):
+    if len(checked_grid.missing) == checked_grid.num_clients:
         raise ClientFailedError(f"every client is missing after {name}; the first: {checked_grid.missing[0]}")
 
 

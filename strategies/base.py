@@ -17,11 +17,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
+from fl_sim.conformal.scores import DEFAULT_SCORE
 from fl_sim.errors import ClientFailedError
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
+from fl_sim.messages.exchange import Answers, Questions
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from fl_sim.messages.validate import read
-from fl_sim.messages.wire import pack
 
 if TYPE_CHECKING:
     from fl_sim.models.recipe import Recipe
@@ -38,10 +40,10 @@ def _no_recipe(partition: int, purpose: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Federation:
-    """What a strategy knows of the clients, in the order of their partitions; a calibration needs `population` alone,
-    but for those that group clients or aim at their labels, which say so."""
+    """What a strategy knows of the clients, in the order of their partitions. A learn strategy needs `population`; a
+    calibration needs nothing, but for those that group clients or aim at their labels, which say so."""
 
-    population: str  # key in the artifact store
+    population: str = ""  # key in the artifact store
     seed: int = 0
     tiers: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
@@ -63,13 +65,13 @@ def node_ids(grid: Grid) -> list[int]:
     return [node.node_id for node in sorted(grid.get_nodes(), key=lambda node: node.registered_at)]
 
 
-def request(record: Record, nodes: Iterable[int]) -> list[Message]:
-    """One message a node, all with the same content."""
-    content = pack(record)
-    return [Message(content, dst_node_id=node, message_type=record.message_type) for node in nodes]
+def request(record: Record, nodes: Iterable[int]) -> Questions:
+    """The same question to each of the nodes."""
+    to = list(nodes)
+    return Questions([record] * len(to), to)
 
 
-ALONE = Federation("")  # of a ServerApp of one's own, where nothing is known of the clients
+ALONE = Federation()  # of a ServerApp of one's own, where nothing is known of the clients
 
 
 class Method(Strategy):
@@ -88,7 +90,7 @@ class Method(Strategy):
 
     def __init__(self) -> None:
         self.left_out: dict[int, str] = {}
-        self._sent: dict[int, Message] = {}  # node -> the last message to it
+        self._sent: dict[int, Message | Record] = {}  # node -> the last question to it
         self._partition_said: dict[int, int] = {}  # node -> the partition that it said it is
 
     @classmethod
@@ -107,19 +109,33 @@ class Method(Strategy):
             ValueError: in a sentence with the keys and their values.
         """
 
-    def sent(self, messages: Iterable[Message]) -> list[Message]:
+    def sent(self, messages: Iterable[Message]) -> Sequence[Message]:
         """The messages of an exchange, kept to hold the replies against; none to those who are left out."""
+        if isinstance(messages, Questions):
+            questions = messages.without(self.left_out)
+            self._sent = dict(zip(questions.nodes, questions.records, strict=True))
+            return questions
         kept = [message for message in messages if message.metadata.dst_node_id not in self.left_out]
         self._sent = {message.metadata.dst_node_id: message for message in kept}
         return kept
 
-    def answers(self, replies: Iterable[Message]) -> list[tuple[Message, Any]]:
-        """(reply, its record) of every good reply, in the order of the partitions; the record is None where the message
-        is Flower's own or a user's.
+    def answers(self, replies: Iterable[Message]) -> Columns[Any]:
+        """What was answered to the questions, in the order of the partitions.
 
         Raises:
             ClientFailedError: a client failed, or answered what cannot be, and `on_failure` is "stop".
         """
+        if isinstance(replies, Answers):  # checked, and in order
+            self._partition_said |= dict(zip(replies.nodes, replies.columns.partition.tolist(), strict=True))
+            return replies.columns
+        kind = next((sent.reply for sent in self._sent.values() if isinstance(sent, Record)), None)
+        return Columns.of(kind or Record, [record for _, record in self.good(replies)])
+
+    def good(self, replies: Iterable[Message]) -> list[tuple[Message, Any]]:
+        """(reply, its record) of every good reply, in the order of the partitions; the record is None where the message
+        is Flower's own or a user's. What it raises: see `answers`."""
+        if isinstance(replies, Answers):
+            return list(zip(replies, self.answers(replies), strict=True))
         good: dict[int, tuple[int | None, Message, Any]] = {}
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -175,7 +191,7 @@ class Method(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Nothing comes back."""
-        self.answers(replies)
+        self.good(replies)
         return None
 
     def summary(self) -> None:
@@ -240,7 +256,7 @@ class Learning(Method):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Nothing to aggregate: every client keeps its own model."""
-        return None, MetricRecord({"round": server_round, "clients": len(self.answers(replies))})
+        return None, MetricRecord({"round": server_round, "clients": len(self.good(replies))})
 
 
 Threshold = float | NDArray[np.float64]  # one for all labels, or (C,) one for each class
@@ -255,13 +271,14 @@ class Calibration(Method):
     >>> from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
     >>> class Cautious(Calibration):
     ...     def question(self):
-    ...         return ThresholdRequest(self.population, self.alpha, self.score, "clip")
+    ...         return ThresholdRequest(self.score, self.alpha, "clip")
     ...     def threshold(self, reports):
-    ...         return max(report.threshold for report in reports)
-    >>> reports = [ThresholdReport(0, 0.5, 9), ThresholdReport(1, 0.7, 9)]
-    >>> Cautious(Federation(""), alpha=0.1, score="").threshold(reports)
+    ...         return reports.threshold.max()
+    >>> reports = Columns.of(ThresholdReport, [ThresholdReport(0, 0.5, 9), ThresholdReport(1, 0.7, 9)])
+    >>> float(Cautious(alpha=0.1).threshold(reports))
     0.7
 
+    Answers are columns over the clients, `reports.threshold` (K,), and a sequence of records, `reports[0].threshold`.
     One with a threshold for each client overrides `for_each`, one with more rounds `ask` and `take`.
     """
 
@@ -271,20 +288,19 @@ class Calibration(Method):
 
     def __init__(self, federation: Federation = ALONE, *, alpha: float, score: str = "") -> None:
         super().__init__()
-        self.federation, self.alpha, self.score = federation, alpha, score
+        self.federation, self.alpha, self.score = federation, alpha, score or DEFAULT_SCORE[federation.task]
         self.align = ""  # the common scale the thresholds are on, where there is one
         self.global_threshold: float | None = None  # None where there is not one for all
         self.thresholds: dict[int, Threshold] = {}  # partition -> what it is tested with
-        self.evaluations: dict[int, EvaluateReport] = {}
+        self.evaluated: Columns[EvaluateReport] = Columns.of(EvaluateReport, [])
         self.bytes_up: dict[int, int] = {}  # partition -> information the method sent, in bytes
         self.bytes_down: dict[int, int] = {}
-        self._asked: dict[int, Record] = {}  # partition -> the round's question
         self._partition_of: dict[int, int] = {}  # node -> partition
 
     @property
-    def population(self) -> str:
-        """The clients' key in the artifact store, which every question carries."""
-        return self.federation.population
+    def evaluations(self) -> dict[int, EvaluateReport]:
+        """Partition -> what its test counted."""
+        return dict(zip(self.evaluated.partition.tolist(), self.evaluated, strict=True))
 
     # ------------------------------------------------------------------------------------------ what a method says
 
@@ -296,26 +312,27 @@ class Calibration(Method):
         """What every client is asked, in a method of one round."""
         raise NotImplementedError(f"{type(self).__name__} says neither question() nor ask()")
 
-    def threshold(self, reports: Sequence[Any]) -> float:
+    def threshold(self, reports: Columns[Any]) -> float:
         """The threshold for all, from the answers in the order of the partitions."""
         raise NotImplementedError(f"{type(self).__name__} says neither threshold(), nor for_each(), nor take()")
 
-    def for_each(self, reports: Sequence[Any]) -> Mapping[int, Threshold]:
+    def for_each(self, reports: Columns[Any]) -> Mapping[int, Threshold]:
         """The threshold of each partition; here the same for all."""
-        self.global_threshold = self.threshold(reports)
-        return {report.partition: self.global_threshold for report in reports}
+        self.global_threshold = float(self.threshold(reports))
+        return dict.fromkeys(reports.partition.tolist(), self.global_threshold)
 
     def ask(self, server_round: int) -> Record | Mapping[int, Record]:
         """The question of a round (from 1) to everybody, or partition -> question for those who are asked."""
         return self.question()
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """A round's answers, in the order of the partitions; after the last round `thresholds` is complete."""
         self.thresholds = dict(self.for_each(reports))
 
-    def information_up(self, report: Any) -> int:
-        """Bytes of information in a client's answer."""
-        return int(report.information_bytes)
+    def information_up(self, reports: Columns[Any]) -> int | NDArray[np.int64]:
+        """Bytes of information in the clients' answers, (K,), or the same for all."""
+        sizes: NDArray[np.int64] = reports.information_bytes
+        return sizes
 
     def information_down(self, threshold: Threshold) -> int:
         """Bytes of information in a client's threshold."""
@@ -330,24 +347,21 @@ class Calibration(Method):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask; clients that are asked the same share one message content."""
+        """Ask; clients that are asked the same share one question."""
         nodes, asked = node_ids(grid), self.ask(server_round)
         if not self._partition_of:
             self._partition_of = dict(zip(nodes, range(len(nodes)), strict=True))
-        everybody = sorted(self._partition_of.values())
-        self._asked = dict.fromkeys(everybody, asked) if isinstance(asked, Record) else dict(asked)
-        return self._messages(self._asked)
+        if isinstance(asked, Record):
+            asked = dict.fromkeys(sorted(self._partition_of.values()), asked)
+        return self._questions(asked)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the answers."""
-        reports: list[Any] = []
-        for reply, report in self.answers(replies):
-            node = reply.metadata.src_node_id
-            self._book(report, self._asked[self._partition_of[node]])
-            self._partition_of[node] = report.partition
-            reports.append(report)
+        reports = self.answers(replies)
+        self._partition_of |= self._partition_said
+        self._book(reports)
         self.take(server_round, reports)
         return None, MetricRecord({"clients": len(reports)})
 
@@ -363,29 +377,35 @@ class Calibration(Method):
 
         def test(threshold: Threshold) -> Record:
             values = np.atleast_1d(np.asarray(threshold, np.float64))
-            made = EvaluateRequest(self.population, self.score, values, self.align)
-            return same.setdefault(values.tobytes(), made)
+            key = values.tobytes()
+            if key not in same:
+                same[key] = EvaluateRequest(self.score, values, self.align)
+            return same[key]
 
-        return self._messages({partition: test(threshold) for partition, threshold in self.thresholds.items()})
+        return self._questions({partition: test(threshold) for partition, threshold in self.thresholds.items()})
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep every client's counts."""
-        reports: list[EvaluateReport] = [report for _, report in self.answers(replies)]
-        if server_round == self.num_rounds:
-            self.evaluations = {report.partition: report for report in reports}
-        covered, tested = sum(r.num_covered for r in reports), sum(r.num_test for r in reports)
-        return MetricRecord({"covered": covered, "tested": tested})
+        reports = self.answers(replies)
+        if not len(reports):
+            return MetricRecord({"covered": 0, "tested": 0})
+        self.evaluated = reports
+        return MetricRecord({"covered": int(reports.num_covered.sum()), "tested": int(reports.num_test.sum())})
 
-    def _messages(self, records: Mapping[int, Record]) -> list[Message]:
-        """One message for each partition, grouped by content."""
-        node_of = {partition: node for node, partition in self._partition_of.items() if node not in self.left_out}
-        groups: dict[int, list[int]] = {}
-        for partition, record in records.items():
-            if partition in node_of:
-                groups.setdefault(id(record), []).append(partition)
-        return self.sent(m for ks in groups.values() for m in request(records[ks[0]], [node_of[k] for k in ks]))
+    def _questions(self, records: Mapping[int, Record]) -> Iterable[Message]:
+        """The question of each partition to its node."""
+        node_of = {partition: node for node, partition in self._partition_of.items()}
+        asked = {node_of[k]: record for k, record in records.items() if k in node_of}
+        return self.sent(Questions(list(asked.values()), list(asked)))
 
-    def _book(self, report: Any, asked: Record) -> None:
-        k = report.partition
-        self.bytes_up[k] = self.bytes_up.get(k, 0) + self.information_up(report)
-        self.bytes_down[k] = self.bytes_down.get(k, 0) + int(asked.information_bytes)
+    def _book(self, reports: Columns[Any]) -> None:
+        """Add the information in a round's questions and answers to the account of each client."""
+        if not len(reports):
+            return
+        partitions, nodes = reports.partition.tolist(), {k: node for node, k in self._partition_of.items()}
+        up = np.broadcast_to(self.information_up(reports), len(reports)).tolist()
+        records = {id(sent): sent for sent in self._sent.values() if isinstance(sent, Record)}
+        sizes = {key: int(record.information_bytes) for key, record in records.items()}
+        for k, size in zip(partitions, up, strict=True):
+            self.bytes_up[k] = self.bytes_up.get(k, 0) + size
+            self.bytes_down[k] = self.bytes_down.get(k, 0) + sizes[id(self._sent[nodes[k]])]

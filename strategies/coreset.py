@@ -61,7 +61,7 @@ class Coreset(Broadcast):
 
     def request(self) -> ImagesRequest:
         """The parcel, as it is sent to everybody."""
-        return ImagesRequest(self.federation.population, self.parcel, self.per_client, self.models)
+        return ImagesRequest(self.federation.population, self.array, self.per_client, self.models)
 
     @cached_property
     def file(self) -> bytes:

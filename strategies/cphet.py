@@ -34,7 +34,6 @@ regression, where one number has to serve, the largest weight counts for every t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +41,7 @@ from numpy.typing import NDArray
 
 from fl_sim.conformal.weighted import Weighed, label_ratio
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import Record
 from fl_sim.randomness import stream
 from strategies.base import ALONE, Calibration, Federation, Threshold
@@ -69,24 +69,23 @@ class CPhet(Calibration):
 
     def question(self) -> Record:
         """Every score with its label."""
-        return ScoresRequest(self.population, self.score, labels=True, num_labels=self.federation.num_labels)
+        return ScoresRequest(self.score, labels=True, num_labels=self.federation.num_labels)
 
-    def for_each(self, reports: Sequence[ScoresReport]) -> dict[int, Threshold]:
+    def for_each(self, reports: Columns[ScoresReport]) -> dict[int, Threshold]:
         """q_k for client k."""
-        pool, num_labels = self._pool(reports)
-        asked = {"pooled": pool.counts, "uniform": (pool.counts > 0).astype(np.int64)}.get(self.target)
-        if asked is not None:  # one target, one threshold
-            ratio = np.ones(num_labels) if self.target == "pooled" else label_ratio(asked, pool.counts, 0.0)
+        (pool, num_labels), partitions = self._pool(reports), reports.partition.tolist()
+        wanted = {"pooled": pool.counts, "uniform": (pool.counts > 0).astype(np.int64)}.get(self.target)
+        if wanted is not None:  # one target, one threshold
+            ratio = np.ones(num_labels) if self.target == "pooled" else label_ratio(wanted, pool.counts, 0.0)
             one, size = self._calibrated(pool, ratio, "all")
-            self.sizes = {r.partition: size for r in reports}
+            self.sizes = dict.fromkeys(partitions, size)
             self.global_threshold = one if isinstance(one, float) else None
-            return {r.partition: one for r in reports}
-        found: dict[int, Threshold] = {}
-        for report in reports:
-            own = np.bincount(report.labels, minlength=num_labels)
-            weights = label_ratio(own, pool.counts)
-            found[report.partition], self.sizes[report.partition] = self._calibrated(pool, weights, report.partition)
-        return found
+            return dict.fromkeys(partitions, one)
+        thresholds: dict[int, Threshold] = {}
+        for k, labels in zip(partitions, reports.labels, strict=True):
+            weights = label_ratio(np.bincount(labels, minlength=num_labels), pool.counts)
+            thresholds[k], self.sizes[k] = self._calibrated(pool, weights, k)
+        return thresholds
 
     def _calibrated(self, pool: Weighed, weights: NDArray[np.float64], who: int | str) -> tuple[Threshold, float]:
         """A threshold, or one for each class, and the effective number of points behind it."""
@@ -100,12 +99,9 @@ class CPhet(Calibration):
         each = np.where(unknown, math.inf, pool.thresholds(weights, self.alpha))
         return (float(each[0]) if (each == each[0]).all() else each), size
 
-    def _pool(self, reports: Sequence[ScoresReport]) -> tuple[Weighed, int]:
-        for r in reports:
-            if len(r.labels) != len(r.scores):
-                raise ValueError(f"client {r.partition} sent {len(r.labels)} labels: must be one for each score")
-        labels = np.concatenate([np.zeros(0, np.int64), *(r.labels for r in reports)])
-        scores = np.concatenate([np.zeros(0), *(r.scores for r in reports)])
+    def _pool(self, reports: Columns[ScoresReport]) -> tuple[Weighed, int]:
+        labels = np.concatenate([np.zeros(0, np.int64), *reports.labels])
+        scores = np.concatenate([np.zeros(0), *reports.scores])
         num_labels = self.federation.num_labels or int(labels.max(initial=0)) + 1
         return Weighed(scores, labels, num_labels), num_labels
 

@@ -47,7 +47,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -65,6 +65,7 @@ from fl_sim.messages.calibration import (
     SizeRequest,
     StepReport,
 )
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from fl_sim.randomness import stream
 from strategies.base import ALONE, Calibration, Federation, Threshold
@@ -109,12 +110,12 @@ class DPFedCP(Calibration):
         self.aggregation, self.trim, self.cap = aggregation, trim, cap
         self.local_steps, self.fraction, self.noise, self.delta = local_steps, fraction, noise, delta
         self.step_size, self.smoothing, self.average = step_size, smoothing, average
-        self.spread = spread or (1.0 if json.loads(score)["name"] in IN_UNIT_INTERVAL else None)
+        self.spread = spread or (1.0 if json.loads(self.score)["name"] in IN_UNIT_INTERVAL else None)
         self.asks_range, by_label = self.spread is None, target == "uniform"
-        by_class = LabelCountsRequest(self.population, federation.num_labels, score)
+        by_class = LabelCountsRequest(federation.num_labels, self.score)
         self.before: list[Record] = [by_class] if by_label else []
         if self.asks_range or not by_label:
-            self.before.append(SizeRequest(self.population, score))
+            self.before.append(SizeRequest(self.score))
         self.num_rounds = len(self.before) + rounds
         self.counts: dict[int, Floats] = {}  # partition -> points of each label (C,), or of all (1,)
         self.weights: Floats = np.ones(1)  # w_y, (C,) or (1,); +inf for a label without points
@@ -131,7 +132,7 @@ class DPFedCP(Calibration):
             return {}
         turn, unit = server_round - len(self.before), self.spread or 1.0
         request = DescendRequest(
-            self.population, self.score, self.iterates[-1], self.inner_alpha, self.local_steps, self.step_size * unit,
+            self.score, self.iterates[-1], self.inner_alpha, self.local_steps, self.step_size * unit,
             self.smoothing * unit, self.noise, turn, json.dumps(self.finite_weights.tolist()),
         )  # fmt: skip
         return dict.fromkeys(self._draw(turn), request)
@@ -141,7 +142,7 @@ class DPFedCP(Calibration):
         rng = stream(self.federation.seed, "dp-fedcp", turn)
         return sorted(rng.permutation(able)[: max(1, round(self.fraction * len(able)))].tolist())
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """Learn the counts or the range, or move on by the mean of the clients' ways."""
         if server_round > len(self.before):
             self._move(reports)
@@ -152,23 +153,25 @@ class DPFedCP(Calibration):
         if server_round == self.num_rounds:
             self._finish()
 
-    def _weigh(self, reports: Sequence[LabelCountsReport]) -> None:
-        self.counts = {r.partition: r.counts.astype(np.float64) for r in reports}
+    def _weigh(self, reports: Columns[LabelCountsReport]) -> None:
+        counts = [own.astype(np.float64) for own in reports.counts]
+        self.counts = dict(zip(reports.partition.tolist(), counts, strict=True))
         if self.counts:
             self.weights = importance(np.sum(list(self.counts.values()), axis=0))
 
-    def _measure(self, reports: Sequence[SizeReport]) -> None:
+    def _measure(self, reports: Columns[SizeReport]) -> None:
         if len(self.before) == 1:
-            self.counts = {r.partition: np.array([float(r.num_calibration)]) for r in reports}
+            sizes = reports.num_calibration.astype(np.float64)[:, None]
+            self.counts = dict(zip(reports.partition.tolist(), sizes, strict=True))
         if self.asks_range:
-            ranges = [r.high - r.low for r in reports if r.high > r.low]
-            self.spread = float(np.median(ranges)) if ranges else 1.0
+            ranges = (reports.high - reports.low)[reports.high > reports.low]
+            self.spread = float(np.median(ranges)) if len(ranges) else 1.0
 
-    def _move(self, reports: Sequence[StepReport]) -> None:
-        self.drawn.update(r.partition for r in reports)
-        masses = [self.masses[r.partition] for r in reports]
-        ways = [r.value for r in reports]
-        way = aggregated(ways, masses, self.aggregation, self.trim, self.cap) if ways else 0.0
+    def _move(self, reports: Columns[StepReport]) -> None:
+        partitions = reports.partition.tolist()
+        self.drawn.update(partitions)
+        masses = [self.masses[k] for k in partitions]
+        way = aggregated(reports.value, masses, self.aggregation, self.trim, self.cap) if partitions else 0.0
         self.iterates.append(self.iterates[-1] + way)
 
     def _finish(self) -> None:
@@ -205,11 +208,11 @@ class DPFedCP(Calibration):
 
     # ---------------------------------------------------------------------------------------------------- what it took
 
-    def information_up(self, report: Any) -> int:
+    def information_up(self, reports: Columns[Any]) -> int | NDArray[np.int64]:
         """Eight bytes a number: the laboratory's report of a client's size carries a range that is not always asked."""
-        if isinstance(report, SizeReport):
+        if reports.kind is SizeReport:
             return FLOAT_BYTES * ((len(self.before) == 1) + 2 * self.asks_range)
-        return super().information_up(report)
+        return super().information_up(reports)
 
     def sensitivity(self, partition: int) -> float:
         """By how much at most a step's gradient changes with one point: max w / W_k."""

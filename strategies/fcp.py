@@ -38,7 +38,6 @@ the pool, so it goes with "size" alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -47,7 +46,8 @@ from pydantic import BeforeValidator, Field
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.sketches import merged, sketch_from
 from fl_sim.conformal.thresholds import conformal_rank, mixture_parts, mixture_threshold
-from fl_sim.messages.calibration import ScoresReport, ScoresRequest, SketchReport, SketchRequest
+from fl_sim.messages.calibration import ScoresRequest, SketchReport, SketchRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import Record
 from strategies.base import ALONE, Calibration, Federation
 
@@ -105,17 +105,18 @@ class FCP(Calibration):
     def question(self) -> Record:
         """Every score, or a sketch of them."""
         if self.sketch == "exact":
-            return ScoresRequest(self.population, self.score)
-        return SketchRequest(self.population, self.score, self.sketch)
+            return ScoresRequest(self.score)
+        return SketchRequest(self.score, self.sketch)
 
-    def threshold(self, reports: Sequence[Any]) -> float:
+    def threshold(self, reports: Columns[Any]) -> float:
         """The mixture's 1 - α quantile."""
-        self.sizes = {r.partition: len(r.scores) if isinstance(r, ScoresReport) else r.num_calibration for r in reports}
+        sizes = map(len, reports.scores) if self.sketch == "exact" else reports.num_calibration.tolist()
+        self.sizes = dict(zip(reports.partition.tolist(), sizes, strict=True))
         parts = self._parts()
         if not any(parts):
             return math.inf  # nobody of the mixture answered
         if self.sketch == "exact":
-            return mixture_threshold([r.scores for r in reports], parts, self.alpha)
+            return mixture_threshold(reports.scores, parts, self.alpha)
         return self._sketched(reports)
 
     def detail(self) -> dict[str, Any]:
@@ -151,18 +152,7 @@ class FCP(Calibration):
             raise ValueError(f"mixture holds {len(self.mixture)} numbers, and there is a client {max(self.sizes)}")
         return [as_meant(float(self.mixture[k])) for k in self.sizes]
 
-    def _sketched(self, reports: Sequence[SketchReport]) -> float:
-        sketches = []
-        for report in reports:
-            try:
-                one = sketch_from(report.sketch.tobytes(), self.sketch)
-            except ValueError as error:
-                raise ValueError(f"client {report.partition}: {error}") from None
-            if one.count != report.num_calibration:
-                raise ValueError(
-                    f"client {report.partition}: a sketch of {one.count} scores, and it says {report.num_calibration}"
-                )
-            sketches.append(one)
-        pool = merged(sketches)
+    def _sketched(self, reports: Columns[SketchReport]) -> float:
+        pool = merged([sketch_from(sketch.tobytes(), self.sketch) for sketch in reports.sketch])
         rank = conformal_rank(pool.count + len(reports) - 1, self.alpha)  # ceil((N + K)(1 - α))
         return pool.at_rank(rank) if rank <= pool.count else math.inf

@@ -35,14 +35,17 @@ the sum of hypergeometric terms in the authors' code is NaN or too large from so
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.conformal.order_statistics import Aim, Choice, choose, choose_equal
 from fl_sim.conformal.thresholds import local_rank
 from fl_sim.messages.calibration import OrderStatisticRequest, SizeReport, SizeRequest, ThresholdRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from strategies.base import ALONE, Calibration, Federation
 
@@ -73,52 +76,50 @@ class FedCPQQ(Calibration):
     def ask(self, server_round: int) -> Record | Mapping[int, Record]:
         """Everybody's own conformal threshold; or everybody's n_j, and then the l-th smallest of n."""
         if self.sizes == "unequal":
-            return ThresholdRequest(self.population, self.alpha, self.score, "clip")
+            return ThresholdRequest(self.score, self.alpha, "clip")
         if server_round == 1:
-            return SizeRequest(self.population, self.score)
-        return dict.fromkeys(
-            self._drawing, OrderStatisticRequest(self.population, self.score, rank=self._rank, size=self._n)
-        )
+            return SizeRequest(self.score)
+        return dict.fromkeys(self._drawing, OrderStatisticRequest(self.score, rank=self._rank, size=self._n))
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """The k-th smallest threshold; or first, from the n_j, what to ask for."""
-        self._answered.update(report.partition for report in reports)
-        taking = [report for report in reports if report.num_calibration > 0]
+        self._answered.update(reports.partition.tolist())
+        taking = reports.taken(np.flatnonzero(reports.num_calibration > 0))
         if server_round < self.num_rounds:
             self._settle(taking)
             return
         self.global_threshold = self._kth_smallest(taking)
         self.thresholds = dict.fromkeys(sorted(self._answered), self.global_threshold)
 
-    def information_up(self, report: Any) -> int:
+    def information_up(self, reports: Columns[Any]) -> int | NDArray[np.int64]:
         """(q_j, n_j), or one number a round."""
-        return FLOAT_BYTES if self.sizes == "equal" else int(report.information_bytes)
+        return FLOAT_BYTES if self.sizes == "equal" else super().information_up(reports)
 
     def detail(self) -> dict[str, Any]:
         """Sizes n, ranks l and the choice k; its M, and the probability that it covers less than 1 - α."""
         nothing = {"clients": 0, "n": None, "l": None} | self._said(None, "no client has calibration points")
         return nothing | self._detail
 
-    def _settle(self, reports: Sequence[SizeReport]) -> None:
+    def _settle(self, reports: Columns[SizeReport]) -> None:
         """n and l, and who is asked: nobody where no (l, k) will do."""
-        if not reports:
+        if not len(reports):
             return
-        self._n = min(report.num_calibration for report in reports)
+        self._n = int(reports.num_calibration.min())
         self._rank, choice = choose_equal(self._n, len(reports), self.aim)
         self._note([self._n] * len(reports), [self._rank] * len(reports), choice)
         if choice.feasible:
-            self._drawing = [report.partition for report in reports]
+            self._drawing = reports.partition.tolist()
 
-    def _kth_smallest(self, reports: Sequence[Any]) -> float:
-        if not reports:
+    def _kth_smallest(self, reports: Columns[Any]) -> float:
+        if not len(reports):
             if self._drawing:
                 self._detail |= self._said(None, "no client answered in the second round")
             return math.inf
-        sizes = [self._n if self.sizes == "equal" else report.num_calibration for report in reports]
+        sizes = [self._n] * len(reports) if self.sizes == "equal" else reports.num_calibration.tolist()
         ranks = [self._rank if self.sizes == "equal" else local_rank(n, self.alpha, "clip") or n for n in sizes]
         choice = choose(sizes, ranks, self.aim)
         self._note(sizes, ranks, choice)
-        return sorted(float(report.threshold) for report in reports)[choice.k - 1] if choice.feasible else math.inf
+        return float(np.sort(reports.threshold)[choice.k - 1]) if choice.feasible else math.inf
 
     def _note(self, sizes: list[int], ranks: list[int], choice: Choice) -> None:
         equal = self.sizes == "equal"

@@ -6,7 +6,7 @@ Nguyen, Wang, Ku, 2026, https://arxiv.org/abs/2602.23296
     q_k = the ceil((n_k + 1)(1 - α))-th smallest score of client k        clients/calibrate.py, conformal/thresholds.py
     q   = Σ_k (n_k / Σ_j n_j) q_k                                         `threshold` below
 
-    α is `alpha` · q_k is `report.threshold` · n_k is `report.num_calibration` · q is `global_threshold`
+    α is `alpha` · q_k is `reports.threshold` · n_k is `reports.num_calibration` · q is `global_threshold`
 
 Sent: (q_k, n_k), 16 bytes, once. Received: q, 8 bytes.
 
@@ -66,14 +66,15 @@ aggregation, trim, cap  A weighted median or trimmed mean, and a bound on one cl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.conformal.aggregation import aggregated, candidates, least_coverage, smallest_sufficient
-from fl_sim.messages.calibration import CountsReport, CountsRequest, ThresholdReport, ThresholdRequest
+from fl_sim.messages.calibration import CountsRequest, ThresholdReport, ThresholdRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from strategies.base import ALONE, Calibration, Federation
 from strategies.families.options import Cap, Mean, SmallN, Trim
@@ -129,25 +130,22 @@ class FedWQCP(Calibration):
         self.aggregation, self.trim, self.cap = aggregation, trim, cap
         self.mean: float | None = None  # of the first round
         self.counts: dict[int, tuple[int, int]] = {}  # partition -> scores up to the threshold, n_k
-        self._second = CountsRequest(self.population, score, self.align, np.array([math.inf]))
+        self._second = CountsRequest(self.score, np.array([math.inf]), self.align)
 
     def question(self) -> Record:
         """Each client's (q_k, n_k), and f_k where it weighs."""
-        return ThresholdRequest(self.population, self.alpha, self.score, self.small_n, self.align, self.power > 0)
+        return ThresholdRequest(self.score, self.alpha, self.small_n, self.align, self.power > 0)
 
-    def threshold(self, reports: Sequence[ThresholdReport]) -> float:
+    def threshold(self, reports: Columns[ThresholdReport]) -> float:
         """Σ n_k q_k / Σ n_k over the clients that have points; infinite if there are none."""
-        thresholds = [r.threshold for r in reports]
-        weights = [r.num_calibration for r in reports] if not self.power else self._by_density(reports)
-        return aggregated(thresholds, weights, self.aggregation, self.trim, self.cap)
+        weights = self._by_density(reports) if self.power else reports.num_calibration
+        return aggregated(reports.threshold, weights, self.aggregation, self.trim, self.cap)
 
-    def _by_density(self, reports: Sequence[ThresholdReport]) -> list[float]:
+    def _by_density(self, reports: Columns[ThresholdReport]) -> NDArray[np.float64]:
         """n_k f_k, or n_k f_k²; n_k where q_k is infinite, which has no density, and where nobody has one."""
-        known = any(r.num_calibration and r.density > 0 for r in reports)
-        return [
-            r.num_calibration * (min(r.density, DENSEST) ** self.power if known and r.threshold < math.inf else 1.0)
-            for r in reports
-        ]
+        n, density = reports.num_calibration, np.minimum(reports.density, DENSEST)
+        known = ((n > 0) & (density > 0)).any()
+        return n * np.where(known & (reports.threshold < math.inf), density**self.power, 1.0)
 
     # --------------------------------------------------------------------------------------------------- second round
 
@@ -155,31 +153,31 @@ class FedWQCP(Calibration):
         """The question of the first round; in the second the candidates."""
         return self.question() if server_round == 1 else self._second
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """The mean; in the second round the smallest candidate that covers enough of all scores."""
         if server_round == 1:
             super().take(1, reports)
             self.mean = self.global_threshold
             self._second = self._spread(reports)
             return
-        counts = np.sum([r.counts for r in reports], axis=0) if reports else np.zeros_like(self._second.candidates)
-        n = sum(r.num_calibration for r in reports)
-        q = smallest_sufficient(self._second.candidates, counts, n, self.alpha)
-        self.global_threshold = q
-        self.thresholds = dict.fromkeys({*self.thresholds, *(r.partition for r in reports)}, q)
+        counts = np.array(reports.counts).reshape(len(reports), len(self._second.candidates))  # (K, J)
+        n = reports.num_calibration
+        q = smallest_sufficient(self._second.candidates, counts.sum(axis=0), int(n.sum()), self.alpha)
+        self.global_threshold, partitions = q, reports.partition.tolist()
+        self.thresholds = dict.fromkeys({*self.thresholds, *partitions}, q)
         chosen = int(np.searchsorted(self._second.candidates, q))  # past the end for +inf, which covers all
-        self.counts = {r.partition: (int([*r.counts, r.num_calibration][chosen]), r.num_calibration) for r in reports}
+        covered = np.column_stack([counts, n])[:, chosen]
+        self.counts = dict(zip(partitions, zip(covered.tolist(), n.tolist(), strict=True), strict=True))
 
-    def _spread(self, reports: Sequence[ThresholdReport]) -> CountsRequest:
-        thresholds, sizes = [r.threshold for r in reports], [r.num_calibration for r in reports]
+    def _spread(self, reports: Columns[ThresholdReport]) -> CountsRequest:
         mean = math.inf if self.mean is None else self.mean
-        among = candidates(thresholds, sizes, mean, max(self.feedback, 1))
-        return CountsRequest(self.population, self.score, self.align, among)
+        among = candidates(reports.threshold, reports.num_calibration, mean, max(self.feedback, 1))
+        return CountsRequest(self.score, among, self.align)
 
-    def information_up(self, report: ThresholdReport | CountsReport) -> int:
+    def information_up(self, reports: Columns[Any]) -> NDArray[np.int64]:
         """(q_k, n_k), and f_k where it weighs; in the second round the counts, and n_k if "drop" kept it back."""
-        more = self.power > 0 if isinstance(report, ThresholdReport) else self.small_n == "drop"
-        return int(report.information_bytes) + FLOAT_BYTES * more
+        more = self.power > 0 if reports.kind is ThresholdReport else self.small_n == "drop"
+        return np.asarray(super().information_up(reports) + FLOAT_BYTES * more)
 
     def detail(self) -> dict[str, Any]:
         """The second round's certificate of each client, where there was one."""

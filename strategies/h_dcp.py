@@ -28,11 +28,14 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.conformal.histogram import ScoreGrid, threshold_at
 from fl_sim.conformal.thresholds import conformal_rank
 from fl_sim.messages.calibration import HistogramReport
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES
 from strategies.base import ALONE, Federation
 from strategies.families.histograms import Counts, HistogramCalibration
@@ -60,11 +63,11 @@ class HDCP(HistogramCalibration):
         self.global_threshold = threshold_at(total, grid.edges, rank) if partitions else math.inf
         return dict.fromkeys(partitions, self.global_threshold)
 
-    def information_up(self, report: Any) -> int:
+    def information_up(self, reports: Columns[Any]) -> int | NDArray[np.int64]:
         """All counts as they are, as published; our code for them would take less."""
-        if isinstance(report, HistogramReport):
+        if reports.kind is HistogramReport:
             return FLOAT_BYTES * (self.bins + 1)
-        return super().information_up(report)
+        return super().information_up(reports)
 
     def detail(self) -> dict[str, Any]:
         """Between which numbers the levels lie."""

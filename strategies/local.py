@@ -15,9 +15,11 @@ client without points has an infinite threshold.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+
+import numpy as np
 
 from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import Record
 from strategies.base import ALONE, Calibration, Federation, Threshold
 from strategies.families.options import SmallN
@@ -39,13 +41,14 @@ class Local(Calibration):
 
     def question(self) -> Record:
         """Each client's q_k, which need not leave it."""
-        return ThresholdRequest(self.population, self.alpha, self.score, self.small_n)
+        return ThresholdRequest(self.score, self.alpha, self.small_n)
 
-    def for_each(self, reports: Sequence[ThresholdReport]) -> dict[int, float]:
+    def for_each(self, reports: Columns[ThresholdReport]) -> dict[int, float]:
         """q_k for client k."""
-        return {r.partition: r.threshold if r.num_calibration else math.inf for r in reports}
+        thresholds = np.where(reports.num_calibration > 0, reports.threshold, math.inf)
+        return dict(zip(reports.partition.tolist(), thresholds.tolist(), strict=True))
 
-    def information_up(self, report: ThresholdReport) -> int:
+    def information_up(self, reports: Columns[ThresholdReport]) -> int:
         """Nothing has to be sent."""
         return 0
 

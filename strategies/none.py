@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.evaluation import EvaluateRequest
 from strategies.base import ALONE, Calibration, Federation, node_ids, request
 
@@ -21,7 +22,8 @@ class NoCalibration(Calibration):
         self,
         federation: Federation = ALONE,
     ) -> None:
-        super().__init__(federation, alpha=math.nan, score="")
+        super().__init__(federation, alpha=math.nan)
+        self.score = ""  # clients make no sets
         self.global_threshold = math.inf  # everything is covered
 
     def configure_train(
@@ -34,7 +36,7 @@ class NoCalibration(Calibration):
         """Nothing is asked."""
         return []
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """Nothing was answered."""
 
     def configure_evaluate(
@@ -45,4 +47,4 @@ class NoCalibration(Calibration):
         grid: Grid,
     ) -> Iterable[Message]:
         """Every client counts what it gets right."""
-        return self.sent(request(EvaluateRequest(self.population, "", np.array([math.inf])), node_ids(grid)))
+        return self.sent(request(EvaluateRequest("", np.array([math.inf])), node_ids(grid)))

@@ -25,15 +25,18 @@ exchangeable with them. With f < 1 the same, minus the bound on drift. Not for a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.conformal.histogram import ScoreGrid, decode
 from fl_sim.conformal.running import RunningHistogram
 from fl_sim.conformal.scores import bounds_of
 from fl_sim.messages.calibration import HistogramReport, HistogramRequest, SizeReport, SizeRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from fl_sim.randomness import stream
 from strategies.base import ALONE, Calibration, Federation
@@ -63,9 +66,9 @@ class Online(Calibration):
             raise ValueError("online draws among the clients: Federation(tiers=...) must name the tier of each")
         self.bins, self.rounds, self.fraction, self.departed = bins, rounds, fraction, departed
         self.forgetting = forgetting
-        self.scalar_rounds = 0 if bounds_of(score) is not None else 1
+        self.scalar_rounds = 0 if bounds_of(self.score) is not None else 1
         self.num_rounds = self.scalar_rounds + rounds
-        self.kept = self._empty(grid_for(score, bins, []))
+        self.kept = self._empty(grid_for(self.score, bins, None))
         self.reported = dict.fromkeys(range(len(federation.tiers)), 0)  # partition -> how many parts it has reported
         self.asked: dict[int, int] = {}  # partition -> the first part it is asked for in this round
         self.history: list[float] = []  # the threshold after each round
@@ -74,14 +77,14 @@ class Online(Calibration):
         """The range of the scores first, where it is not known; then those drawn for what is new."""
         turn = server_round - self.scalar_rounds
         if turn < 1:
-            return SizeRequest(self.population, self.score)
+            return SizeRequest(self.score)
         order = stream(self.federation.seed, "online", turn).permutation(len(self.reported))
         drawn = order[: max(1, round(self.fraction * len(order)))].tolist()
         self.asked = {k: self.reported[k] for k in sorted(drawn)}
         record = {first: self._request(first, turn) for first in set(self.asked.values())}  # one for all who are alike
         return {k: record[first] for k, first in self.asked.items()}
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """Add what is new, each part with its own round's weight."""
         turn = server_round - self.scalar_rounds
         if turn < 1:
@@ -91,7 +94,7 @@ class Online(Calibration):
             self.kept.tick()
         for report in reports:
             self._add(report, turn)
-        gone = self.asked.keys() - {report.partition for report in reports}
+        gone = self.asked.keys() - {*reports.partition.tolist()}
         for k in gone if self.departed == "leave" else ():
             self.kept.leave(k)
             self.reported[k] = 0
@@ -99,9 +102,9 @@ class Online(Calibration):
         self.history.append(self.global_threshold)
         self.thresholds = dict.fromkeys((k for k in self.reported if k not in gone), self.global_threshold)
 
-    def information_up(self, report: Any) -> int:
+    def information_up(self, reports: Columns[Any]) -> int | NDArray[np.int64]:
         """The code, or the two ends of the range."""
-        return 2 * FLOAT_BYTES if isinstance(report, SizeReport) else int(report.information_bytes)
+        return 2 * FLOAT_BYTES if reports.kind is SizeReport else super().information_up(reports)
 
     def detail(self) -> dict[str, Any]:
         """What the threshold rests on, and how it came about; an infinite one is null."""
@@ -119,18 +122,14 @@ class Online(Calibration):
 
     def _request(self, first: int, turn: int) -> Record:
         return HistogramRequest(
-            self.population, self.score, self.kept.grid.text(), num_labels=0, budget=0,
+            self.score, self.kept.grid.text(), by_class=False, num_labels=0, budget=0,
             parts=self.rounds, part_from=first, part_to=turn,
         )  # fmt: skip
 
     def _add(self, report: HistogramReport, turn: int) -> None:
         k, first = report.partition, self.asked[report.partition]
-        try:
-            rows = decode(report.code, turn - first)
-            for part, counts in enumerate(rows, start=first):
-                self.kept.update(k, counts, period=part)
-        except ValueError as error:
-            raise ValueError(f"client {k}: {error}") from None
+        for part, counts in enumerate(decode(report.code, turn - first), start=first):
+            self.kept.update(k, counts, period=part)
         if self.scalar_rounds and not self.reported[k]:  # the grid that was agreed went down with the question
             self.bytes_down[k] = self.bytes_down.get(k, 0) + 2 * FLOAT_BYTES
         self.reported[k] = turn

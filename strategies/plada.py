@@ -115,7 +115,7 @@ class Plada(Broadcast):
 
     def request(self) -> PayloadRequest:
         """The payload, as it is sent to everybody."""
-        return PayloadRequest(self.federation.population, self.parcel, self.per_client, self.models)
+        return PayloadRequest(self.federation.population, self.array, self.per_client, self.models)
 
     @cached_property
     def file(self) -> bytes:

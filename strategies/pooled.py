@@ -14,10 +14,9 @@ above the n_A of the other, and the threshold among these, by (1 - α) n_B / (N 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fl_sim.conformal.thresholds import pooled_threshold
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import Record
 from strategies.base import Calibration
 
@@ -27,8 +26,8 @@ class Pooled(Calibration):
 
     def question(self) -> Record:
         """Every score."""
-        return ScoresRequest(self.population, self.score)
+        return ScoresRequest(self.score)
 
-    def threshold(self, reports: Sequence[ScoresReport]) -> float:
+    def threshold(self, reports: Columns[ScoresReport]) -> float:
         """Split conformal on the pool."""
-        return pooled_threshold([r.scores for r in reports], self.alpha)
+        return pooled_threshold(reports.scores, self.alpha)

@@ -94,7 +94,7 @@ class Private(HistogramCalibration):
         range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(federation, alpha=alpha, score=score, bins=bins)
-        bounds = bounds_of(score) if range is None else range
+        bounds = bounds_of(self.score) if range is None else range
         if bounds is None:
             raise FlSimError(
                 f"calibrate.score = {score}: has no known bounds, and the data's are private; give "
@@ -114,7 +114,7 @@ class Private(HistogramCalibration):
     def histogram_request(self, grid: ScoreGrid, turn: int) -> Record:
         """Noisy counts."""
         return HistogramRequest(
-            self.population, self.score, grid.text(), self.num_labels, self.budget,
+            self.score, grid.text(), by_class=False, num_labels=0, budget=self.budget,
             epsilon=self.epsilon, share=self.shares,
         )  # fmt: skip
 

@@ -40,7 +40,7 @@ class ProbeStrategy(Broadcast):
 
     def request(self) -> ProbeRequest:
         """The parcel, and how large the backbone is."""
-        return ProbeRequest(self.federation.population, self.parcel, self.centroids)
+        return ProbeRequest(self.federation.population, self.array, self.centroids)
 
     @cached_property
     def file(self) -> bytes:

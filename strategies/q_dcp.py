@@ -33,7 +33,7 @@ left, the a_k from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -42,6 +42,7 @@ from pydantic import Field
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.pinball import Graph, neighbour_sums, published_margin, published_penalty
 from fl_sim.messages.calibration import AgreeRequest, StepReport, ThresholdReport, ThresholdRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import Record
 from fl_sim.scenario.options import number_or
 from strategies.base import ALONE, Calibration, Federation
@@ -80,7 +81,7 @@ class QDCP(Calibration):
     def ask(self, server_round: int) -> Record | Mapping[int, Record]:
         """First everybody's (q_k, n_k); then the next x of each client in the graph."""
         if server_round == 1:
-            return ThresholdRequest(self.population, self.alpha, self.score, "clip")
+            return ThresholdRequest(self.score, self.alpha, "clip")
         level = self.level
         if math.isinf(level):
             return {}
@@ -88,13 +89,13 @@ class QDCP(Calibration):
         theirs = zip(self.present, self.values.tolist(), self.duals.tolist(), sums.tolist(), strict=True)
         return {
             k: AgreeRequest(
-                self.population, self.score, level, self.sharpness, self.regularisation, self.anchor, penalty, each,
+                self.score, level, self.sharpness, self.regularisation, self.anchor, penalty, each,
                 value, dual, total,
             )
             for k, value, dual, total in theirs
         }  # fmt: skip
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """Begin, or move on a step."""
         if server_round == 1:
             self._begin(reports)
@@ -103,21 +104,19 @@ class QDCP(Calibration):
         self.global_threshold = self._threshold()
         self.thresholds = dict.fromkeys(self.sizes, self.global_threshold)
 
-    def _begin(self, reports: Sequence[ThresholdReport]) -> None:
-        self.sizes = {r.partition: r.num_calibration for r in reports}
-        with_points = [r for r in reports if r.num_calibration and math.isfinite(r.threshold)]
-        self.present = [r.partition for r in with_points]
-        self.anchor = float(np.mean([r.threshold for r in with_points])) if with_points else 0.0
+    def _begin(self, reports: Columns[ThresholdReport]) -> None:
+        self.sizes = dict(zip(reports.partition.tolist(), reports.num_calibration.tolist(), strict=True))
+        with_points = (reports.num_calibration > 0) & np.isfinite(reports.threshold)
+        self.present = reports.partition[with_points].tolist()
+        self.anchor = float(np.mean(reports.threshold[with_points])) if self.present else 0.0
         self.values = np.full(len(self.present), self.first)
         self.duals = np.zeros(len(self.present))
 
-    def _step(self, reports: Sequence[StepReport]) -> None:
-        found = {r.partition: r.value for r in reports}
-        if not found:
+    def _step(self, reports: Columns[StepReport]) -> None:
+        if not len(reports):
             return
-        lost = [k for k in self.present if k not in found]
-        self.present = [k for k in self.present if k in found]
-        self.values = np.array([found[k] for k in self.present])
+        lost = sorted(set(self.present) - set(reports.partition.tolist()))
+        self.present, self.values = reports.partition.tolist(), reports.value
         if lost:  # the duals of those left would add up to what the lost ones have taken along, and pull x that way
             self.sizes |= dict.fromkeys(lost, 0)
             self.duals = np.zeros(len(self.present))

@@ -29,7 +29,6 @@ a Gaussian that can be fitted (conformal/robust.py); like the published one it a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -45,6 +44,7 @@ from fl_sim.conformal.robust import (
 )
 from fl_sim.conformal.thresholds import pooled_threshold
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import Record
 from fl_sim.scenario.options import number_or
 from strategies.base import ALONE, Calibration, Federation
@@ -72,30 +72,32 @@ class RobFCP(Calibration):
 
     def question(self) -> Record:
         """Every score."""
-        return ScoresRequest(self.population, self.score)
+        return ScoresRequest(self.score)
 
-    def threshold(self, reports: Sequence[ScoresReport]) -> float:
+    def threshold(self, reports: Columns[ScoresReport]) -> float:
         """Split conformal on those who are left."""
-        told = [r for r in reports if len(r.scores)]
-        if not told:
+        pairs = zip(reports.partition.tolist(), reports.scores, strict=True)
+        scores_of = {k: scores for k, scores in pairs if len(scores)}
+        if not scores_of:
             return math.inf
-        low, high = score_range([r.scores for r in told], self.federation.task == "classification")
-        vectors = histograms([r.scores for r in told], self.bins, low, high)
-        num_malicious = self._num_malicious(len(told))
+        partitions, scores = list(scores_of), list(scores_of.values())
+        low, high = score_range(scores, self.federation.task == "classification")
+        vectors = histograms(scores, self.bins, low, high)
+        num_malicious = self._num_malicious(len(scores))
         if num_malicious is None:
             num_malicious = most_likely_malicious(vectors, self.neighbours)
         suspicion = maliciousness(vectors, num_malicious, self.neighbours)
         out = set(dropped(suspicion, num_malicious))
-        kept = [r for place, r in enumerate(told) if place not in out]
-        least = min(len(r.scores) for r in kept)
+        left = [own for place, own in enumerate(scores) if place not in out]
+        least = min(map(len, left))
         self._found = {
             "num_malicious": num_malicious,
-            "left_out": sorted(told[place].partition for place in out),
-            "maliciousness": {str(r.partition): float(m) for r, m in zip(told, suspicion, strict=True)},
+            "left_out": sorted(partitions[place] for place in out),
+            "maliciousness": {str(k): float(m) for k, m in zip(partitions, suspicion, strict=True)},
             "range": [low, high] if math.isfinite(low) and math.isfinite(high) else None,
-            "certified_coverage": list(certified_coverage(len(told), len(kept), least, self.bins, self.alpha)),
+            "certified_coverage": list(certified_coverage(len(scores), len(left), least, self.bins, self.alpha)),
         }
-        return pooled_threshold([r.scores for r in kept], self.alpha)
+        return pooled_threshold(left, self.alpha)
 
     def _num_malicious(self, clients: int) -> int | None:
         """K_m of so many clients, always fewer than half of them; None where it is to be estimated."""

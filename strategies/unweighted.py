@@ -15,10 +15,11 @@ minority of liars, the trimmed mean fewer than trim K.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numpy as np
 
 from fl_sim.conformal.aggregation import aggregated
 from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from strategies.base import ALONE, Calibration, Federation
 from strategies.families.options import Mean, SmallN, Trim
@@ -42,13 +43,13 @@ class Unweighted(Calibration):
 
     def question(self) -> Record:
         """Each client's q_k."""
-        return ThresholdRequest(self.population, self.alpha, self.score, self.small_n)
+        return ThresholdRequest(self.score, self.alpha, self.small_n)
 
-    def threshold(self, reports: Sequence[ThresholdReport]) -> float:
+    def threshold(self, reports: Columns[ThresholdReport]) -> float:
         """Σ q_k / K over the clients that have points; infinite if there are none."""
-        counts = [min(r.num_calibration, 1) for r in reports]
-        return aggregated([r.threshold for r in reports], counts, self.aggregation, self.trim)
+        has_points = np.minimum(reports.num_calibration, 1)
+        return aggregated(reports.threshold, has_points, self.aggregation, self.trim)
 
-    def information_up(self, report: ThresholdReport) -> int:
+    def information_up(self, reports: Columns[ThresholdReport]) -> int:
         """The threshold alone."""
         return FLOAT_BYTES

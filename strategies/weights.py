@@ -41,7 +41,7 @@ class Weights(Broadcast):
     def request(self) -> WeightsRequest:
         """The parcel, and how to build the network it is for."""
         recipe = json.dumps(self.teacher.recipe.__dict__)
-        return WeightsRequest(self.federation.population, self.parcel, recipe)
+        return WeightsRequest(self.federation.population, self.array, recipe)
 
     @cached_property
     def teacher(self) -> Teacher:

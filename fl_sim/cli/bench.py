@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fl_sim.data import Dataset, glyphs
 from fl_sim.errors import FlSimError, ScenarioError
 from fl_sim.messages.calibration import LabelCountsReport, LabelCountsRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.models.recipe import Recipe
 from fl_sim.models.stacked_training import cohort_size
 from fl_sim.preflight import check
@@ -107,9 +108,9 @@ class RollCall(Calibration):
     def question(self) -> LabelCountsRequest:
         """How many calibration points of each class."""
         self._began = time.perf_counter()
-        return LabelCountsRequest(self.population)
+        return LabelCountsRequest()
 
-    def take(self, server_round: int, reports: Sequence[LabelCountsReport]) -> None:
+    def take(self, server_round: int, reports: Columns[LabelCountsReport]) -> None:
         """Look at the watch; without thresholds nobody is tested."""
         self.took.append(time.perf_counter() - self._began)
 

@@ -15,8 +15,10 @@ Ties can only raise it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +27,7 @@ from fl_sim.conformal.scores import checked_labels
 from fl_sim.conformal.thresholds import SmallN, local_rank, refuse_where
 
 Counts = NDArray[np.int64]
+Columns = dict[str, NDArray[Any]]  # field of a `Tally` -> its values of K clients
 
 LEAST_TESTED = 30  # test points below which a client's own coverage says little: one miss costs over three points
 _COVERAGES = (
@@ -71,39 +74,52 @@ def tally_sets(scores_all: ArrayLike, targets: ArrayLike, threshold: ArrayLike, 
     `scores_all` (n, C), `targets` (n,) the true labels, `threshold` one number or (C,), `predicted_labels` (n,) the
     classifier's; n may be 0.
     """
-    scores = np.asarray(scores_all, dtype=np.float64)
+    limits, scores = np.asarray(threshold, np.float64), np.asarray(scores_all, np.float64)
+    if scores.ndim == 2 and limits.shape not in ((), (1,), scores.shape[1:]):
+        raise ValueError(f"threshold of shape {limits.shape}: must be one number, or one for each of {scores.shape[1]}")
+    return _only(tallies_of_sets(scores, targets, limits.reshape(1, -1), predicted_labels, [len(scores)]))
+
+
+def tallies_of_sets(
+    scores_all: ArrayLike, targets: ArrayLike, thresholds: ArrayLike, predicted_labels: ArrayLike, sizes: Sequence[int]
+) -> Columns:
+    """`tally_sets` of K clients at once, whose `sizes` (K,) rows stand one after another: each field (K,) or (K, C).
+
+    `thresholds` (K, 1), or (K, C) where each class has its own.
+    """
+    scores, limits = np.asarray(scores_all, np.float64), np.asarray(thresholds, np.float64)
     if scores.ndim != 2:
         raise ValueError(f"scores_all of shape {scores.shape}: must have shape (n, C)")
-    limits = np.asarray(threshold, np.float64)
-    if limits.shape not in ((), (1,), scores.shape[1:]):
-        raise ValueError(f"threshold of shape {limits.shape}: must be one number, or one for each of {scores.shape[1]}")
     _refuse_nan(limits, scores)
     labels = checked_labels(targets, *scores.shape)
     guesses = checked_labels(predicted_labels, *scores.shape)
-    in_set = scores <= limits
+    clients, num_classes = len(sizes), scores.shape[1]
+    client = np.repeat(np.arange(clients), sizes)
+    in_set = scores <= (limits[client] if clients > 1 else limits)
     covered = in_set[np.arange(len(labels)), labels]
-    sizes = in_set.sum(axis=1)
-    return Tally(
-        num_test=len(labels),
-        num_covered=int(covered.sum()),
-        total_size=float(sizes.sum()),
-        num_empty=int((sizes == 0).sum()),
-        num_infinite=0,
-        num_correct=int((guesses == labels).sum()),
-        total_squared_error=0.0,
-        class_tested=np.bincount(labels, minlength=scores.shape[1]),
-        class_covered=np.bincount(labels[covered], minlength=scores.shape[1]),
-    )
+    set_sizes, cell = in_set.sum(axis=1), client * num_classes + labels
+
+    def count(of: NDArray[np.int64]) -> Counts:
+        return np.bincount(of, minlength=clients)
+
+    def count_by_class(of: NDArray[np.int64]) -> Counts:
+        return np.bincount(of, minlength=clients * num_classes).reshape(clients, num_classes)
+
+    return {
+        "num_test": np.asarray(sizes, np.int64),
+        "num_covered": count(client[covered]),
+        "total_size": np.bincount(client, set_sizes, clients),
+        "num_empty": count(client[set_sizes == 0]),
+        "num_infinite": np.zeros(clients, np.int64),
+        "num_correct": count(client[guesses == labels]),
+        "total_squared_error": np.zeros(clients),
+        "class_tested": count_by_class(cell),
+        "class_covered": count_by_class(cell[covered]),
+    }
 
 
 def tally_intervals(
-    low: ArrayLike,
-    high: ArrayLike,
-    targets: ArrayLike,
-    *,
-    scores: ArrayLike,
-    threshold: float,
-    centres: ArrayLike,
+    low: ArrayLike, high: ArrayLike, targets: ArrayLike, *, scores: ArrayLike, threshold: float, centres: ArrayLike
 ) -> Tally:
     """Tally of the score's intervals [low, high], each (n,), for true values `targets` (n,).
 
@@ -111,23 +127,50 @@ def tally_intervals(
     calibration, because low <= target <= high rounds differently and loses ties. `centres` (n,) are the point
     predictions.
     """
-    lows, highs, values, own, centre = (np.asarray(a, np.float64) for a in (low, high, targets, scores, centres))
-    shapes = [a.shape for a in (lows, highs, values, own, centre)]
+    n = np.size(targets)
+    thresholds = np.full(n, threshold, np.float64)
+    parts = {"scores": scores, "thresholds": thresholds, "centres": centres}
+    return _only(tallies_of_intervals(low, high, targets, **parts, sizes=[n]))
+
+
+def tallies_of_intervals(
+    low: ArrayLike, high: ArrayLike, targets: ArrayLike, *, scores: ArrayLike, thresholds: ArrayLike,
+    centres: ArrayLike, sizes: Sequence[int],
+) -> Columns:  # fmt: skip
+    """`tally_intervals` of K clients at once, whose `sizes` (K,) rows stand one after another, each row with the
+    threshold of its client, (n,): each field (K,), of classes (K, 0)."""
+    arrays = [np.asarray(a, np.float64) for a in (low, high, targets, scores, centres)]
+    lows, highs, values, own, centre = arrays
+    shapes = [a.shape for a in arrays]
     if lows.ndim != 1 or len(set(shapes)) > 1:
         raise ValueError(f"low, high, targets, scores, centres of shapes {shapes}: must all have shape (n,)")
-    _refuse_nan(threshold, own)
-    lengths = np.maximum(highs - lows, 0.0)
-    return Tally(
-        num_test=len(values),
-        num_covered=int((own <= threshold).sum()),
-        total_size=float(lengths.sum()),
-        num_empty=int((highs < lows).sum()),
-        num_infinite=int(np.isinf(lengths).sum()),
-        num_correct=0,
-        total_squared_error=float(((values - centre) ** 2).sum()),
-        class_tested=np.zeros(0, np.int64),
-        class_covered=np.zeros(0, np.int64),
-    )
+    limits = np.asarray(thresholds, np.float64)
+    _refuse_nan(limits, own)
+    lengths, errors = np.maximum(highs - lows, 0.0), (values - centre) ** 2
+    clients, client, ends = len(sizes), np.repeat(np.arange(len(sizes)), sizes), np.cumsum(sizes).tolist()
+
+    def count(which: NDArray[np.bool_]) -> Counts:
+        return np.bincount(client[which], minlength=clients)
+
+    def total(of: NDArray[np.float64]) -> NDArray[np.float64]:  # as each client alone would add its own
+        return np.array([of[end - n : end].sum() for n, end in zip(sizes, ends, strict=True)], np.float64)
+
+    return {
+        "num_test": np.asarray(sizes, np.int64),
+        "num_covered": count(own <= limits),
+        "total_size": total(lengths),
+        "num_empty": count(highs < lows),
+        "num_infinite": count(np.isinf(lengths)),
+        "num_correct": np.zeros(clients, np.int64),
+        "total_squared_error": total(errors),
+        "class_tested": np.zeros((clients, 0), np.int64),
+        "class_covered": np.zeros((clients, 0), np.int64),
+    }
+
+
+def _only(columns: Columns) -> Tally:
+    """The tally of one client."""
+    return Tally(**{name: row if row.ndim else row.item() for name, (row,) in columns.items()})
 
 
 def coverage_summary(num_covered: ArrayLike, num_test: ArrayLike) -> dict[str, float | int | None]:

@@ -79,38 +79,55 @@ def tabulate(before: ArrayLike, labels: ArrayLike, after: ArrayLike | None = Non
     Raises:
         ValueError: shapes that do not fit, labels outside 0..C-1, nan in `after` alone.
     """
+    return tabulate_each(before, labels, [np.size(labels)], after)[0]
+
+
+def tabulate_each(
+    before: ArrayLike, labels: ArrayLike, sizes: Sequence[int], after: ArrayLike | None = None
+) -> list[Floats]:
+    """`tabulate` of K clients at once, whose `sizes` (K,) points stand one after another."""
     log_p = np.asarray(before, np.float64)
     if log_p.ndim != 2:
         raise ValueError(f"log-probabilities of shape {log_p.shape}: must have shape (n, C)")
-    n, truth = len(log_p), checked_labels(labels, *log_p.shape)
+    n, truth, client = len(log_p), checked_labels(labels, *log_p.shape), np.repeat(np.arange(len(sizes)), sizes)
     if after is not None:
         calibrated = np.asarray(after, np.float64)
         if calibrated.shape != log_p.shape:
             raise ValueError(f"calibrated log-probabilities of shape {calibrated.shape}: must be {log_p.shape}")
-        log_p, truth = np.concatenate([log_p, calibrated]), np.concatenate([truth, truth])
+        log_p, truth, client = np.concatenate([log_p, calibrated]), np.tile(truth, 2), np.tile(client, 2)
     rows, guess, p = np.arange(len(log_p)), log_p.argmax(axis=1), np.exp(log_p)
     confidence = p[rows, guess]  # argmax points at a row's first nan
-    if n == 0 or np.isnan(confidence[:n]).any():
-        return NOTHING
-    if np.isnan(confidence).any():
+    lost = np.isin(client, client[:n][np.isnan(confidence[:n])])  # rows of clients whose model answers nan
+    if np.isnan(confidence[~lost]).any():
         raise ValueError("a calibrator gave nan: log-probabilities must be numbers, or -inf")
     sums = np.ones((5, len(p)))
     sums[CONFIDENCE - 1], sums[HITS - 1] = confidence, guess == truth
     sums[LOG - 1] = -np.maximum(np.minimum(log_p[rows, truth], 0.0), LEAST_LOG)
     p[rows, truth] -= 1.0
     sums[BRIER - 1] = np.einsum("ij,ij->i", p, p)
-    # Small integers, which NumPy sorts by their digits.
-    cell = np.maximum(np.minimum(np.ceil(confidence * FINE), FINE) - 1, 0).astype(np.int16)
+    with np.errstate(invalid="ignore"):
+        cell = np.maximum(np.minimum(np.ceil(confidence * FINE), FINE) - 1, 0)
     cell[n:] += FINE
+    cell = np.where(lost, 0, cell) + client * (2 * FINE)
+    # Of one client small integers, which NumPy sorts by their digits.
+    cell = cell.astype(np.int16 if len(sizes) == 1 else np.int64)
     order = np.argsort(cell, kind="stable")
-    return _summed(cell[order], sums[:, order])
+    order = order[~lost[order]]
+    return _by_client(_summed(cell[order], sums[:, order]), len(sizes))
+
+
+def _by_client(table: Floats, clients: int) -> list[Floats]:
+    """A table of many clients' cells, numbered one client after another, as the table of each."""
+    ends = np.searchsorted(table[:, CELL], np.arange(1, clients + 1) * (2 * FINE)).tolist()
+    table[:, CELL] %= 2 * FINE
+    return [table[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def added(tables: Sequence[Floats]) -> Floats:
     """The table of all points from tables of some each."""
     whole = np.concatenate([NOTHING, *tables])
     whole = whole[np.argsort(whole[:, CELL], kind="stable")]
-    return _summed(whole[:, CELL], whole[:, COUNT:].T) if len(whole) else NOTHING
+    return _summed(whole[:, CELL], whole[:, COUNT:].T)
 
 
 def judged(table: Floats) -> Metrics:
@@ -175,6 +192,8 @@ def checked_table(table: Floats, num_test: int) -> None:
 
 def _summed(cells: NDArray[Any], sums: Floats) -> Floats:
     """A table from the cells (n,), ascending, and what is summed up in each, (5, n)."""
+    if not len(cells):
+        return NOTHING.copy()
     starts = np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]]))
     table = np.empty((len(starts), 6))
     table[:, CELL] = cells[starts]

@@ -159,6 +159,9 @@ class Cqr:
         return pair.min(axis=1), pair.max(axis=1)
 
 
+# What a strategy takes where no score is named, as a message carries it.
+DEFAULT_SCORE = {"classification": '{"name":"lac"}', "regression": '{"name":"residual"}'}
+
 SCORES: dict[str, type] = {"lac": Lac, "aps": Aps, "raps": Raps, "residual": AbsoluteResidual, "cqr": Cqr}
 
 
@@ -228,6 +231,8 @@ def _checked_targets(targets: ArrayLike, n: int) -> Floats:
 
 class OwnScore:
     """A user's own score, of which nothing is believed before it has been held against what it was given."""
+
+    randomized = True  # for all that is known: it is given its uniforms
 
     def __init__(self, name: str, score: Any) -> None:
         self.name, self.score = name, score

@@ -1,35 +1,49 @@
 """Messages of the calibrate strategies: what clients are asked of their scores, and what they answer.
 
-A record checks itself when it is made, so that a NaN or a negative count
-is refused at the door and never reaches an average.
+A record checks itself when it is made, so that a NaN or a negative count is refused at the door and never reaches an
+average; a question checks what comes back for what cannot be an answer to it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.conformal.calibrator_plan import MOST_TEMPERATURE
+from fl_sim.conformal.histogram import ScoreGrid, decode, refined
+from fl_sim.conformal.scores import bounds_of
+from fl_sim.conformal.sketches import sketch_from
+from fl_sim.conformal.thresholds import min_calibration
 from fl_sim.messages.record import FLOAT_BYTES, Record, checked_bytes, checked_count, checked_number
 
-# ------------------------------------------------------------------------------------------------------------- learn
+MOST_ROWS = 1 << 16  # of a histogram whose number of classes was not known
 
-
-# --------------------------------------------------------------------------------------------------------- calibrate
+if TYPE_CHECKING:
+    from fl_sim.messages.columns import Columns
 
 
 @dataclass(frozen=True)
-class TemperatureRequest(Record):
-    """Send the temperature of your logits that makes the labels likeliest on the rows that your calibrator is fitted
-    on, and how many rows they are."""
+class ScoreQuestion(Record):
+    """Base of the questions about a client's calibration scores."""
 
-    message_type: ClassVar[str] = "query.temperature"
-    population: str
-    score: str  # JSON of the score's table, with the share of the rows
+    score: str  # JSON of the score's table
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between which numbers every score asked about lies; None where that is not known."""
+        return None if self.align or not self.score.startswith("{") else bounds_of(self.score)
+
+    def check_bounds(self, name: str, values: NDArray[np.float64]) -> None:
+        """Refuse numbers that are not finite, or none that such a score can be."""
+        low, high = self.bounds or (-math.inf, math.inf)
+        wrong = ~np.isfinite(values) | (values < low) | (values > high)
+        if wrong.any():
+            rule = "must be finite" if self.bounds is None else f"must lie in [{low:g}, {high:g}], as this score does"
+            raise ValueError(f"{name} = {values[np.argmax(wrong)]:g}: {rule}")
 
 
 @dataclass(frozen=True)
@@ -50,16 +64,13 @@ class TemperatureReport(Record):
 
 
 @dataclass(frozen=True)
-class ThresholdRequest(Record):
-    """Send your own conformal threshold and how many points it rests on."""
+class TemperatureRequest(Record):
+    """Send the temperature of your logits that makes the labels likeliest on the rows that your calibrator is fitted
+    on, and how many rows they are."""
 
-    message_type: ClassVar[str] = "query.threshold"
-    population: str
-    alpha: float
-    score: str  # JSON of the score's table
-    small_n: str
-    align: str = ""  # bring your scores to a common scale first: one of conformal/alignment.py; empty: as they are
-    density: bool = False  # also send the density of your scores at the threshold
+    message_type: ClassVar[str] = "query.temperature"
+    reply: ClassVar[type[Record] | None] = TemperatureReport
+    score: str  # JSON of the score's table, with the share of the rows
 
 
 @dataclass(frozen=True)
@@ -80,27 +91,35 @@ class ThresholdReport(Record):
 
 
 @dataclass(frozen=True)
-class OrderStatisticRequest(Record):
+class ThresholdRequest(ScoreQuestion):
+    """Send your own conformal threshold and how many points it rests on."""
+
+    message_type: ClassVar[str] = "query.threshold"
+    reply: ClassVar[type[Record] | None] = ThresholdReport
+    alpha: float
+    small_n: str
+    align: str = ""  # bring your scores to a common scale first: one of conformal/alignment.py; empty: as they are
+    density: bool = False  # also send the density of your scores at the threshold
+
+    def check(self, answers: Columns[ThresholdReport]) -> None:
+        """A threshold within the score's bounds; an infinite one only where there are too few points."""
+        _check_thresholds(self, answers, min_calibration(self.alpha), always_finite=self.small_n == "clip")
+
+
+@dataclass(frozen=True)
+class OrderStatisticRequest(ScoreQuestion):
     """Send the `rank`-th smallest of `size` of your calibration scores, drawn at random where you have more."""
 
     message_type: ClassVar[str] = "query.order"
-    population: str
-    score: str
+    reply: ClassVar[type[Record] | None] = ThresholdReport
     rank: int  # from 1
     size: int
 
     information_bytes: ClassVar[int] = FLOAT_BYTES
 
-
-@dataclass(frozen=True)
-class ScoresRequest(Record):
-    """Send all your calibration scores."""
-
-    message_type: ClassVar[str] = "query.scores"
-    population: str
-    score: str
-    labels: bool = False  # and the label of each, in regression its target's bin
-    num_labels: int = 0  # of which there are so many; 0: that is not said
+    def check(self, answers: Columns[ThresholdReport]) -> None:
+        """A score within the score's bounds; an infinite one only where there are no points."""
+        _check_thresholds(self, answers, 1, always_finite=False)
 
 
 @dataclass(frozen=True)
@@ -126,12 +145,23 @@ class ScoresReport(Record):
 
 
 @dataclass(frozen=True)
-class SizeRequest(Record):
-    """Send the number of your calibration points, and between which numbers their scores lie."""
+class ScoresRequest(ScoreQuestion):
+    """Send all your calibration scores."""
 
-    message_type: ClassVar[str] = "query.size"
-    population: str
-    score: str
+    message_type: ClassVar[str] = "query.scores"
+    reply: ClassVar[type[Record] | None] = ScoresReport
+    labels: bool = False  # and the label of each, in regression its target's bin
+    num_labels: int = 0  # of which there are so many; 0: that is not said
+
+    def check(self, answers: Columns[ScoresReport]) -> None:
+        """Scores within their bounds; a label for each where they were asked for, and of the classes there are."""
+        for scores, labels in zip(answers.scores, answers.labels, strict=True):
+            self.check_bounds("scores", scores)
+            wanted, largest = len(scores) if self.labels else 0, int(labels.max(initial=-1))
+            if len(labels) != wanted:
+                raise ValueError(f"{len(labels)} labels of {len(scores)} scores: must be {wanted}")
+            if self.num_labels and largest >= self.num_labels:
+                raise ValueError(f"label {largest}: must lie in 0..{self.num_labels - 1}")
 
 
 @dataclass(frozen=True)
@@ -150,13 +180,15 @@ class SizeReport(Record):
 
 
 @dataclass(frozen=True)
-class SketchRequest(Record):
-    """Send a mergeable sketch of your calibration scores."""
+class SizeRequest(ScoreQuestion):
+    """Send the number of your calibration points, and between which numbers their scores lie."""
 
-    message_type: ClassVar[str] = "query.sketch"
-    population: str
-    score: str
-    kind: str  # of conformal/sketches.py
+    message_type: ClassVar[str] = "query.size"
+    reply: ClassVar[type[Record] | None] = SizeReport
+
+    def check(self, answers: Columns[SizeReport]) -> None:
+        """Scores within their bounds."""
+        self.check_bounds("low and high", np.concatenate([answers.low, answers.high]))
 
 
 @dataclass(frozen=True)
@@ -178,25 +210,24 @@ class SketchReport(Record):
 
 
 @dataclass(frozen=True)
-class HistogramRequest(Record):
-    """Send the counts of your calibration scores over a grid."""
+class SketchRequest(ScoreQuestion):
+    """Send a mergeable sketch of your calibration scores."""
 
-    message_type: ClassVar[str] = "query.histogram"
-    population: str
-    score: str
-    grid: str  # JSON of a `ScoreGrid`
-    num_labels: int  # a row of counts for each of so many classes (in regression bins of the target); 0: one for all
-    budget: int  # bytes: a client whose code is longer coarsens its bins by twos until it fits; 0: never
-    parts: int = 1  # in which a client's points arrive, one after another
-    part_from: int = 0  # of them those from this one, counted from 0, up to but without `part_to`: a row of counts
-    part_to: int = 1  # (with `num_labels`, a row for each class) for each part
-    epsilon: float = 0.0  # of the geometric mechanism on each count; 0: true counts
-    share: int = 1  # over how many clients the noise is shared out (their sum is private, not each report)
+    message_type: ClassVar[str] = "query.sketch"
+    reply: ClassVar[type[Record] | None] = SketchReport
+    kind: str  # of conformal/sketches.py
 
-    @property
-    def rows(self) -> int:
-        """Of counts in the answer."""
-        return (self.part_to - self.part_from) * max(1, self.num_labels)
+    def check(self, answers: Columns[SketchReport]) -> None:
+        """Sketches of as many scores as they say, and those within their bounds."""
+        for report in answers:
+            sketch = sketch_from(report.sketch.tobytes(), self.kind)
+            if sketch.count != report.num_calibration:
+                raise ValueError(f"a sketch of {sketch.count} scores, and it says {report.num_calibration}")
+            if sketch.count:
+                low, high = sketch.ends()
+                if self.bounds is not None:  # drawn in, they may stand in the wrong order
+                    low, high = min(low, self.bounds[1]), max(high, self.bounds[0])
+                self.check_bounds("a sketch's smallest or largest score", np.array([low, high]))
 
 
 @dataclass(frozen=True)
@@ -218,19 +249,43 @@ class HistogramReport(Record):
 
 
 @dataclass(frozen=True)
-class CountsRequest(Record):
-    """Count your calibration scores up to each of these candidates, (J,)."""
+class HistogramRequest(ScoreQuestion):
+    """Send the counts of your calibration scores over a grid."""
 
-    message_type: ClassVar[str] = "query.counts"
-    population: str
-    score: str
-    align: str
-    candidates: NDArray[np.float64]
+    message_type: ClassVar[str] = "query.histogram"
+    reply: ClassVar[type[Record] | None] = HistogramReport
+    grid: str  # JSON of a `ScoreGrid`
+    by_class: bool  # a row of counts for each class (in regression for each bin of the target), or one for all
+    num_labels: int  # of which there are so many; 0: that is not said
+    budget: int  # bytes: a client whose code is longer coarsens its bins by twos until it fits; 0: never
+    parts: int = 1  # in which a client's points arrive, one after another
+    part_from: int = 0  # of them those from this one, counted from 0, up to but without `part_to`: a row of counts
+    part_to: int = 1  # (with `by_class`, a row for each class) for each part
+    epsilon: float = 0.0  # of the geometric mechanism on each count; 0: true counts
+    share: int = 1  # over how many clients the noise is shared out (their sum is private, not each report)
 
-    @property
-    def information_bytes(self) -> int:  # type: ignore[override]
-        """Eight bytes a candidate."""
-        return FLOAT_BYTES * len(self.candidates)
+    def rows(self, num_labels: int) -> int:
+        """Of counts in an answer, where there are so many classes."""
+        return (self.part_to - self.part_from) * (num_labels if self.by_class else 1)
+
+    def check(self, answers: Columns[HistogramReport]) -> None:
+        """Histograms over the grid, of as many rows as were asked for, with no points where no score can be."""
+        grid = ScoreGrid.from_text(self.grid)
+        for report in answers:
+            wanted = self.rows(self.num_labels)
+            unsaid = self.by_class and not self.num_labels and 0 < report.rows <= MOST_ROWS
+            if report.rows != wanted and not unsaid:
+                raise ValueError(f"a histogram of {report.rows} rows: must be {wanted}, as was asked for")
+            counts = refined(decode(report.code, report.rows), grid.bins)
+            if self.epsilon:
+                continue  # noise may stand anywhere, and below 0
+            if (counts < 0).any():
+                raise ValueError("a histogram with a count below 0: counts must be at least 0")
+            above = int(counts[:, -1].sum())
+            if above and self.bounds is not None and grid.high >= self.bounds[1]:
+                low, high = self.bounds
+                rule = f"must lie in [{low:g}, {high:g}], as this score does"
+                raise ValueError(f"a histogram with {above} of its scores above {high:g}: {rule}")
 
 
 @dataclass(frozen=True)
@@ -254,13 +309,30 @@ class CountsReport(Record):
 
 
 @dataclass(frozen=True)
-class LabelCountsRequest(Record):
-    """Count your calibration points of each class (in regression, of each bin of the target)."""
+class CountsRequest(Record):
+    """Count your calibration scores up to each of these candidates, (J,)."""
 
-    message_type: ClassVar[str] = "query.labels"
-    population: str
-    num_labels: int = 0  # of which there are so many; 0: that is not said
-    score: str = ""  # JSON: count those that such a score is taken of; empty: all of them
+    message_type: ClassVar[str] = "query.counts"
+    reply: ClassVar[type[Record] | None] = CountsReport
+    score: str
+    candidates: NDArray[np.float64]
+    align: str = ""  # the common scale that the candidates are on
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """Eight bytes a candidate."""
+        return FLOAT_BYTES * len(self.candidates)
+
+    def check(self, answers: Columns[CountsReport]) -> None:
+        """A count for each candidate, which does not fall from one to the next larger."""
+        order = np.argsort(self.candidates, kind="stable")
+        for counts in answers.counts:
+            if len(counts) != len(self.candidates):
+                raise ValueError(f"{len(counts)} counts for {len(self.candidates)} candidates: must be one for each")
+            if (np.diff(counts[order]) < 0).any():
+                raise ValueError(
+                    "counts that fall from one candidate to the next larger: as many scores lie up to it, or more"
+                )
 
 
 @dataclass(frozen=True)
@@ -281,45 +353,19 @@ class LabelCountsReport(Record):
 
 
 @dataclass(frozen=True)
-class DescendRequest(Record):
-    """Go some steps down the smoothed pinball loss of your own scores, and say how far you came (dp-fedcp)."""
+class LabelCountsRequest(Record):
+    """Count your calibration points of each class (in regression, of each bin of the target)."""
 
-    message_type: ClassVar[str] = "query.descend"
-    population: str
-    score: str
-    start: float
-    alpha: float
-    steps: int
-    step_size: float
-    smoothing: float
-    noise: float  # standard deviation of the Gaussian noise on each step's gradient
-    turn: int  # number of the round, so that each has its own noise
-    weights: str = "[1.0]"  # JSON: importance of each class (in regression of each bin), or of all alike
+    message_type: ClassVar[str] = "query.labels"
+    reply: ClassVar[type[Record] | None] = LabelCountsReport
+    num_labels: int = 0  # of which there are so many; 0: that is not said
+    score: str = ""  # JSON: count those that such a score is taken of; empty: all of them
 
-    @property
-    def information_bytes(self) -> int:  # type: ignore[override]
-        """The start, and the weights where there is one for each class."""
-        return FLOAT_BYTES * (1 + self.weights.count(",") + ("," in self.weights))
-
-
-@dataclass(frozen=True)
-class AgreeRequest(Record):
-    """Solve your own part of the ADMM step for the pooled quantile (q-dcp)."""
-
-    message_type: ClassVar[str] = "query.agree"
-    population: str
-    score: str
-    level: float  # 1 - the corrected alpha
-    smoothing: float  # the sharpness of the softplus, κ
-    regularisation: float  # μ
-    anchor: float  # q_0
-    penalty: float  # c
-    degree: int  # neighbours
-    value: float  # your last x
-    dual: float  # your last dual variable
-    neighbours: float  # sum of your neighbours' last x
-
-    information_bytes: ClassVar[int] = FLOAT_BYTES  # of which only the neighbours' sum is news to the client
+    def check(self, answers: Columns[LabelCountsReport]) -> None:
+        """A count for each class there is."""
+        for counts in answers.counts:
+            if self.num_labels and len(counts) != self.num_labels:
+                raise ValueError(f"{len(counts)} counts for {self.num_labels} classes: must be one for each")
 
 
 @dataclass(frozen=True)
@@ -337,7 +383,63 @@ class StepReport(Record):
             raise ValueError("value = inf: must be finite")
 
 
-# ---------------------------------------------------------------------------------------------------------- evaluate
+@dataclass(frozen=True)
+class DescendRequest(Record):
+    """Go some steps down the smoothed pinball loss of your own scores, and say how far you came (dp-fedcp)."""
+
+    message_type: ClassVar[str] = "query.descend"
+    reply: ClassVar[type[Record] | None] = StepReport
+    score: str
+    start: float
+    alpha: float
+    steps: int
+    step_size: float
+    smoothing: float
+    noise: float  # standard deviation of the Gaussian noise on each step's gradient
+    turn: int  # number of the round, so that each has its own noise
+    weights: str = "[1.0]"  # JSON: importance of each class (in regression of each bin), or of all alike
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """The start, and the weights where there is one for each class."""
+        return FLOAT_BYTES * (1 + self.weights.count(",") + ("," in self.weights))
+
+    def check(self, answers: Columns[StepReport]) -> None:
+        """No farther than the steps reach, where there is no noise, which has no bounds."""
+        most = self.steps * self.step_size * max(self.alpha, 1 - self.alpha)
+        too_far = np.abs(answers.value) > most + 1e-9 * (most + abs(self.start))  # what rounding may add
+        if not self.noise and too_far.any():
+            value = answers.value[np.argmax(too_far)]
+            raise ValueError(f"value = {value:g}: {self.steps} steps lead no farther than {most:g}")
 
 
-# ------------------------------------------------------------------------------------------------------------ wiring
+@dataclass(frozen=True)
+class AgreeRequest(Record):
+    """Solve your own part of the ADMM step for the pooled quantile (q-dcp)."""
+
+    message_type: ClassVar[str] = "query.agree"
+    reply: ClassVar[type[Record] | None] = StepReport
+    score: str
+    level: float  # 1 - the corrected alpha
+    smoothing: float  # the sharpness of the softplus, κ
+    regularisation: float  # μ
+    anchor: float  # q_0
+    penalty: float  # c
+    degree: int  # neighbours
+    value: float  # your last x
+    dual: float  # your last dual variable
+    neighbours: float  # sum of your neighbours' last x
+
+    information_bytes: ClassVar[int] = FLOAT_BYTES  # of which only the neighbours' sum is news to the client
+
+
+def _check_thresholds(
+    question: ScoreQuestion, answers: Columns[ThresholdReport], least: int, *, always_finite: bool
+) -> None:
+    """Of clients with at least `least` points the thresholds must be finite, of those with fewer they may be."""
+    infinite, n = np.isposinf(answers.threshold), answers.num_calibration
+    wrong = infinite & (n > 0) & ((n >= least) | always_finite)
+    if wrong.any():
+        points = n[np.argmax(wrong)]
+        raise ValueError(f"threshold = inf with num_calibration = {points}: there are points enough for a finite one")
+    question.check_bounds("threshold", answers.threshold[~infinite])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +13,8 @@ from fl_sim.conformal.coverage import Tally
 from fl_sim.conformal.reliability import NOTHING, checked_table
 from fl_sim.messages.record import Record, checked_bytes, checked_count, checked_number
 
-
-@dataclass(frozen=True)
-class EvaluateRequest(Record):
-    """Test yourself with this threshold, or with these, one for each class."""
-
-    message_type: ClassVar[str] = "evaluate.sets"
-    population: str
-    score: str  # empty: accuracy only
-    threshold: NDArray[np.float64]  # (1,) or (C,); inf covers every label; ignored where `score` is empty
-    align: str = ""  # the threshold is on this common scale
-
-    def __post_init__(self) -> None:
-        if self.threshold.ndim != 1 or not len(self.threshold):
-            raise ValueError(f"threshold of shape {self.threshold.shape}: must have shape (1,) or (C,)")
-        for value in self.threshold.tolist():
-            checked_number("threshold", value)
-
-    @property
-    def information_bytes(self) -> int:  # type: ignore[override]
-        """Eight bytes a threshold."""
-        return self.threshold.nbytes
+if TYPE_CHECKING:
+    from fl_sim.messages.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -81,15 +62,25 @@ class EvaluateReport(Record):
 
 
 @dataclass(frozen=True)
-class CommonRowsRequest(Record):
-    """Say what you think of the rows on which everybody is asked: the laboratory's question, of no method."""
+class EvaluateRequest(Record):
+    """Test yourself with this threshold, or with these, one for each class."""
 
-    message_type: ClassVar[str] = "evaluate.opinions"
-    population: str
-    rows: int  # how many of the rows that are tested; which they are everybody draws alike
-    score: str  # empty: no prediction sets
-    threshold: NDArray[np.float64]  # (1,) or (C,), your own; ignored where `score` is empty
+    message_type: ClassVar[str] = "evaluate.sets"
+    reply: ClassVar[type[Record] | None] = EvaluateReport
+    score: str  # empty: accuracy only
+    threshold: NDArray[np.float64]  # (1,) or (C,); inf covers every label; ignored where `score` is empty
     align: str = ""  # the threshold is on this common scale
+
+    def __post_init__(self) -> None:
+        if self.threshold.ndim != 1 or not len(self.threshold):
+            raise ValueError(f"threshold of shape {self.threshold.shape}: must have shape (1,) or (C,)")
+        for value in self.threshold.tolist():
+            checked_number("threshold", value)
+
+    @property
+    def information_bytes(self) -> int:  # type: ignore[override]
+        """Eight bytes a threshold."""
+        return self.threshold.nbytes
 
 
 @dataclass(frozen=True)
@@ -110,3 +101,22 @@ class CommonRowsReport(Record):
             raise ValueError(f"sets or intervals that are not of the {rows} rows of the predictions")
         if np.isnan(self.intervals).any():
             raise ValueError("intervals must have numbers or infinities at their ends")
+
+
+@dataclass(frozen=True)
+class CommonRowsRequest(Record):
+    """Say what you think of the rows on which everybody is asked: the laboratory's question, of no method."""
+
+    message_type: ClassVar[str] = "evaluate.predictions"
+    reply: ClassVar[type[Record] | None] = CommonRowsReport
+    weighed: ClassVar[bool] = False
+    rows: int  # how many of the rows that are tested; which they are everybody draws alike
+    score: str  # empty: no prediction sets
+    threshold: NDArray[np.float64]  # (1,) or (C,), your own; ignored where `score` is empty
+    align: str = ""  # the threshold is on this common scale
+
+    def check(self, answers: Columns[CommonRowsReport]) -> None:
+        """Predictions for each of the rows."""
+        for predictions in answers.predictions:
+            if len(predictions) != self.rows:
+                raise ValueError(f"predictions for {len(predictions)} rows: {self.rows} were asked for")

@@ -12,10 +12,22 @@ from fl_sim.messages.record import Record, checked_bytes, checked_count
 
 
 @dataclass(frozen=True)
+class FitReport(Record):
+    """A client has its model."""
+
+    partition: int
+    num_examples: int  # rows it was trained on
+
+    def __post_init__(self) -> None:
+        checked_count("num_examples", self.num_examples)
+
+
+@dataclass(frozen=True)
 class FitRequest(Record):
     """Make (or find in the store) the model you are to have."""
 
     message_type: ClassVar[str] = "train.fit"
+    reply: ClassVar[type[Record] | None] = FitReport
     population: str  # key in the artifact store
     per_client: bool  # own initial weights and batch order
     own_rows: bool  # train on your own rows, not on the shared training set
@@ -27,6 +39,7 @@ class AdoptRequest(Record):
     """Take these weights as your model; the arrays themselves travel beside this record, as `arrays`."""
 
     message_type: ClassVar[str] = "train.adopt"
+    reply: ClassVar[type[Record] | None] = FitReport
     population: str
 
 
@@ -35,15 +48,15 @@ class PayloadMessage(Record):
     """Base of what a server hands out: bytes, the same to every client."""
 
     population: str
-    parcel: NDArray[np.uint8]  # (bytes,)
+    payload: NDArray[np.uint8]  # (bytes,)
 
     def __post_init__(self) -> None:
-        checked_bytes("parcel", self.parcel)
+        checked_bytes("payload", self.payload)
 
     @property
     def information_bytes(self) -> int:  # type: ignore[override]
-        """The parcel's."""
-        return self.parcel.nbytes
+        """The payload's."""
+        return self.payload.nbytes
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class PayloadRequest(PayloadMessage):
     """Learn the task from these labels over your reference images: docs/payload-format.md (plada)."""
 
     message_type: ClassVar[str] = "train.payload"
+    reply: ClassVar[type[Record] | None] = FitReport
     per_client: bool  # a student of your own
     models: int = 1  # see FitRequest
 
@@ -60,6 +74,7 @@ class ImagesRequest(PayloadMessage):
     """Learn the task from these labelled images: fl_sim/plada/images.py (coreset)."""
 
     message_type: ClassVar[str] = "train.images"
+    reply: ClassVar[type[Record] | None] = FitReport
     per_client: bool
     models: int = 1
 
@@ -69,6 +84,7 @@ class WeightsRequest(PayloadMessage):
     """Take this network as your model: fl_sim/plada/weights.py (weights)."""
 
     message_type: ClassVar[str] = "train.weights"
+    reply: ClassVar[type[Record] | None] = FitReport
     recipe: str  # JSON: of which architecture it is
 
 
@@ -77,15 +93,5 @@ class ProbeRequest(PayloadMessage):
     """Put this linear layer on the backbone that your reference set gives: fl_sim/plada/probe.py (probe)."""
 
     message_type: ClassVar[str] = "train.probe"
+    reply: ClassVar[type[Record] | None] = FitReport
     centroids: int  # of the backbone
-
-
-@dataclass(frozen=True)
-class FitReport(Record):
-    """A client has its model."""
-
-    partition: int
-    num_examples: int  # rows it was trained on
-
-    def __post_init__(self) -> None:
-        checked_count("num_examples", self.num_examples)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from flwr.common.constant import SType
 from flwr.common.serde import recorddict_to_proto
 from numpy.typing import NDArray
 
+from fl_sim.messages.columns import Column, Columns
 from fl_sim.messages.record import MEASURED, Record
 
 T = TypeVar("T", bound="Record")
@@ -58,22 +60,22 @@ def unpack(kind: type[T], content: RecordDict) -> T:
         ValueError: the content is not that record: another record type, a field that is missing, unknown or of another
             type (a fraction for a whole number, say), an array that is none, or values that are impossible.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, wanted_type in _RECORDS.items():
         record: Any = content.get(name, {})
         if record and not isinstance(record, wanted_type):
-            told = f"{name!r} is a {type(record).__name__}, not a {wanted_type.__name__}"
-            raise ValueError(f"not a {kind.__name__}: {told}")
-        found |= {key: values_of(v) if isinstance(v, Array) else v for key, v in record.items()}
+            other = f"{name!r} is a {type(record).__name__}, not a {wanted_type.__name__}"
+            raise ValueError(f"not a {kind.__name__}: {other}")
+        values |= {key: values_of(v) if isinstance(v, Array) else v for key, v in record.items()}
     wanted = _fields(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
-    if set(found) | set(kind.measured) != set(wanted):
-        odd = ", ".join(sorted(set(found) ^ set(wanted)))
+    if set(values) | set(kind.measured) != set(wanted):
+        odd = ", ".join(sorted(set(values) ^ set(wanted)))
         raise ValueError(f"not a {kind.__name__}: missing or unknown: {odd}")
-    for name, value in found.items():
+    for name, value in values.items():
         if not _is_a(value, wanted[name]):
-            told = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{value!r}"[:80]
-            raise ValueError(f"{name} = {told}: must be {_TYPES.get(wanted[name], f'an array, {wanted[name]}')}")
-    return kind(**found)
+            shown = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{value!r}"[:80]
+            raise ValueError(f"{name} = {shown}: must be {_TYPES.get(wanted[name], f'an array, {wanted[name]}')}")
+    return kind(**values)
 
 
 @cache
@@ -110,8 +112,8 @@ def array_of(values: NDArray[Any]) -> Array:
 def _named(kind: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, bytes]:
     """A type's name, and the header of NumPy's file format, version 1.0."""
     file = io.BytesIO()
-    told = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, told)
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
     return str(kind), file.getvalue()
 
 
@@ -138,3 +140,25 @@ def weight(content: RecordDict) -> int:
     if MEASURED in content:
         content = RecordDict({name: record for name, record in content.items() if name != MEASURED})
     return int(recorddict_to_proto(content).ByteSize())
+
+
+def weights(answers: Columns[Any]) -> list[int]:
+    """`weight` of each answer's message, K of them, without making it: one of each form is made, and a form is all that
+    a serialised record's length depends on."""
+    weighed = [column for name, column in answers.columns.items() if name not in answers.kind.measured]
+    of_form: dict[tuple[Any, ...], int] = {}
+    each = []
+    for place, form in enumerate(zip(*map(_forms, weighed), strict=True)):
+        if form not in of_form:
+            of_form[form] = weight(pack(answers[place]))
+        each.append(of_form[form])
+    return each
+
+
+def _forms(column: Column) -> Sequence[Any]:
+    """What the length of each value of a field depends on: of a whole number its bits, of an array its shape."""
+    if isinstance(column, np.ndarray):
+        if column.ndim == 1 and column.dtype.kind == "i":
+            return [(value < 0, value.bit_length()) for value in column.tolist()]
+        return [(str(column.dtype), column.shape[1:])] * len(column)
+    return [(str(v.dtype), v.shape) if isinstance(v, np.ndarray) else v for v in column]

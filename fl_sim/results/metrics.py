@@ -15,8 +15,10 @@ from fl_sim.agreement import measure
 from fl_sim.agreement.pairwise import common_rows
 from fl_sim.conformal import reliability
 from fl_sim.conformal.calibrator_plan import plan_of
-from fl_sim.conformal.coverage import Tally, coverage_summary
+from fl_sim.conformal.coverage import coverage_summary
 from fl_sim.conformal.thresholds import min_calibration
+from fl_sim.messages.columns import Columns
+from fl_sim.messages.evaluation import EvaluateReport
 from fl_sim.population.clients import Population
 from fl_sim.results.run import Row, by_tier, json_number
 from fl_sim.runtime.checked_grid import CheckedGrid
@@ -31,21 +33,28 @@ def client_rows(
     population: Population, checked_grid: CheckedGrid, learn: Learning, calibrate: Calibration
 ) -> list[Row]:
     """One row a client."""
-    retried = checked_grid.retried
+    retried, missing, reports = checked_grid.retried, checked_grid.missing, calibrate.evaluations
     return [
         _who(population, calibrate, k)
-        | _how_well(population, calibrate, k)
+        | _how_well(population, calibrate, k, reports.get(k))
         | {
             "weight": learn.client_weights.get(k),
             "bytes_up": learn.bytes_up.get(k, 0) + calibrate.bytes_up.get(k, 0),
             "bytes_down": learn.bytes_down.get(k, 0) + calibrate.bytes_down.get(k, 0),
-            "message_bytes_up": account.message_bytes_up,
-            "message_bytes_down": account.message_bytes_down,
+            "message_bytes_up": up,
+            "message_bytes_down": down,
             "retries": retried.get(k, 0),
-            "status": "ok" if account.missing is None else account.missing,
-            "seconds": round(account.seconds, 6),
+            "status": missing.get(k, "ok"),
+            "seconds": round(seconds, 6),
         }
-        for k, account in enumerate(checked_grid.accounts)
+        for k, (up, down, seconds) in enumerate(
+            zip(
+                checked_grid.message_bytes_up.tolist(),
+                checked_grid.message_bytes_down.tolist(),
+                checked_grid.client_seconds.tolist(),
+                strict=True,
+            )
+        )
     ]
 
 
@@ -76,9 +85,9 @@ def _fitted(rows: Sequence[Row], population: Population, calibrate: Calibration)
     return {"calibrator_rows": sum(fitted), "clients_without_calibrator": fitted.count(0)}
 
 
-def _how_well(population: Population, calibrate: Calibration, k: int) -> Row:
+def _how_well(population: Population, calibrate: Calibration, k: int, report: EvaluateReport | None) -> Row:
     """Counts and rates of a client's test; None where it was not tested, or has no test points."""
-    report, calibrated = calibrate.evaluations.get(k), bool(calibrate.score)
+    calibrated = bool(calibrate.score)
     size = "mean_set_size" if population.data.classes is not None else "mean_interval_length"
     row: Row = dict.fromkeys(("threshold", "num_covered", "coverage", size, "num_empty", "num_correct", "accuracy"))
     row |= dict.fromkeys(reliability.NAMES)
@@ -109,10 +118,9 @@ def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibr
 
     def of(group: Sequence[Row]) -> Metrics:
         if population.data.classes is None:
-            tallies = [calibrate.evaluations[r["client"]] for r in group if r["client"] in calibrate.evaluations]
-            tested = sum(t.num_test for t in tallies)
+            reports = _reports(group, calibrate)
+            tested, error = int(reports.num_test.sum()), math.fsum(reports.total_squared_error)
             worst = [r["rmse"] for r in group if r["rmse"] is not None]
-            error = math.fsum(t.total_squared_error for t in tallies)
             return {"rmse": math.sqrt(error / tested) if tested else None, "rmse_client_max": max(worst, default=None)}
         tested_rows = [r for r in group if r["num_correct"] is not None]
         found = coverage_summary([r["num_correct"] for r in tested_rows], [r["num_test"] for r in tested_rows])
@@ -193,20 +201,25 @@ def _honest(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _coverage(rows: Sequence[Row], calibrate: Calibration, population: Population) -> Metrics:
-    tested = [r for r in rows if r["num_covered"] is not None]
-    tallies = [calibrate.evaluations[r["client"]].tally() for r in tested]
-    found: Metrics = coverage_summary([t.num_covered for t in tallies], [t.num_test for t in tallies])
-    total: Tally | None = reduce(add, tallies) if tallies else None
-    n = total.num_test if total else 0
+    reports = _reports(rows, calibrate)
+    n = int(reports.num_test.sum())
     kind = "mean_set_size" if population.data.classes is not None else "mean_interval_length"
-    size = total.total_size / n if total and n else None
-    return found | {
+    size = reduce(add, reports.total_size.tolist()) / n if n else None  # in the order of the clients
+    summary: Metrics = coverage_summary(reports.num_covered, reports.num_test)
+    return summary | {
         kind: json_number(size),
         f"{kind}_is_infinite": size == math.inf,
-        "empty_set_rate": total.num_empty / n if total and n else None,
-        "infinite_interval_rate": total.num_infinite / n if total and n else None,
+        "empty_set_rate": int(reports.num_empty.sum()) / n if n else None,
+        "infinite_interval_rate": int(reports.num_infinite.sum()) / n if n else None,
         "clients": len(rows),
     }
+
+
+def _reports(rows: Sequence[Row], calibrate: Calibration) -> Columns[EvaluateReport]:
+    """What was counted at the clients of these rows that were tested."""
+    reports = calibrate.evaluated
+    clients = [row["client"] for row in rows]
+    return reports if len(reports) == len(rows) else reports.taken(np.flatnonzero(np.isin(reports.partition, clients)))
 
 
 def _trust(rows: Sequence[Row], calibrate: Calibration, population: Population) -> Metrics:
@@ -223,16 +236,18 @@ def _reliability(rows: Sequence[Row], calibrate: Calibration) -> Metrics:
 
 
 def _table(rows: Sequence[Row], calibrate: Calibration) -> reliability.Floats:
-    reports = [calibrate.evaluations.get(row["client"]) for row in rows]
-    return reliability.added([report.reliability for report in reports if report is not None])
+    return reliability.added(_reports(rows, calibrate).reliability)
 
 
 def _by_class(calibrate: Calibration, population: Population) -> dict[str, float | None]:
     classes = population.data.classes
-    if classes is None or not calibrate.evaluations:
+    reports = calibrate.evaluated
+    if classes is None or not len(reports):
         return {}
-    total = reduce(add, (report.tally() for report in calibrate.evaluations.values()))
-    counts = zip(classes, total.class_covered.tolist(), total.class_tested.tolist(), strict=True)
+    covered_by_class, tested_by_class = (
+        np.sum(column, axis=0) for column in (reports.class_covered, reports.class_tested)
+    )
+    counts = zip(classes, covered_by_class.tolist(), tested_by_class.tolist(), strict=True)
     return {name: covered / tested if tested else None for name, covered, tested in counts}
 
 

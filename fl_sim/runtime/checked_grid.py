@@ -15,33 +15,33 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from flwr.app import ConfigRecord, Message
 from flwr.proto.node_pb2 import NodeInfo
 
 from fl_sim.errors import ClientFailedError
-from fl_sim.messages.record import TIMING
-from fl_sim.messages.replies import UNWEIGHED
-from fl_sim.messages.validate import last_line, read
-from fl_sim.messages.wire import weight
+from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Answers, Batch, Questions
+from fl_sim.messages.record import TIMING, Record
+from fl_sim.messages.validate import impossible, last_line, read, request_of
+from fl_sim.messages.wire import pack, weight, weights
 from fl_sim.runtime.grids import RAISED, SimulatedGrid, allowed, late
 from fl_sim.timing import shared_out
+
+TWICE = "a strategy sent one client two messages at once; send them in two exchanges"
 
 Began = Callable[[str, int], None]  # told a message's type and how many clients it goes to
 
 
-@dataclass
-class Account:
-    """One client's."""
-
-    message_bytes_up: int = 0
-    message_bytes_down: int = 0
-    seconds: float = 0.0
-    missing: str | None = None  # why it is no longer there
-
-
 class CheckedGrid(SimulatedGrid):
     """A Grid over a runtime's Grid; `labels` are the clients' names in messages to the user, in the order of the
-    partitions."""
+    partitions.
+
+    Attributes:
+        message_bytes_up: what each client sent as Flower's messages, (K,); `message_bytes_down` what it was sent.
+        client_seconds: how long each took, (K,).
+        missing: partition -> why it is no longer there.
+    """
 
     def __init__(
         self, grid: SimulatedGrid, labels: Sequence[str], on_failure: str, began: Began | None = None,
@@ -51,16 +51,14 @@ class CheckedGrid(SimulatedGrid):
         self.began: Began = began or (lambda *_: None)
         self.nodes = list(grid.get_node_ids())
         self.partition = {node: k for k, node in enumerate(self.nodes)}
-        self.accounts = [Account() for _ in self.nodes]
         self.num_clients = len(self.nodes)
+        self.message_bytes_up = np.zeros(self.num_clients, np.int64)
+        self.message_bytes_down = np.zeros(self.num_clients, np.int64)
+        self.client_seconds = np.zeros(self.num_clients)
+        self.missing: dict[int, str] = {}
         self.seconds = dict.fromkeys(("start", "train", "infer", "messages"), 0.0)  # of all exchanges' wall time
         self.notes: dict[str, None] = {}  # what workers have to say to the user, each once, in order
         self._busy = {"train": 0.0, "infer": 0.0}  # what the clients of the exchange that is going on spent in all
-
-    @property
-    def missing(self) -> dict[int, str]:
-        """Partition -> why it is missing."""
-        return {k: account.missing for k, account in enumerate(self.accounts) if account.missing is not None}
 
     @property
     def retried(self) -> dict[int, int]:
@@ -86,22 +84,83 @@ class CheckedGrid(SimulatedGrid):
             return self.grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Good replies, in the order of the partitions. The timeout is the scenario's, and is for each client.
+        """Good replies, in the order of the partitions: `Answers` to `Questions`, messages to messages. The timeout is
+        the scenario's, and is for each client.
 
         Raises:
             ClientFailedError: a client failed, and the run is to stop when one does.
         """
+        if isinstance(messages, Questions):
+            return self._answers(messages)
         return list(self.answer(list(messages), None))
 
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """See `send_and_receive`."""
         sent = {self.partition[m.metadata.dst_node_id]: m for m in messages if not self._is_missing(m)}
         if len(sent) < sum(not self._is_missing(m) for m in messages):
-            raise ValueError("a strategy sent one client two messages at once; send them in two exchanges")
+            raise ValueError(TWICE)
         if not sent:
             return []
         with self._exchange(len(sent)):
             return self._replies(sent)
+
+    def _answers(self, questions: Questions) -> Answers:
+        """What comes back from those who are not missing, in columns."""
+        questions = questions.without({self.nodes[k] for k in self.missing})
+        if len(set(questions.nodes)) < len(questions):
+            raise ValueError(TWICE)
+        if not len(questions):
+            return Answers(Columns.of(Record, []), [], questions)
+        with self._exchange(len(questions)):
+            return self._columns(questions)
+
+    def _columns(self, questions: Questions) -> Answers:
+        first = questions.records[0]
+        asked = {self.partition[node]: record for node, record in zip(questions.nodes, questions.records, strict=True)}
+        if first.weighed:
+            weights = {id(record): weight(pack(record)) for record in {id(r): r for r in questions.records}.values()}
+            for k, record in asked.items():
+                self.message_bytes_down[k] += weights[id(record)]
+        self.began(first.message_type, len(asked))
+        parts: list[Columns[Any]] = []
+        records: list[Record] = []
+        faults = dict.fromkeys(asked, (late(allowed(first, self.timeout)), ""))  # until they have answered
+        for answer in self.grid.ask(questions):
+            if isinstance(answer, Batch):
+                parts.append(self._good_ones(answer, asked, faults))
+                continue
+            k = self.partition[answer.metadata.src_node_id]
+            fault, record = self._fault(k, asked[k], answer)
+            faults[k] = fault or ("", "")
+            if not fault and record is not None:
+                records.append(record)
+        for k in sorted(faults):
+            if faults[k][0]:
+                self._fail(k, first.message_type, *faults[k])
+        assert first.reply is not None, "a question names what answers it"
+        columns = Columns.joined(first.reply, [*parts, Columns.of(first.reply, records)])
+        columns = columns.taken(np.argsort(columns.partition, kind="stable"))  # they come in any order, sums must not
+        return Answers(columns, [self.nodes[k] for k in columns.partition.tolist()], questions)
+
+    def _good_ones(self, batch: Batch, asked: dict[int, Record], faults: dict[int, tuple[str, str]]) -> Columns[Any]:
+        """What is possible of what clients answered together; it is booked, and of the others `faults` says why."""
+        who = np.array([self.partition[node] for node in batch.nodes])
+        wrong = dict(impossible([asked[k] for k in who.tolist()], batch.columns))
+        wrong |= {
+            int(i): f"it answered as client {batch.columns.partition[i]}"
+            for i in np.flatnonzero(batch.columns.partition != who)
+        }
+        faults |= {k: (wrong.get(i, ""), "") for i, k in enumerate(who.tolist())}
+        self.notes |= dict.fromkeys(batch.notes)
+        train, wait = batch.spent.get("train", 0.0), batch.spent.get("wait", 0.0)
+        self._busy["train"] += train
+        self._busy["infer"] += max(0.0, batch.seconds - train - wait)
+        good = np.array([i for i in range(len(who)) if i not in wrong], np.int64)
+        columns = batch.columns.taken(good) if wrong else batch.columns
+        self.client_seconds[who] += batch.seconds / max(1, len(who))
+        if asked[int(who[0])].weighed:
+            self.message_bytes_up[who[good]] += np.array(weights(columns), np.int64)
+        return columns
 
     @contextlib.contextmanager
     def _exchange(self, messages: int) -> Iterator[None]:
@@ -125,7 +184,10 @@ class CheckedGrid(SimulatedGrid):
         }
         good = []
         for k in sorted(sent):
-            fault = self._fault(k, sent[k], replies.get(k))
+            if k in replies:
+                fault, _ = self._fault(k, sent[k], replies[k])
+            else:
+                fault = late(allowed(sent[k], self.timeout)), ""
             if fault is None:
                 good.append(replies[k])
             else:
@@ -133,49 +195,49 @@ class CheckedGrid(SimulatedGrid):
         return good
 
     def _is_missing(self, message: Message) -> bool:
-        return self.accounts[self.partition[message.metadata.dst_node_id]].missing is not None
+        return self.partition[message.metadata.dst_node_id] in self.missing
 
     def _weigh_down(self, sent: dict[int, Message]) -> None:
         weights: dict[int, int] = {}
         for k, message in sent.items():
-            if message.metadata.message_type in UNWEIGHED:
+            kind = request_of(message.metadata.message_type)
+            if kind is not None and not kind.weighed:
                 continue
             key = id(message.content)
             if key not in weights:
                 weights[key] = weight(message.content)
-            self.accounts[k].message_bytes_down += weights[key]
+            self.message_bytes_down[k] += weights[key]
 
-    def _fault(self, k: int, message: Message, reply: Message | None) -> tuple[str, str] | None:
-        """(what is wrong in a line, the client's own traceback or nothing), or None for a good reply, which is
-        booked."""
-        if reply is None:
-            return late(allowed(message, self.timeout)), ""
+    def _fault(
+        self, k: int, question: Message | Record, reply: Message
+    ) -> tuple[tuple[str, str] | None, Record | None]:
+        """(what is wrong in a line, the client's own traceback or nothing), or None for a good reply, which is booked;
+        and its record, if it answers one of the laboratory's questions."""
         if reply.has_error():
             reason = (reply.error.reason or "").strip() or "no reason was given"
             if reply.error.code == RAISED:
-                return f"it raised {last_line(reason)}", reason
-            return reason.splitlines()[0], ""
-        account = self.accounts[k]
+                return (f"it raised {last_line(reason)}", reason), None
+            return (reason.splitlines()[0], ""), None
         try:
             spent = _spent(reply.content.pop(TIMING, None))
-            answered, _ = read(message, reply)
+            partition, record = read(question, reply)
         except ValueError as error:
-            return str(error), ""
+            return (str(error), ""), None
         self.notes |= dict.fromkeys(spent.notes)
         self._busy["train"] += spent.train
         self._busy["infer"] += max(0.0, spent.seconds - spent.train - spent.wait)
-        if spent.seconds > (allowance := allowed(message, self.timeout)):  # where the runtime could not interrupt it
-            return late(allowance), ""
-        account.seconds += spent.seconds
-        if message.metadata.message_type not in UNWEIGHED:
-            account.message_bytes_up += weight(reply.content)
-        return None if answered in (None, k) else (f"it answered as client {answered}", "")
+        if spent.seconds > (allowance := allowed(question, self.timeout)):  # where the runtime could not interrupt it
+            return (late(allowance), ""), None
+        self.client_seconds[k] += spent.seconds
+        if not isinstance(question, Record) or question.weighed:
+            self.message_bytes_up[k] += weight(reply.content)
+        return (None if partition in (None, k) else (f"it answered as client {partition}", "")), record
 
     def _fail(self, k: int, message_type: str, what: str, trace: str) -> None:
         if self.on_failure == "stop":
             text = f"{self.labels[k]} failed at {message_type}: {what}"
             raise ClientFailedError(f"{trace.strip()}\n\n{text}" if trace else text)
-        self.accounts[k].missing = f"{message_type}: {what}"
+        self.missing[k] = f"{message_type}: {what}"
 
 
 @dataclass(frozen=True)

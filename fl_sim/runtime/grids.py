@@ -8,13 +8,19 @@ import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+
+from fl_sim.errors import noted
+from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Batch, Questions
+from fl_sim.messages.record import Record
+from fl_sim.timing import spending
 
 SERVER_NODE = 1
 FIRST_NODE = 2  # the node of partition 0: ids are made of partitions, so that they are the same in every run
@@ -46,6 +52,10 @@ class SimulatedGrid(Grid):
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """Replies to messages that have ids, as they come; those not answered within `timeout` seconds are left out."""
 
+    def ask(self, questions: Questions) -> Iterable[Message | Batch]:
+        """Answers to questions, as they come: a message each, or many in columns; here all by message."""
+        return self.send_and_receive(questions, timeout=None)
+
     def set_run(self, run: Any) -> None:
         """There is one run."""
 
@@ -66,7 +76,7 @@ class SimulatedGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Answer messages now and keep the replies for `pull_messages`."""
-        sent = _with_ids(messages)
+        sent = with_ids(messages)
         self._answered |= {reply.metadata.reply_to_message_id: reply for reply in self.answer(sent, None)}
         return [message.metadata.message_id for message in sent]
 
@@ -76,7 +86,7 @@ class SimulatedGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """All replies that come within `timeout` seconds."""
-        sent = _with_ids(messages)
+        sent = with_ids(messages)
         return list(self.answer(sent, timeout)) if sent else []
 
 
@@ -108,6 +118,16 @@ class Subset(SimulatedGrid):
         return self.send_and_receive(messages, timeout=timeout)
 
 
+@runtime_checkable
+class ColumnsApp(Protocol):
+    """A ClientApp whose clients can be asked many at a time (clients/app.py)."""
+
+    def answer(
+        self, questions: Sequence[Any], partitions: Sequence[int], states: Sequence[RecordDict]
+    ) -> tuple[Columns[Any], list[RecordDict], list[int]]:
+        """What they answer, what each keeps, and the places of those that must be asked by message."""
+
+
 class Host:
     """Runs the ClientApp for many nodes in one process: this one, or a Ray actor's; on another machine than the
     server's, errors name that `machine`, because what it lacks the server's may have."""
@@ -117,11 +137,29 @@ class Host:
         module, _, attribute = app.partition(":")
         self.app: ClientApp = getattr(import_module(module), attribute)
 
-    def run(self, message: Message, state: RecordDict, num_clients: int) -> tuple[Message, float]:
-        """The node's reply (never None) and the seconds it took; `state` is the node's own and is changed in place."""
+    def ask(
+        self, questions: Sequence[Any], nodes: Sequence[int], states: Sequence[RecordDict]
+    ) -> tuple[Batch | None, list[RecordDict], list[int]]:
+        """What nodes answer, what each keeps, and the places of those that must be asked by message: those that
+        misbehave; all of them where the app knows no columns, or one of them failed."""
+        start, everybody = time.perf_counter(), list(range(len(nodes)))
+        if not isinstance(self.app, ColumnsApp):
+            return None, list(states), everybody
+        try:
+            with spending() as account, noted() as notes:
+                partitions = [partition_of(node) for node in nodes]
+                columns, kept, left = self.app.answer(questions, partitions, states)
+        except (Exception, SystemExit):  # whose it is comes out when each is asked by itself
+            return None, list(states), everybody
+        answered = [nodes[i] for i in sorted(set(everybody) - set(left))]
+        seconds = time.perf_counter() - start
+        return Batch(columns, answered, seconds, dict(account), tuple(notes)), kept, left
+
+    def run(self, message: Message, state: RecordDict, num_clients: int) -> tuple[Message, RecordDict, float]:
+        """The node's reply (never None), what it keeps, and the seconds it took; `state` is not changed."""
         node = message.metadata.dst_node_id
         config: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": num_clients}
-        context = Context(RUN_ID, node, config, state, {})
+        context = Context(RUN_ID, node, config, RecordDict(dict(state.items())), {})
         start = time.perf_counter()
         try:
             reply = self.app(message, context)
@@ -132,15 +170,17 @@ class Host:
         except (Exception, SystemExit):  # a library's sys.exit is a client's failure, not the laboratory's end
             reply = Message(Error(RAISED, traceback.format_exc()), reply_to=message)
         if self.machine and reply.has_error():
-            told = f"{(reply.error.reason or '').rstrip()} (on {self.machine})"
-            reply = Message(Error(reply.error.code, told), reply_to=message)
+            reason = f"{(reply.error.reason or '').rstrip()} (on {self.machine})"
+            reply = Message(Error(reply.error.code, reason), reply_to=message)
         _set_id(reply)
-        return reply, time.perf_counter() - start
+        return reply, context.state, time.perf_counter() - start
 
 
-def allowed(message: Message, timeout: float) -> float:
-    """The seconds that a client may take for a message: `timeout`, times the models that it may have to train."""
-    numbers: Any = message.content.get("numbers", {})
+def allowed(question: Message | Record, timeout: float) -> float:
+    """The seconds that a client may take for a question: `timeout`, times the models that it may have to train."""
+    if isinstance(question, Record):
+        return timeout * max(1, question.models)
+    numbers: Any = question.content.get("numbers", {})
     return timeout * max(1, int(numbers.get("models", 1)))
 
 
@@ -154,7 +194,8 @@ def partition_of(node: int) -> int:
     return node - FIRST_NODE
 
 
-def _with_ids(messages: Iterable[Message]) -> list[Message]:
+def with_ids(messages: Iterable[Message]) -> list[Message]:
+    """The messages, each with an id, as Flower's SuperLink gives it one."""
     sent = list(messages)
     for message in sent:
         _set_id(message)

@@ -4,7 +4,8 @@ Flower's own runtime asks a link state in memory for every node and every messag
 here the driver hands batches to actors and waits for Ray to say which is done.
 
 - A node's messages go to its home actor as long as that one keeps up; an idle actor takes from the longest queue.
-- Content that several messages share is put into Ray's object store once.
+- A question to many clients goes out in batches that are answered in columns; what cannot be, goes by message.
+- Content that several clients share is put into Ray's object store once.
 - What a client keeps (its Flower context's state) comes back with its reply and goes along with its next message, so
   any actor can run it, and a dead one takes nothing with it.
 - A dead actor is replaced; the clients of the batch that it was running are run again one by one, so that the one
@@ -29,14 +30,17 @@ from flwr.app import Error, Message, Metadata, RecordDict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fl_sim.errors import FlSimError
+from fl_sim.messages.exchange import Batch, Questions
+from fl_sim.messages.record import Record
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore
 from fl_sim.runtime.cluster import WITHOUT, refuse_if_dead, room
-from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid, allowed, late
+from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid, allowed, late, with_ids
 from fl_sim.store.artifacts import attach
 
 RETRIES = 2  # of a client whose actor died
 BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
-LARGEST_BATCH = 64
+MOST_MESSAGES = 64  # in a batch
+MOST_TICKETS = 4096
 IN_FLIGHT = 2  # batches of short work an actor has at once, so that it never waits for the driver
 LOOK_AROUND = 1.0  # seconds without an answer, after which to see whether Ray is still there, and room for an actor
 
@@ -65,18 +69,50 @@ class Actor:
         for i, (meta, state) in enumerate(zip(metadata, states, strict=True)):
             mine = content[i] if isinstance(content, list) else content
             message = Message(metadata=meta, content=mine)  # type: ignore[call-overload]
-            reply, seconds = self.host.run(message, state, num_clients)
-            answers.append((reply, state, seconds))
+            answers.append(self.host.run(message, state, num_clients))
         return answers
+
+    def ask(
+        self, record: Any, nodes: Sequence[int], states: Sequence[RecordDict]
+    ) -> tuple[Batch | None, list[RecordDict], list[int]]:
+        """See `Host.ask`; `record` is one question for all, or a list of one for each."""
+        return self.host.ask(record if isinstance(record, list) else [record] * len(nodes), nodes, states)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A question to a client that is to be answered in columns, or by the message that it stands for."""
+
+    questions: Questions
+    place: int
+
+    @property
+    def record(self) -> Record:
+        """What is asked."""
+        question: Record = self.questions.records[self.place]
+        return question
+
+    @property
+    def node(self) -> int:
+        """Who is asked."""
+        return self.questions.nodes[self.place]
+
+    def message(self) -> Message:
+        """The same as a message with an id."""
+        (message,) = with_ids([self.questions[self.place]])
+        return message
 
 
 @dataclass
-class Batch:
-    """Messages that go to an actor together."""
+class Sent:
+    """What is asked of an actor at once: messages, or tickets."""
 
-    messages: list[Message]
-    content: Any = None  # an ObjectRef, where all share one
+    asked: list[Message] | list[Ticket]
     began: float = 0.0  # when the actor could begin with it
+
+    def messages(self) -> list[Message]:
+        """As messages."""
+        return [one.message() if isinstance(one, Ticket) else one for one in self.asked]
 
 
 @dataclass
@@ -85,8 +121,8 @@ class Slot:
 
     actor: Any
     ready: Any  # ObjectRef, until the actor has started
-    queue: collections.deque[Message] = field(default_factory=collections.deque)
-    in_flight: dict[Any, Batch] = field(default_factory=dict)  # in the order in which they run
+    queue: collections.deque[Message | Ticket] = field(default_factory=collections.deque)
+    in_flight: dict[Any, Sent] = field(default_factory=dict)  # in the order in which they run
     starts: int = 0  # in vain, one after another
 
 
@@ -124,21 +160,29 @@ class RayGrid(SimulatedGrid):
 
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """As they come."""
-        self.shared = _shared_contents(messages)
-        self.kinds = {message.metadata.message_type for message in messages}
-        for message in messages:
-            self.slots[message.metadata.dst_node_id % len(self.slots)].queue.append(message)
+        return self._run(messages, timeout)  # type: ignore[return-value]  # who is asked by message answers so
+
+    def ask(self, questions: Questions) -> Iterable[Message | Batch]:
+        """Many clients at once; by message those that misbehave, and those of a batch in which one failed."""
+        return self._run([Ticket(questions, place) for place in range(len(questions))], None)
+
+    def _run(self, asked: Sequence[Message | Ticket], timeout: float | None) -> Iterator[Message | Batch]:
+        self.shared = _shared_contents(asked)
+        self.kinds = {_kind(one) for one in asked}
+        for one in asked:
+            self.slots[_node(one) % len(self.slots)].queue.append(one)
         began = time.monotonic()
         ends = None if timeout is None else began + timeout
-        left, waiting = len(messages), all(slot.ready is not None for slot in self.slots)
+        left, waiting = len(asked), all(slot.ready is not None for slot in self.slots)
         while left:
             self._fill()
             if waiting and any(slot.in_flight for slot in self.slots):
                 waiting, self.idle_start = False, time.monotonic() - began
-            for reply in self._collect(ends):
-                left -= 1
-                self.done(1)
-                yield reply
+            for answer in self._collect(ends):
+                count = len(answer.nodes) if isinstance(answer, Batch) else 1
+                left -= count
+                self.done(count)
+                yield answer
             if ends is not None and time.monotonic() > ends:
                 self._abandon()
                 return
@@ -148,39 +192,45 @@ class RayGrid(SimulatedGrid):
         most = IN_FLIGHT if all(self.cost.get(kind, BATCH_SECONDS) < BATCH_SECONDS for kind in self.kinds) else 1
         for slot in self.slots:
             while slot.ready is None and len(slot.in_flight) < most:
-                batch = self._next(slot)
-                if batch is None:
+                sent = self._next(slot)
+                if sent is None:
                     break
-                self._send(slot, batch)
+                self._send(slot, sent)
 
-    def _next(self, slot: Slot) -> Batch | None:
+    def _next(self, slot: Slot) -> Sent | None:
         if self.alone:
             # Nothing runs behind a message that may take its actor along.
-            return None if slot.in_flight else Batch([self.alone.popleft()])
+            return None if slot.in_flight else Sent([self.alone.popleft()])
         queue = slot.queue or max((s.queue for s in self.slots), key=len)
         if not queue:
             return None
         first = queue[0]
-        limit = min(self._batch_size(first.metadata.message_type), -(-len(queue) // 2))  # leave some for who is idle
-        messages = [queue.popleft()]
-        while queue and len(messages) < limit and _together(first, queue[0], self.shared):
-            messages.append(queue.popleft())
-        return Batch(messages)
+        limit = min(self._batch_size(first), -(-len(queue) // 2))  # leave some for who is idle
+        together: Any = [queue.popleft()]
+        while queue and len(together) < limit and _together(first, queue[0], self.shared):
+            together.append(queue.popleft())
+        return Sent(together)
 
-    def _batch_size(self, message_type: str) -> int:
-        cost = self.cost.get(message_type)
-        return 1 if cost is None else max(1, min(LARGEST_BATCH, int(BATCH_SECONDS / max(cost, 1e-6))))
+    def _batch_size(self, one: Message | Ticket) -> int:
+        cost, most = self.cost.get(_kind(one)), MOST_TICKETS if isinstance(one, Ticket) else MOST_MESSAGES
+        return 1 if cost is None else max(1, min(most, int(BATCH_SECONDS / max(cost, 1e-6))))
 
-    def _send(self, slot: Slot, batch: Batch) -> None:
-        content = self.shared.get(id(batch.messages[0].content)) or [m.content for m in batch.messages]
-        metadata = [m.metadata for m in batch.messages]
-        states = [self.states.get(m.dst_node_id, RecordDict()) for m in metadata]
-        batch.began = time.monotonic()
-        slot.in_flight[slot.actor.run.remote(self.num_clients, content, metadata, states)] = batch
+    def _send(self, slot: Slot, sent: Sent) -> None:
+        shared = self.shared.get(id(_content(sent.asked[0])))
+        content = [_content(one) for one in sent.asked] if shared is None else shared
+        nodes = [_node(one) for one in sent.asked]
+        states = [self.states.get(node, RecordDict()) for node in nodes]
+        sent.began = time.monotonic()
+        if isinstance(sent.asked[0], Ticket):
+            reference = slot.actor.ask.remote(content, nodes, states)
+        else:
+            metadata = [message.metadata for message in sent.messages()]
+            reference = slot.actor.run.remote(self.num_clients, content, metadata, states)
+        slot.in_flight[reference] = sent
 
     # ----------------------------------------------------------------------------------------------------- receiving
 
-    def _collect(self, ends: float | None) -> Iterator[Message]:
+    def _collect(self, ends: float | None) -> Iterator[Message | Batch]:
         waiting = [ref for s in self.slots for ref in ([s.ready] if s.ready is not None else s.in_flight)]
         deadlines = [self._deadline(s) for s in self.slots if s.in_flight] + ([] if ends is None else [ends])
         deadline = min(deadlines, default=None)
@@ -198,7 +248,7 @@ class RayGrid(SimulatedGrid):
             if slot is not None:  # else it went with a slot-mate that was handled a moment ago
                 yield from self._take(slot, ref)
 
-    def _take(self, slot: Slot, ref: Any) -> Iterator[Message]:
+    def _take(self, slot: Slot, ref: Any) -> Iterator[Message | Batch]:
         if ref is slot.ready:
             self._started(slot)
             return
@@ -209,18 +259,29 @@ class RayGrid(SimulatedGrid):
         except ray.exceptions.RayError as error:  # the actor died, or with its node the answer that lay there
             yield from self._died(slot, error)
             return
-        batch = slot.in_flight.pop(ref)
+        sent = slot.in_flight.pop(ref)
         for other in slot.in_flight.values():
             other.began = time.monotonic()  # the next one begins now
-        for message, (reply, state, seconds) in zip(batch.messages, answers, strict=True):
-            self.states[message.metadata.dst_node_id] = state
-            kind = message.metadata.message_type
+        kind, nodes = _kind(sent.asked[0]), [_node(one) for one in sent.asked]
+        if isinstance(sent.asked[0], Ticket):
+            batch, states, left = answers
+            self.states |= dict(zip(nodes, states, strict=True))
+            messages = sent.messages() if batch is None else [sent.asked[i].message() for i in left]
+            slot.queue.extendleft(reversed(messages))
+            if batch is not None:
+                self.cost[kind] = batch.seconds / max(
+                    1, len(batch.nodes)
+                )  # a first batch opens files that no other does
+                yield batch
+            return
+        for node, (reply, state, seconds) in zip(nodes, answers, strict=True):
+            self.states[node] = state
             self.cost[kind] = 0.7 * self.cost.get(kind, seconds) + 0.3 * seconds
             yield reply
 
     def _deadline(self, slot: Slot) -> float:
-        batch = next(iter(slot.in_flight.values()))
-        return batch.began + max(allowed(message, self.client_timeout) for message in batch.messages)
+        sent = next(iter(slot.in_flight.values()))
+        return sent.began + max(allowed(_question(one), self.client_timeout) for one in sent.asked)
 
     def _late(self) -> Iterator[Message]:
         """Stop the actors whose running batch has outlasted the timeout."""
@@ -230,17 +291,18 @@ class RayGrid(SimulatedGrid):
             running, *waiting = slot.in_flight.values()
             self._replace(slot)
             self._again(waiting)
-            if len(running.messages) > 1:
+            if len(running.asked) > 1:
                 self._again([running])  # one of them is slow: alone, each has the whole time to itself
             else:
-                yield self._given_up(message := running.messages[0], LATE, late(allowed(message, self.client_timeout)))
+                (message,) = running.messages()
+                yield self._given_up(message, LATE, late(allowed(message, self.client_timeout)))
 
     def _died(self, slot: Slot, error: Exception) -> Iterator[Message]:
         """Replace a dead actor and run its clients again."""
         running, *waiting = slot.in_flight.values()
         self._replace(slot)
         self._again(waiting)
-        for message in running.messages:
+        for message in running.messages():
             self.attempts[message.metadata.message_id] += 1
             if self.attempts[message.metadata.message_id] > RETRIES:
                 yield self._given_up(message, DIED, f"{1 + RETRIES} worker processes died under it: {error}")
@@ -249,8 +311,8 @@ class RayGrid(SimulatedGrid):
                 self.retries[node] = self.retries.get(node, 0) + 1
                 self.alone.append(message)
 
-    def _again(self, batches: Iterable[Batch]) -> None:
-        self.alone.extend(message for batch in batches for message in batch.messages)
+    def _again(self, several: Iterable[Sent]) -> None:
+        self.alone.extend(message for sent in several for message in sent.messages())
 
     def _given_up(self, message: Message, code: int, reason: str) -> Message:
         return Message(Error(code, reason), reply_to=message)
@@ -336,16 +398,32 @@ def _ask(artifact_server: Any, method: str, *arguments: Any) -> Any:
         raise FlSimError(f"the driver's artifact store cannot be reached: {said}") from None
 
 
-def _shared_contents(messages: Sequence[Message]) -> dict[int, Any]:
-    """id of a content that several messages share -> its one copy in Ray's object store."""
-    by_id = {id(m.content): m.content for m in messages}
-    counts = collections.Counter(id(m.content) for m in messages)
+def _shared_contents(asked: Sequence[Message | Ticket]) -> dict[int, Any]:
+    """id of a content that goes to several clients -> its one copy in Ray's object store."""
+    by_id = {id(_content(one)): _content(one) for one in asked}
+    counts = collections.Counter(id(_content(one)) for one in asked)
     return {key: ray.put(content) for key, content in by_id.items() if counts[key] > 1}
 
 
-def _together(first: Message, other: Message, shared: dict[int, Any]) -> bool:
-    """Whether two messages can go in one batch: the same shared content, or each a content of its own."""
-    if first.metadata.message_type != other.metadata.message_type:
+def _together(first: Message | Ticket, other: Message | Ticket, shared: dict[int, Any]) -> bool:
+    """Whether two can be asked at once: both in the same way, of the same shared content, or each of its own."""
+    if type(first) is not type(other) or _kind(first) != _kind(other):
         return False
-    ours, theirs = id(first.content), id(other.content)
+    ours, theirs = id(_content(first)), id(_content(other))
     return ours == theirs or (ours not in shared and theirs not in shared)
+
+
+def _node(one: Message | Ticket) -> int:
+    return one.node if isinstance(one, Ticket) else one.metadata.dst_node_id
+
+
+def _kind(one: Message | Ticket) -> str:
+    return one.record.message_type if isinstance(one, Ticket) else one.metadata.message_type
+
+
+def _content(one: Message | Ticket) -> Any:
+    return one.record if isinstance(one, Ticket) else one.content
+
+
+def _question(one: Message | Ticket) -> Message | Record:
+    return one.record if isinstance(one, Ticket) else one

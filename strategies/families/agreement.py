@@ -7,14 +7,15 @@ Received: the probabilities of its model on these rows and its prediction sets; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fl_sim.messages.evaluation import CommonRowsReport, CommonRowsRequest
-from strategies.base import Federation, Method, Threshold, node_ids, request
+from fl_sim.messages.exchange import Questions
+from strategies.base import Federation, Method, Threshold, node_ids
 
 
 class CommonRows(Method):
@@ -34,7 +35,7 @@ class CommonRows(Method):
         own = self.thresholds.get(partition)
         score, align = ("", "") if own is None else (self.score, self.align)
         values = np.atleast_1d(np.asarray(np.inf if own is None else own, np.float64))
-        return CommonRowsRequest(self.federation.population, self.rows, score, values, align)
+        return CommonRowsRequest(self.rows, score, values, align)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -51,15 +52,13 @@ class CommonRows(Method):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask everybody; those with equal thresholds share one message content."""
-        groups: dict[tuple[str, bytes], tuple[CommonRowsRequest, list[int]]] = {}
-        for partition, node in enumerate(node_ids(grid)):
-            asked = self.question(partition)
-            groups.setdefault((asked.score, asked.threshold.tobytes()), (asked, []))[1].append(node)
-        return self.sent(message for asked, nodes in groups.values() for message in request(asked, nodes))
+        """Ask everybody; those with equal thresholds share one question."""
+        nodes, same = node_ids(grid), dict[tuple[str, bytes], CommonRowsRequest]()
+        asked = [self.question(partition) for partition in range(len(nodes))]
+        return self.sent(Questions([same.setdefault((a.score, a.threshold.tobytes()), a) for a in asked], nodes))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Keep what was said."""
-        reports: Sequence[CommonRowsReport] = [report for _, report in self.answers(replies)]
-        self.opinions = {report.partition: report for report in reports}
+        """Keep what was answered."""
+        reports = self.answers(replies)
+        self.opinions = dict(zip(reports.partition.tolist(), reports, strict=True))
         return MetricRecord({"clients": len(reports)})

@@ -129,7 +129,7 @@ class Averaging(Learning):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Combine the replies, federation by federation, in the order of the partitions."""
         partition = {node: k for k, node in enumerate(self.nodes)}
-        answered = {partition[reply.metadata.src_node_id]: reply for reply, _ in self.answers(replies)}
+        answered = {partition[reply.metadata.src_node_id]: reply for reply, _ in self.good(replies)}
         for group in self.groups:
             mine = {k: answered[k] for k in group.members if k in answered}
             told = self.combine(server_round, group, mine)

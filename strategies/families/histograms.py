@@ -12,7 +12,6 @@ to be agreed.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -24,6 +23,7 @@ from pydantic import AfterValidator, Field
 from fl_sim.conformal.histogram import ScoreGrid, decode, refined
 from fl_sim.conformal.scores import bounds_of
 from fl_sim.messages.calibration import HistogramReport, HistogramRequest, SizeReport, SizeRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from strategies.base import ALONE, Calibration, Federation, Threshold
 
@@ -33,15 +33,17 @@ MOST_NAMED = 8  # classes in a sentence
 TAIL = 1e-3  # of the grid of a bounded score: a bin at its upper end is a thousand times narrower than at its lower end
 
 
-def grid_for(score: str, bins: int, reports: Sequence[SizeReport], tail: float = TAIL) -> ScoreGrid:
+def grid_for(score: str, bins: int, reports: Columns[SizeReport] | None, tail: float = TAIL) -> ScoreGrid:
     """The grid of a score (JSON): from its known bounds, finer towards the upper one by `tail`; else with bins of equal
     width over the range that the clients with points report. Infinite ends are left out: such scores count as +inf."""
     bounds = bounds_of(score)
     if bounds is not None:
         return ScoreGrid(*bounds, bins, tail)
-    told = [report for report in reports if report.num_calibration]
-    ends = [end for report in told for end in (report.low, report.high) if math.isfinite(end)]
-    return ScoreGrid(min(ends), max(ends), bins) if ends else ScoreGrid(0.0, 1.0, bins)
+    if reports is None:
+        return ScoreGrid(0.0, 1.0, bins)
+    ends = np.concatenate([reports.low, reports.high])[np.tile(reports.num_calibration > 0, 2)]
+    ends = ends[np.isfinite(ends)]
+    return ScoreGrid(float(ends.min()), float(ends.max()), bins) if len(ends) else ScoreGrid(0.0, 1.0, bins)
 
 
 Bins = Annotated[int, Field(ge=2, le=65536, description="of the grid that scores are counted on")]
@@ -79,16 +81,11 @@ class HistogramCalibration(Calibration):
     ) -> None:
         super().__init__(federation, alpha=alpha, score=score)
         self.bins = bins
-        bounded = bounds_of(score) is not None
+        bounded = bounds_of(self.score) is not None
         self.scalar_rounds = 0 if bounded else 1
         self.num_rounds = self.scalar_rounds + 1
-        self.grid = grid_for(score, bins, [], self.tail)  # where it has to be agreed, the first round's answers make it
+        self.grid = grid_for(self.score, bins, None, self.tail)  # to be agreed: the first round's answers make it
         self.seen: set[int] = set()  # partitions that ever answered
-
-    @property
-    def num_labels(self) -> int:
-        """Rows of counts to ask for, one for each class; 0: one for all."""
-        return self.federation.num_labels if self.by_class else 0
 
     @property
     def one_law(self) -> bool:
@@ -126,55 +123,53 @@ class HistogramCalibration(Calibration):
 
     def histogram_request(self, grid: ScoreGrid, turn: int) -> Record:
         """What is asked in the histogram round `turn`, from 1."""
-        return HistogramRequest(self.population, self.score, grid.text(), self.num_labels, self.budget)
+        return HistogramRequest(self.score, grid.text(), self.by_class, self.federation.num_labels, self.budget)
 
     def ask(self, server_round: int) -> Record | Mapping[int, Record]:
         """The range of the scores first, where it is not known; then their counts."""
         if server_round <= self.scalar_rounds:
-            return SizeRequest(self.population, self.score)
+            return SizeRequest(self.score)
         return self.histogram_request(self.grid, server_round - self.scalar_rounds)
 
-    def take(self, server_round: int, reports: Sequence[Any]) -> None:
+    def take(self, server_round: int, reports: Columns[Any]) -> None:
         """Agree on a grid, or go from counts to thresholds."""
-        self.seen |= {report.partition for report in reports}
+        self.seen |= set(reports.partition.tolist())
         if server_round <= self.scalar_rounds:
             self.grid = grid_for(self.score, self.bins, reports, self.tail)
             return
         partitions, counts = self.counts_of(reports)
         self.thresholds = dict(self.from_counts(partitions, counts, self.grid))
 
-    def counts_of(self, reports: Sequence[HistogramReport]) -> tuple[list[int], Counts]:
+    def counts_of(self, reports: Columns[HistogramReport]) -> tuple[list[int], Counts]:
         """(partitions, counts (K, C, bins + 1)) of everybody who ever answered, on the fine grid; zeros for who is not
         among the reports.
 
         Raises:
-            ValueError: a client's code is malformed; the message names it.
+            ValueError: clients whose histograms are of different numbers of classes.
         """
-        self.seen |= {report.partition for report in reports}
-        partitions = sorted(self.seen)
-        rows = max(1, self.num_labels)
+        rows = self._rows(reports)
+        partitions = sorted(self.seen | set(reports.partition.tolist()))
         # A client's bins are empty but for some hundred: of 10,000 clients and ten classes 0.1 GB, not 0.4.
         counts: Counts = np.zeros((len(partitions), rows, self.bins + 1), np.int16)
-        row_of = {partition: row for row, partition in enumerate(partitions)}
-        for report in reports:
-            own = self._decoded(report, rows)
+        places = np.searchsorted(partitions, reports.partition).tolist()
+        for place, k, code in zip(places, reports.partition.tolist(), reports.code, strict=True):
+            own = refined(decode(code, rows), self.bins)
             wide = np.promote_types(counts.dtype, np.min_scalar_type(-int(np.abs(own).sum()) - 1))
             counts = counts.astype(wide, copy=False)
-            counts[row_of[report.partition]] = own
+            counts[place] = own
             if self.scalar_rounds:  # the grid that was agreed went down with the question
-                down = self.bytes_down.get(report.partition, 0)
-                self.bytes_down[report.partition] = down + 2 * FLOAT_BYTES
+                self.bytes_down[k] = self.bytes_down.get(k, 0) + 2 * FLOAT_BYTES
         return partitions, counts
 
-    def information_up(self, report: Any) -> int:
-        """The code, or the two ends of the range."""
-        return 2 * FLOAT_BYTES if isinstance(report, SizeReport) else int(report.information_bytes)
+    def _rows(self, reports: Columns[HistogramReport]) -> int:
+        """How many classes clients count, which where the federation does not say it they do."""
+        known = self.federation.num_labels if self.by_class else 1
+        numbers = dict(zip(reports.rows.tolist(), reports.partition.tolist(), strict=True))
+        if not known and len(numbers) > 1:
+            (one, k), (other, j), *_ = numbers.items()
+            raise ValueError(f"client {k} has {one} classes and client {j} {other}: say Federation(num_labels=...)")
+        return known or next(iter(numbers), 1)
 
-    def _decoded(self, report: HistogramReport, rows: int) -> Counts:
-        try:
-            counts = refined(decode(report.code, rows), self.bins)
-        except ValueError as error:
-            raise ValueError(f"client {report.partition}: {error}") from None
-        if not self.signed and (counts < 0).any():
-            raise ValueError(f"client {report.partition}: its histogram has a count below 0: points cannot be owed")
-        return counts
+    def information_up(self, reports: Columns[Any]) -> int | NDArray[np.int64]:
+        """The code, or the two ends of the range."""
+        return 2 * FLOAT_BYTES if reports.kind is SizeReport else super().information_up(reports)

@@ -24,6 +24,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fl_sim.messages.calibration import TemperatureReport, TemperatureRequest
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.record import FLOAT_BYTES
 from strategies.base import Calibration, Federation, Method, node_ids, request
 
@@ -35,7 +36,7 @@ class FederatedTemperature(Method):
         super().__init__()
         self.federation, self.score = federation, score  # the score's text says on which rows clients fit
         self.temperature = 1.0
-        self.reports: list[TemperatureReport] = []
+        self.reports = Columns.of(TemperatureReport, [])
         self.bytes_up: dict[int, int] = {}  # partition -> information the method sent, in bytes
         self.bytes_down: dict[int, int] = {}
 
@@ -43,19 +44,18 @@ class FederatedTemperature(Method):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask everybody."""
-        return self.sent(request(TemperatureRequest(self.federation.population, self.score), node_ids(grid)))
+        return self.sent(request(TemperatureRequest(self.score), node_ids(grid)))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """T."""
-        self.reports = [report for _, report in self.answers(replies)]
-        self.bytes_up = {r.partition: int(r.information_bytes) for r in self.reports}
-        self.bytes_down = dict.fromkeys(self.bytes_up, FLOAT_BYTES)
-        rows = sum(r.num_calibration for r in self.reports)
-        if rows:
-            log_t = math.fsum(r.num_calibration * r.log_temperature for r in self.reports) / rows
-            self.temperature = math.exp(log_t)
+        self.reports = self.answers(replies)
+        partitions, m = self.reports.partition.tolist(), self.reports.num_calibration
+        self.bytes_up = dict.fromkeys(partitions, TemperatureReport.information_bytes)
+        self.bytes_down = dict.fromkeys(partitions, FLOAT_BYTES)
+        if m.sum():
+            self.temperature = math.exp(math.fsum(m * self.reports.log_temperature) / int(m.sum()))
         return None, MetricRecord({"temperature": self.temperature})
 
     def book_on(self, calibrate: Calibration) -> None:
@@ -66,6 +66,7 @@ class FederatedTemperature(Method):
 
     def detail(self) -> dict[str, Any]:
         """T, and between which temperatures those of the clients that had rows lie."""
-        own = [math.exp(r.log_temperature) for r in self.reports if r.num_calibration]
+        m = self.reports.num_calibration
+        own = [math.exp(log_t) for log_t in self.reports.log_temperature[m > 0].tolist()]
         ends = {"lowest": min(own), "highest": max(own)} if own else {}
-        return {"temperature": self.temperature, "rows": sum(r.num_calibration for r in self.reports)} | ends
+        return {"temperature": self.temperature, "rows": int(m.sum())} | ends

@@ -50,7 +50,7 @@ class Broadcast(TrainOncePerGroup):
         """What is handed out."""
 
     @property
-    def parcel(self) -> NDArray[np.uint8]:
+    def array(self) -> NDArray[np.uint8]:
         """The same, as a message carries it."""
         return np.frombuffer(self.file, np.uint8)
 

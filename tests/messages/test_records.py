@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import pickle
 from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -39,14 +40,14 @@ from fl_sim.messages.calibration import (
     ThresholdReport,
     ThresholdRequest,
 )
+from fl_sim.messages.columns import Columns
 from fl_sim.messages.evaluation import CommonRowsReport, EvaluateReport, EvaluateRequest
 from fl_sim.messages.learning import FitReport
 from fl_sim.messages.record import MEASURED, Record
-from fl_sim.messages.replies import REPLIES
-from fl_sim.messages.validate import check_answer
-from fl_sim.messages.wire import array_of, pack, unpack, values_of, weight
+from fl_sim.messages.validate import checked, request_of
+from fl_sim.messages.wire import array_of, pack, unpack, values_of, weight, weights
 
-WHOLE = st.integers(0, 2**53)
+WHOLE = st.integers(0, 2**40)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False) | st.just(math.inf)
 TESTED = arrays(np.int64, st.integers(0, 12), elements=st.integers(0, 10**9))
 
@@ -120,7 +121,9 @@ RECORDS = [
     record
     for module in KINDS
     for record in vars(module).values()
-    if isinstance(record, type) and issubclass(record, Record) and record not in (Record, learning.PayloadMessage)
+    if isinstance(record, type)
+    and issubclass(record, Record)
+    and record not in (Record, calibration.ScoreQuestion, learning.PayloadMessage)
 ]
 SAMPLES = {kind: anything(kind) for kind in RECORDS} | {
     ThresholdReport: st.builds(ThresholdReport, WHOLE, NUMBER, WHOLE, NUMBER.map(abs)),
@@ -152,8 +155,8 @@ def same(one: Record, other: Record) -> bool:
 def test_requests_have_types_of_their_own_and_replies():
     requests = [r for r in SAMPLES if r.message_type]
     assert len({r.message_type for r in requests}) == len(requests)
-    assert set(REPLIES) == {r.message_type for r in requests}
-    assert set(REPLIES.values()) == set(SAMPLES) - set(requests)
+    assert all(request_of(r.message_type) is r for r in requests)
+    assert {r.reply for r in requests} == set(SAMPLES) - set(requests)
 
 
 @pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
@@ -168,6 +171,22 @@ def test_a_record_survives_flower(kind):
         assert weight(pack(record)) == len(recorddict_to_proto(weighed).SerializeToString())
 
     survives()
+
+
+@pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
+def test_columns_are_their_records_and_weigh_as_much(kind):
+    @settings(derandomize=True, deadline=None, max_examples=40)
+    @given(st.lists(SAMPLES[kind], max_size=6), st.data())
+    def are(records, data):
+        columns = Columns.of(kind, records)
+        assert weights(columns) == [weight(pack(record)) for record in records]
+        order = np.array(data.draw(st.permutations(range(len(records)))), np.int64)
+        apart = pickle.loads(pickle.dumps(Columns.of(kind, records).taken(order)))
+        apart = Columns.joined(kind, [Columns(kind, dict(apart.columns)), columns[:0]])  # the records made anew
+        assert all(same(apart[place], records[i]) for place, i in enumerate(order.tolist()))
+        assert [list(part) for part in (columns[:1], columns[1:])] == [list(columns)[:1], list(columns)[1:]]
+
+    are()
 
 
 @pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
@@ -237,7 +256,7 @@ def test_impossible_counts_are_refused(change):
     lambda: FitReport(0, -1),
     lambda: ScoresReport(0, np.array([0.5, math.nan])),
     lambda: ScoresReport(0, np.zeros((2, 2))),
-    lambda: EvaluateRequest("", "", np.array([math.nan])),
+    lambda: EvaluateRequest("", np.array([math.nan])),
 ])  # fmt: skip
 def test_impossible_values_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
@@ -255,7 +274,7 @@ def test_an_impossible_value_is_refused_when_it_is_unpacked():
     (pack(FitReport(0, 5)), "density, num_calibration, num_examples, threshold"),
     (RecordDict(), "density, num_calibration, partition, threshold"),
     (RecordDict({"numbers": MetricRecord({"partition": 0, "threshold": 0.5})}), "density, num_calibration"),
-    (pack(EvaluateRequest("p", "s", np.array([0.5]))), "align, density, num_calibration, partition, population, score"),
+    (pack(EvaluateRequest("s", np.array([0.5]))), "align, density, num_calibration, partition, score"),
 ])  # fmt: skip
 def test_another_record_is_refused_by_name(content, odd):
     with pytest.raises(ValueError, match=f"not a ThresholdReport: missing or unknown: {odd}"):
@@ -281,37 +300,39 @@ def histogram(
     *rows: list[int], epsilon: float = 0.0, score: str = LAC, grid: ScoreGrid = GRID, said: int = 0, **asked: int
 ) -> tuple[Record, Record]:
     """A question and its answer, which says that it has `said` rows; 0: as many as it has."""
-    request = HistogramRequest("p", score, grid.text(), asked.pop("num_labels", 0), 0, epsilon=epsilon, **asked)
+    num_labels = asked.pop("num_labels", 0)
+    by_class = bool(num_labels)
+    request = HistogramRequest(score, grid.text(), by_class, num_labels, 0, epsilon=epsilon, **asked)
     return request, HistogramReport(0, encode(np.array(rows)), said or len(rows))
 
 
 def sketch(kind: str, scores: list[float], said: int | None = None, score: str = LAC) -> tuple[Record, Record]:
     code = np.frombuffer(sketch_of(scores, kind), np.uint8)
-    return SketchRequest("p", score, kind), SketchReport(0, len(scores) if said is None else said, code)
+    return SketchRequest(score, kind), SketchReport(0, len(scores) if said is None else said, code)
 
 
 def step(value: float, noise: float = 0.0, alpha: float = 0.1, start: float = 0.5) -> tuple[Record, Record]:
     """Five steps of a tenth, each of at most 0.9 of it."""
-    return DescendRequest("p", LAC, start, alpha, 5, 0.1, 0.05, noise, 1), StepReport(0, value)
+    return DescendRequest(LAC, start, alpha, 5, 0.1, 0.05, noise, 1), StepReport(0, value)
 
 
 def counted(counts: list[int], candidates: tuple[float, ...] = (0.1, 0.5, 0.9)) -> tuple[Record, Record]:
-    return CountsRequest("p", LAC, "", np.array(candidates)), CountsReport(0, 9, np.array(counts))
+    return CountsRequest(LAC, np.array(candidates)), CountsReport(0, 9, np.array(counts))
 
 
 def labelled(labels: list[int], asked: bool = True, num_labels: int = 3) -> tuple[Record, Record]:
     report = ScoresReport(0, np.array([0.5, 0.6]), np.array(labels, np.int64))
-    return ScoresRequest("p", LAC, asked, num_labels), report
+    return ScoresRequest(LAC, asked, num_labels), report
 
 
 @pytest.mark.parametrize(("asked", "answer"), [
-    (ThresholdRequest("p", 0.1, LAC, "clip"), ThresholdReport(0, 1.0, 5)),
-    (ThresholdRequest("p", 0.1, LAC, "clip"), ThresholdReport(0, math.inf, 0)),
-    (ThresholdRequest("p", 0.1, LAC, "inf"), ThresholdReport(0, math.inf, 8)),
-    (ThresholdRequest("p", 0.1, RESIDUAL, "clip"), ThresholdReport(0, 77.0, 5)),
-    (ThresholdRequest("p", 0.1, LAC, "clip", align="rank"), ThresholdReport(0, 7.0, 5)),
-    (ScoresRequest("p", LAC), ScoresReport(0, np.array([0.0, 1.0]))),
-    (ScoresRequest("p", RESIDUAL), ScoresReport(0, np.array([0.0, 9.0]))),
+    (ThresholdRequest(LAC, 0.1, "clip"), ThresholdReport(0, 1.0, 5)),
+    (ThresholdRequest(LAC, 0.1, "clip"), ThresholdReport(0, math.inf, 0)),
+    (ThresholdRequest(LAC, 0.1, "inf"), ThresholdReport(0, math.inf, 8)),
+    (ThresholdRequest(RESIDUAL, 0.1, "clip"), ThresholdReport(0, 77.0, 5)),
+    (ThresholdRequest(LAC, 0.1, "clip", align="rank"), ThresholdReport(0, 7.0, 5)),
+    (ScoresRequest(LAC), ScoresReport(0, np.array([0.0, 1.0]))),
+    (ScoresRequest(RESIDUAL), ScoresReport(0, np.array([0.0, 9.0]))),
     histogram([1] * 8 + [0]),
     histogram([1] * 9, score=RESIDUAL),
     histogram([1] * 9, grid=ScoreGrid(0.0, 0.9, 8)),  # scores between 0.9 and 1
@@ -322,25 +343,25 @@ def labelled(labels: list[int], asked: bool = True, num_labels: int = 3) -> tupl
     sketch("ddsketch", [7.0], score=RESIDUAL),
     step(0.45), step(-0.45), step(99.0, noise=1e-3), step(-0.45, alpha=0.9), step(0.45, start=1e9),
     counted([0, 0, 9]), counted([9, 3, 0], candidates=(0.9, 0.5, 0.1)),
-    (LabelCountsRequest("p", 3), LabelCountsReport(0, np.array([5, 0, 1]))),
-    (LabelCountsRequest("p"), LabelCountsReport(0, np.array([5, 0]))),
+    (LabelCountsRequest(3), LabelCountsReport(0, np.array([5, 0, 1]))),
+    (LabelCountsRequest(), LabelCountsReport(0, np.array([5, 0]))),
     labelled([0, 2]), labelled([0, 7], num_labels=0), labelled([], asked=False),
 ])  # fmt: skip
 def test_a_possible_answer_is_taken(asked, answer):
-    check_answer(pack(asked), answer)
+    checked(asked, Columns.of(type(answer), [answer]))
 
 
 @pytest.mark.parametrize(("asked", "answer", "rule"), [
-    (ThresholdRequest("p", 0.1, LAC, "clip"), ThresholdReport(0, 1.5, 5), r"threshold = 1.5: must lie in \[0, 1\]"),
-    (ThresholdRequest("p", 0.1, LAC, "clip"), ThresholdReport(0, -0.1, 5), "threshold = -0.1: must lie"),
-    (ThresholdRequest("p", 0.1, LAC, "clip"), ThresholdReport(0, math.inf, 5), "points enough for a finite one"),
-    (ThresholdRequest("p", 0.1, LAC, "inf"), ThresholdReport(0, math.inf, 9), "points enough for a finite one"),
-    (ScoresRequest("p", LAC), ScoresReport(0, np.array([0.5, 1.01])), "scores = 1.01: must lie"),
-    (ScoresRequest("p", RESIDUAL), ScoresReport(0, np.array([0.5, math.inf])), "scores = inf: must be finite"),
-    (SizeRequest("p", LAC), SizeReport(0, 5, -3.0, 0.5), "low and high = -3: must lie"),
-    (*histogram([1, -2, 0, 0, 0, 0, 0, 0, 3]), "a count below 0: points cannot be owed"),
+    (ThresholdRequest(LAC, 0.1, "clip"), ThresholdReport(0, 1.5, 5), r"threshold = 1.5: must lie in \[0, 1\]"),
+    (ThresholdRequest(LAC, 0.1, "clip"), ThresholdReport(0, -0.1, 5), "threshold = -0.1: must lie"),
+    (ThresholdRequest(LAC, 0.1, "clip"), ThresholdReport(0, math.inf, 5), "points enough for a finite one"),
+    (ThresholdRequest(LAC, 0.1, "inf"), ThresholdReport(0, math.inf, 9), "points enough for a finite one"),
+    (ScoresRequest(LAC), ScoresReport(0, np.array([0.5, 1.01])), "scores = 1.01: must lie"),
+    (ScoresRequest(RESIDUAL), ScoresReport(0, np.array([0.5, math.inf])), "scores = inf: must be finite"),
+    (SizeRequest(LAC), SizeReport(0, 5, -3.0, 0.5), "low and high = -3: must lie"),
+    (*histogram([1, -2, 0, 0, 0, 0, 0, 0, 3]), "a count below 0: counts must be at least 0"),
     (*histogram([1, 2, 3, 4]), "3 bins do not divide 8"),
-    (HistogramRequest("p", LAC, GRID.text(), 0, 0), HistogramReport(0, np.zeros(1, np.uint8)), "of 1 bytes"),
+    (HistogramRequest(LAC, GRID.text(), False, 0, 0), HistogramReport(0, np.zeros(1, np.uint8)), "of 1 bytes"),
     (*histogram([1] * 7 + [0, 3]), r"3 of its scores above 1: must lie in \[0, 1\], as this score does"),
     (*histogram([0] * 9, [1] * 9, num_labels=2), "1 of its scores above 1"),
     (*histogram([1, 2, 3, 4, 5]), "5 of its scores above 1"),
@@ -355,14 +376,14 @@ def test_a_possible_answer_is_taken(asked, answer):
     (*counted([0, 9]), "2 counts for 3 candidates"),
     (*counted([0, 5, 4]), "counts that fall from one candidate to the next larger"),
     (*counted([0, 3, 9], candidates=(0.9, 0.5, 0.1)), "counts that fall"),
-    (LabelCountsRequest("p", 3), LabelCountsReport(0, np.array([5, 0])), "2 counts for 3 classes"),
+    (LabelCountsRequest(3), LabelCountsReport(0, np.array([5, 0])), "2 counts for 3 classes"),
     (*labelled([0, 3]), r"label 3: must lie in 0\.\.2"),
     (*labelled([]), "0 labels of 2 scores: must be 2"),
     (*labelled([0, 1], asked=False), "2 labels of 2 scores: must be 0"),
 ])  # fmt: skip
 def test_an_impossible_answer_is_refused(asked, answer, rule):
     with pytest.raises(ValueError, match=rule):
-        check_answer(pack(asked), answer)
+        checked(asked, Columns.of(type(answer), [answer]))
 
 
 def test_a_tdigest_whose_centroids_lie_elsewhere_than_its_ends_is_refused():
@@ -374,13 +395,14 @@ def test_a_tdigest_whose_centroids_lie_elsewhere_than_its_ends_is_refused():
         code[at : at + 8] = false
     made = SketchReport(0, 300, np.frombuffer(bytes(code), np.uint8))
     with pytest.raises(ValueError, match="smallest or largest score = 50: must lie"):
-        check_answer(pack(SketchRequest("p", LAC, "tdigest")), made)
+        checked(SketchRequest(LAC, "tdigest"), Columns.of(SketchReport, [made]))
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.lists(st.floats(0, 1), max_size=200), st.sampled_from(KINDS))
 def test_no_true_sketch_is_refused(scores, kind):
-    check_answer(*(lambda asked, answer: (pack(asked), answer))(*sketch(kind, scores)))
+    asked, answer = sketch(kind, scores)
+    checked(asked, Columns.of(SketchReport, [answer]))
 
 
 @settings(derandomize=True, deadline=None)

@@ -218,7 +218,7 @@ def test_whatever_a_client_says_the_run_names_it_or_goes_on_without_it(said, sto
 
 
 def test_an_answer_is_read_in_one_place():
-    question = Message(pack(ThresholdRequest("p", 0.1, LAC, "clip")), dst_node_id=1, message_type="query.threshold")
+    question = Message(pack(ThresholdRequest(LAC, 0.1, "clip")), dst_node_id=1, message_type="query.threshold")
     told = ThresholdReport(1, 0.5, 9)
     assert read(question, Message(pack(told), reply_to=question)) == (1, told)
     with pytest.raises(ValueError, match=r"threshold = 1e\+308: must lie in \[0, 1\], as this score does"):

@@ -56,7 +56,7 @@ class Cautious(Calibration):
 
     def question(self) -> Record:
         """Each client's own threshold."""
-        return ThresholdRequest(self.population, self.alpha, self.score, "clip")
+        return ThresholdRequest(self.score, self.alpha, "clip")
 
     def threshold(self, reports: Sequence[ThresholdReport]) -> float:
         """The largest of them."""

@@ -422,7 +422,7 @@ class Cautious(Calibration):
         self.factor = factor
 
     def question(self) -> Record:
-        return ThresholdRequest(self.population, self.alpha, self.score, "clip")
+        return ThresholdRequest(self.score, self.alpha, "clip")
 
     def threshold(self, reports: Sequence[ThresholdReport]) -> float:
         return self.factor * max(report.threshold for report in reports if report.num_calibration)
@@ -458,7 +458,7 @@ class HalfSaid(Silent):
     """Says what is asked alone."""
 
     def question(self) -> Record:
-        return ThresholdRequest(self.population, self.alpha, self.score, "clip")
+        return ThresholdRequest(self.score, self.alpha, "clip")
 
 
 @pytest.mark.parametrize(("own", "half"), [(Silent, "question, ask"), (HalfSaid, "threshold, for_each, take")])

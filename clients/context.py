@@ -1,15 +1,17 @@
-"""A client's model and what it says of the client's rows, each made once and kept in the artifact store."""
+"""What a handler works with: a client's rows, its model, and what the model says of the rows, each made once and kept
+in the artifact store."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Context
+from flwr.app import ConfigRecord, Context, RecordDict
 from numpy.typing import NDArray
 
 from clients.behaviour import own_recipe, told_outputs, told_targets
@@ -18,8 +20,8 @@ from fl_sim.models import training
 from fl_sim.models.model_key import key_parts
 from fl_sim.models.recipe import Recipe
 from fl_sim.population.clients import Client, Indices, Population, open_population
-from fl_sim.population.model_cache import Cohort, cohort_on_rows, kept, kept_outputs, kept_outputs_of_all, trained
-from fl_sim.randomness import one_thread
+from fl_sim.population.model_cache import Cohort, cohort_on_rows, kept, kept_outputs, kept_outputs_of_all
+from fl_sim.randomness import one_thread, stream
 from fl_sim.store.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
 
 WORTH_KEEPING = 0.05  # seconds that a round's training of one client takes, from which on it is kept
@@ -27,22 +29,30 @@ WORTH_KEEPING = 0.05  # seconds that a round's training of one client takes, fro
 
 @dataclass(frozen=True)
 class ClientContext:
-    """What a handler works with: the client, its rows, the store, and what it keeps from message to message."""
+    """What a handler works with: a client, its rows, the store, and what it keeps from message to message. Or several
+    clients that behave and have one model: their rows, and what is said of them, then stand one after another."""
 
-    client: Client
+    clients: tuple[Client, ...]
     population: Population
     store: Store
-    context: Context
+    state: RecordDict  # what is kept
 
     @classmethod
-    def of(cls, context: Context, population: str) -> ClientContext:
-        """The client whose Flower context this is, in the population of that key.
+    def of(cls, context: Context, population: str = "") -> ClientContext:
+        """The client whose Flower context this is; the population's key comes with the message by which it learns, and
+        is kept. The store is this machine's (`FL_SIM_STORE`)."""
+        people, store = opened(population or model_of(context.state).population)
+        return cls((people.client(int(context.node_config["partition-id"])),), people, store, context.state)
 
-        The key comes with the message, the store from this machine (`FL_SIM_STORE`).
-        """
-        store = store_at(str(default_root()))
-        people = open_population(str(store.root), population)
-        return cls(people.client(int(context.node_config["partition-id"])), people, store, context)
+    @property
+    def client(self) -> Client:
+        """The client, where there is but one."""
+        (one,) = self.clients
+        return one
+
+    def each(self) -> Iterator[ClientContext]:
+        """The clients, one by one."""
+        return (replace(self, clients=(client,)) for client in self.clients)
 
     @property
     def cohort(self) -> tuple[int, ...]:
@@ -51,18 +61,23 @@ class ClientContext:
 
     def keep_model(self, key: str, *, shared: bool) -> None:
         """Remember which model is this client's; `shared` says that others have it too."""
-        self.context.state["model"] = ConfigRecord({"key": key, "shared": shared, "member": -1})
+        self.state["model"] = _kept_model(self.population.key, key, shared, -1)
 
     def keep_member(self, cohort: Cohort) -> None:
         """Remember that this client's model is its cohort's; train them all now unless the store has them."""
         self.store.ensure("model", cohort.key, cohort.make)
-        member = self.cohort.index(self.client.id)
-        self.context.state["model"] = ConfigRecord({"key": cohort.key, "shared": False, "member": member})
+        self.state["model"] = _kept_model(self.population.key, cohort.key, False, self.cohort.index(self.client.id))
 
     def rows(self, split: str) -> Indices:
-        """The client's rows of a split; for "train" those its model was trained on, which may be everybody's."""
-        held: Indices = getattr(self.client, split)
-        return held if split != "train" or self.population.trains_locally else self.population.data.rows("train")
+        """The clients' rows of a split; for "train" those its model was trained on, which may be everybody's."""
+        if split == "train" and not self.population.trains_locally:
+            return self.population.data.rows("train")
+        rows: list[Indices] = [getattr(client, split) for client in self.clients]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def sizes(self, split: str) -> list[int]:
+        """How many rows of a split each client has."""
+        return [len(getattr(client, split)) for client in self.clients]
 
     def labels(self, split: str) -> Indices:
         """The class of each row of a split, as the client gives it; in regression the bin of its target."""
@@ -70,48 +85,90 @@ class ClientContext:
         return self.targets(split) if people.data.classes is not None else people.bins[self.rows(split)]
 
     def targets(self, split: str) -> NDArray[Any]:
-        """The targets of the client's "train" or "calibration" rows, as it gives them."""
+        """The targets of the "train" or "calibration" rows, as the client gives them; true ones of several."""
         rows = self.rows(split)
-        told = told_targets(self.client, self.population, split, rows)
-        return np.array(self.population.data.targets[rows]) if told is None else told
+        instead = told_targets(self.client, self.population, split, rows) if len(self.clients) == 1 else None
+        return np.array(self.population.data.targets[rows]) if instead is None else instead
+
+    def uniforms(self, split: str) -> NDArray[np.float64]:
+        """A randomised score's uniforms: each client's own, one for each of its points."""
+        drawn = [
+            stream(self.population.seed, "score", split, client.id).random(n)
+            for client, n in zip(self.clients, self.sizes(split), strict=True)
+        ]
+        return np.concatenate(drawn)
 
     def outputs(self, split: str) -> NDArray[np.float32]:
-        """The client's model on its "calibration", "test" or "train" rows, (n, outputs)."""
-        kept = self._kept()
-        told = told_outputs(self.client, self.population, self.rows(split))
-        if told is not None:
-            return told
-        key, member = str(kept["key"]), int(kept["member"])  # type: ignore[arg-type]
-        if member >= 0:
-            return _outputs_of_all(self.store, self.population, key, self.cohort, split)[member]
+        """The model on the "calibration", "test" or "train" rows, (n, outputs)."""
+        model = model_of(self.state)
+        if len(self.clients) == 1:
+            instead = told_outputs(self.client, self.population, self.rows(split))
+            if instead is not None:
+                return instead
+        if model.member >= 0:
+            return _outputs_of_all(self.store, self.population, model.key, self.cohort, split)[model.member]
         if split == "train":
             whose = self.client.id if self.population.trains_locally else None
-            return _outputs(self.store, self.population, key, whose, split)
-        if not kept["shared"]:
-            return _outputs(self.store, self.population, key, self.client.id, split)
+            return _outputs(self.store, self.population, model.key, whose, split)
+        if not model.shared:
+            return _outputs(self.store, self.population, model.key, self.client.id, split)
         # One pass over everybody's rows, and each client gathers its own.
         first, _ = self.population.data.evaluated
-        return _outputs(self.store, self.population, key, None, "evaluated")[getattr(self.client, split) - first]
+        return _outputs(self.store, self.population, model.key, None, "evaluated")[self.rows(split) - first]
+
+    def predict(self) -> None:
+        """Make the predictions that calibration and test will ask for, now: while this client has the model warm and
+        others have work of their own."""
+        if model_of(self.state).shared:
+            _outputs(self.store, self.population, model_of(self.state).key, None, "evaluated")
+        else:
+            self.outputs("calibration"), self.outputs("test")
 
     def outputs_on(self, rows: Indices) -> NDArray[np.float32]:
         """The client's model on rows of the data that everybody is asked about, (n, outputs)."""
-        kept, data = self._kept(), self.population.data
-        told = told_outputs(self.client, self.population, rows)
-        if told is not None:
-            return told
-        key, member = str(kept["key"]), int(kept["member"])  # type: ignore[arg-type]
-        if member >= 0:
-            return kept_outputs_of_all(self.store, key, data, [rows] * len(self.cohort))[member]
-        return kept_outputs(self.store, key, data, rows)
+        model, data = model_of(self.state), self.population.data
+        instead = told_outputs(self.client, self.population, rows)
+        if instead is not None:
+            return instead
+        if model.member >= 0:
+            return kept_outputs_of_all(self.store, model.key, data, [rows] * len(self.cohort))[model.member]
+        return kept_outputs(self.store, model.key, data, rows)
 
-    def _kept(self) -> ConfigRecord:
-        """Which model is this client's; see `keep_model`."""
-        kept = self.context.state.get("model")
-        if not isinstance(kept, ConfigRecord):
-            raise RuntimeError(
-                "this client has no model yet: a learn strategy has to come before it is asked for predictions"
-            )
-        return kept
+
+@dataclass(frozen=True)
+class Model:
+    """Which model a client has."""
+
+    population: str  # key in the artifact store
+    key: str  # of the model there
+    shared: bool  # others have it too
+    member: int  # its place among the models that were trained together; -1: it was trained by itself
+
+
+def model_of(state: RecordDict) -> Model:
+    """The model that a client keeps.
+
+    Raises:
+        RuntimeError: it has none.
+    """
+    kept = state.get("model")
+    if not isinstance(kept, ConfigRecord):
+        raise RuntimeError(
+            "this client has no model yet: a learn strategy has to come before it is asked for predictions"
+        )
+    return Model(**kept)  # type: ignore[arg-type]  # written by `_kept_model`
+
+
+@lru_cache(maxsize=4096)
+def _kept_model(population: str, key: str, shared: bool, member: int) -> ConfigRecord:
+    """The same object for clients that have the same, which is not changed: thousands of them take no room."""
+    return ConfigRecord(asdict(Model(population, key, shared, member)))
+
+
+def opened(population: str) -> tuple[Population, Store]:
+    """The population of that key, and this machine's store."""
+    store = store_at(str(default_root()))
+    return open_population(str(store.root), population), store
 
 
 @lru_cache(maxsize=256)
@@ -143,12 +200,6 @@ def cohort_fitted(population: Population, members: tuple[int, ...], own_rows: bo
     recipes = [own_recipe(client, population, f"client {client.id}") for client in clients]
     told = [told_targets(client, population, "train", mine) for client, mine in zip(clients, rows, strict=True)]
     return cohort_on_rows(population.data, recipes, rows, told)
-
-
-def fitted(client_context: ClientContext, recipe: Recipe, rows: Indices, targets: NDArray[Any] | None = None) -> str:
-    """The key of the model that `recipe` gives on `rows`, trained now unless the store has it; `targets` where they
-    are not the true ones."""
-    return trained(client_context.store, client_context.population.data, recipe, rows, targets)
 
 
 def trained_on(client_context: ClientContext, recipe: Recipe, weights: dict[str, Any]) -> OrderedDict[str, Any]:

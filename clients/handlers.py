@@ -1,0 +1,130 @@
+"""How a question meets its handler: from one client's Flower message, or from a Grid that asks many clients at once.
+
+A handler answers for several clients that behave and have one model (`ClientContext`). One that is written for a
+single client, or for its scores, is asked for each of them in turn; the message of one client is a question to one. So
+whatever a client answers is written once, and is the same either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients.context import ClientContext, model_of, opened
+from clients.scorer import Scorer, scored_together
+from fl_sim.messages.columns import Columns
+from fl_sim.messages.record import Record
+from fl_sim.messages.wire import pack, unpack
+from fl_sim.population.clients import Client
+
+ROWS = 1 << 15  # of clients that are answered for in one go: what is made of them stays in the processor's cache
+
+Questions = Sequence[Any]  # records, one for each client
+Answer = Callable[[Questions, ClientContext], Columns[Any]]
+MadeUp = Callable[[Any, int, tuple[int, int]], Record]  # of the question, the client, and how many points it has
+
+
+@dataclass(frozen=True)
+class Handler:
+    """What answers a question, and what clients that misbehave (clients/answers.py) make of it."""
+
+    request: type[Record]
+    answer: Answer
+    together: bool = False  # it is made of scores, or predictions, of several clients in one go
+    learns: bool = False  # the client has its model from then on
+    number: str = ""  # the answer's one number, which they change; empty: it has none
+    counts_scores: bool = False  # the answer is of scores that they have changed themselves, and so are its counts
+    made_up: MadeUp | None = None  # what a free-rider answers; None: as the others do
+
+
+def of_client(request: type[Record], answer: Callable[[Any, ClientContext], Record], **more: Any) -> Handler:
+    """A handler from what a client answers."""
+
+    def each(questions: Questions, several: ClientContext) -> Columns[Any]:
+        pairs = zip(questions, several.each(), strict=True)
+        return Columns.of(_reply(request), (answer(question, client) for question, client in pairs))
+
+    return Handler(request, each, **more)
+
+
+def of_scores(request: type[Record], answer: Callable[[Any, Scorer], Record], **more: Any) -> Handler:
+    """A handler from what a client answers that knows its scores."""
+
+    def each(questions: Questions, several: ClientContext) -> Columns[Any]:
+        scorer = Scorer.of(several, questions[0].score, questions[0].align)
+        pairs = zip(questions, scorer.each(), strict=True)
+        return Columns.of(_reply(request), (answer(question, one) for question, one in pairs))
+
+    return Handler(request, each, together=True, **more)
+
+
+def answering(handler: Handler) -> ClientAppCallable:
+    """A handler as Flower wants it: one client's message, and the reply to it."""
+
+    def answer(message: Message, context: Context) -> Message:
+        question: Any = unpack(handler.request, message.content)
+        client = ClientContext.of(context, question.population if handler.learns else "")
+        return Message(pack(handler.answer([question], client)[0]), reply_to=message)
+
+    return answer
+
+
+def answer_all(
+    handler: Handler, questions: Questions, partitions: Sequence[int], states: Sequence[RecordDict],
+    by_message: Collection[str],
+) -> tuple[Columns[Any], list[RecordDict], list[int]]:  # fmt: skip
+    """What many clients answer, what they keep after it, and the places of those that are not among them: clients of
+    these kinds of behaviour, which must be asked by message. The states that are given are not changed.
+
+    Raises:
+        Exception: whatever a handler raised; asked by message, each client says whether it is the one.
+    """
+    people, store = opened(questions[0].population if handler.learns else model_of(states[0]).population)
+    clients = [people.client(k) for k in partitions]
+    behave = [
+        i for i, client in enumerate(clients) if client.behaviour is None or client.behaviour.kind not in by_message
+    ]
+    kept, parts, places = list(states), [], []
+    for group in _groups(handler, questions, clients, states, behave):
+        state = states[group[0]]
+        if handler.learns:
+            state = kept[group[0]] = RecordDict(dict(state.items()))
+        several = ClientContext(tuple(clients[i] for i in group), people, store, state)
+        parts.append(handler.answer([questions[i] for i in group], several))
+        places += group
+    answers = Columns.joined(_reply(handler.request), parts).taken(np.argsort(np.array(places, np.int64)))
+    return answers, kept, sorted(set(range(len(clients))) - set(behave))
+
+
+def _groups(
+    handler: Handler, questions: Questions, clients: Sequence[Client], states: Sequence[RecordDict], which: list[int]
+) -> Iterator[list[int]]:
+    """The places of clients that are answered for in one go: one model, one score, nobody who misbehaves."""
+    groups: dict[Any, tuple[list[int], int]] = {}
+    for i in which:
+        question, client, state = questions[i], clients[i], states[i]
+        if not handler.together or client.behaviour is not None or not model_of(state).shared:
+            yield [i]
+            continue
+        if question.score and not scored_together(question.score, question.align):
+            yield [i]
+            continue
+        key = id(state["model"]), question.score, question.align
+        group, rows = groups.setdefault(key, ([], 0))
+        size = len(client.calibration) + len(client.test)
+        if group and rows + size > ROWS:
+            yield group
+            group, rows = [], 0
+        group.append(i)
+        groups[key] = group, rows + size
+    yield from (group for group, _ in groups.values())
+
+
+def _reply(request: type[Record]) -> type[Record]:
+    assert request.reply is not None, "a request names what answers it"
+    return request.reply
