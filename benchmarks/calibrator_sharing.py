@@ -18,21 +18,19 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, RecordDict
 from numpy.typing import NDArray
 
 from clients import learn
-from clients.predictions import ClientContext
+from clients.context import ClientContext
 from fl_sim import Scenario
 from fl_sim.conformal.calibrator_plan import Plan
 from fl_sim.conformal.probability_calibrators import fit
 from fl_sim.conformal.thresholds import conformal_threshold
 from fl_sim.messages.learning import FitRequest
-from fl_sim.messages.wire import pack
 from fl_sim.population.clients import populate
 from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import stream
-from fl_sim.runtime.inline import InlineGrid
 from fl_sim.scenario.toml import locate, override, read
 from fl_sim.store.artifacts import Store, default_root
 
@@ -79,12 +77,10 @@ def rows_of_one_model() -> tuple[Floats, NDArray[np.int64]]:
     """Logits (m, 10) and labels (m,) of rows that the model was not trained on; trained now unless the store has it."""
     world = one_client()
     store = Store(default_root())
-    InlineGrid("clients.app:app", 1, world.runtime.timeout)  # without a grid Flower makes no message
     population = populate(world, prepare(world.data, world.seed, store), store)
     context = Context(run_id=0, node_id=0, node_config={"partition-id": 0}, state=RecordDict(), run_config={})
-    fitting = Message(pack(FitRequest(population.key, False, False)), dst_node_id=1, message_type="train.fit")
-    learn.fit(fitting, context)
     client_context = ClientContext.of(context, population.key)
+    learn.fit(FitRequest(population.key, False, False), client_context)
     logits = np.concatenate([client_context.outputs("calibration"), client_context.outputs("test")]).astype(np.float64)
     rows = np.concatenate([client_context.client.calibration, client_context.client.test])
     return logits, np.array(population.data.targets[rows])

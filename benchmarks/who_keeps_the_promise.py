@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, RecordDict
 from numpy.typing import NDArray
 
 from clients import learn
-from clients.calibrate import Scorer, uniforms
-from clients.predictions import ClientContext
+from clients.context import ClientContext
+from clients.scorer import Scorer
 from fl_sim import Result, Scenario
 from fl_sim.conformal.thresholds import conformal_rank
 from fl_sim.messages.learning import FitRequest
-from fl_sim.messages.wire import pack
 from fl_sim.population.clients import populate
 from fl_sim.population.prepared_data import prepare
 from fl_sim.report.certificate import rejected
@@ -129,15 +128,15 @@ def _test_points(scorer: Scorer) -> tuple[Floats, Callable[[float], Floats]]:
             return np.maximum(high - low, 0)
 
         return np.asarray(scorer.score.of(predictions, targets)), lengths
-    all_labels = scorer.score.all_labels(predictions, uniforms(client_context, "test"))
+    all_labels = scorer.all_labels(predictions, "test")
     return all_labels[np.arange(len(targets)), targets], lambda threshold: (all_labels <= threshold).sum(axis=1)
 
 
 def _seated(world: Scenario, population: str, k: int) -> ClientContext:
     context = Context(run_id=0, node_id=k, node_config={"partition-id": k}, state=RecordDict(), run_config={})
-    alone = world.learn.name == "own"
-    learn.fit(Message(pack(FitRequest(population, alone, alone)), dst_node_id=k, message_type="train.fit"), context)
-    return ClientContext.of(context, population)
+    client, alone = ClientContext.of(context, population), world.learn.name == "own"
+    learn.fit(FitRequest(population, alone, alone), client)
+    return client
 
 
 if __name__ == "__main__":

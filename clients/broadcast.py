@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clients.behaviour import own_recipe, told_instead
 from clients.context import ClientContext
-from clients.handlers import of_client
+from clients.handlers import of_tier
 from fl_sim.data.source import versions
 from fl_sim.errors import FlSimError
 from fl_sim.messages.learning import FitReport, ImagesRequest, PayloadRequest, ProbeRequest, WeightsRequest
@@ -164,8 +164,8 @@ def _students(people: Population, members: tuple[int, ...], transfer: TransferSe
 
 
 HANDLERS = (
-    of_client(PayloadRequest, payload, learns=True),
-    of_client(ImagesRequest, images, learns=True),
-    of_client(WeightsRequest, weights, learns=True),
-    of_client(ProbeRequest, probe, learns=True),
+    of_tier(PayloadRequest, payload),
+    of_tier(ImagesRequest, images),
+    of_tier(WeightsRequest, weights),
+    of_tier(ProbeRequest, probe),
 )

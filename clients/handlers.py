@@ -8,7 +8,7 @@ whatever a client answers is written once, and is the same either way.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,17 @@ def of_client(request: type[Record], answer: Callable[[Any, ClientContext], Reco
     return Handler(request, each, **more)
 
 
+def of_tier(request: type[Record], answer: Callable[[Any, ClientContext], Record]) -> Handler:
+    """A handler from what makes a client's model, of which all clients of a tier have the same: it is asked for the
+    first of them. Where the question says `per_client`, each has its own, and is asked."""
+
+    def same(questions: Questions, several: ClientContext) -> Columns[Any]:
+        report = answer(questions[0], next(several.each()))
+        return Columns.of(_reply(request), (replace(report, partition=client.id) for client in several.clients))  # type: ignore[call-arg]
+
+    return Handler(request, same, together=True, learns=True)
+
+
 def of_scores(request: type[Record], answer: Callable[[Any, Scorer], Record], **more: Any) -> Handler:
     """A handler from what a client answers that knows its scores."""
 
@@ -91,12 +102,13 @@ def answer_all(
     ]
     kept, parts, places = list(states), [], []
     for group in _groups(handler, questions, clients, states, behave):
-        state = states[group[0]]
-        if handler.learns:
-            state = kept[group[0]] = RecordDict(dict(state.items()))
+        state = RecordDict(dict(states[group[0]].items())) if handler.learns else states[group[0]]
         several = ClientContext(tuple(clients[i] for i in group), people, store, state)
         parts.append(handler.answer([questions[i] for i in group], several))
         places += group
+        if handler.learns:
+            for i in group:  # which share it from now on
+                kept[i] = state
     answers = Columns.joined(_reply(handler.request), parts).taken(np.argsort(np.array(places, np.int64)))
     return answers, kept, sorted(set(range(len(clients))) - set(behave))
 
@@ -106,23 +118,35 @@ def _groups(
 ) -> Iterator[list[int]]:
     """The places of clients that are answered for in one go: one model, one score, nobody who misbehaves."""
     groups: dict[Any, tuple[list[int], int]] = {}
+    keys: dict[tuple[int, int], Any] = {}  # of the same question and state, which thousands of clients share
     for i in which:
         question, client, state = questions[i], clients[i], states[i]
-        if not handler.together or client.behaviour is not None or not model_of(state).shared:
+        if (pair := (id(question), id(state))) not in keys:
+            keys[pair] = _group_key(handler, question, state)
+        if keys[pair] is None or client.behaviour is not None:
             yield [i]
             continue
-        if question.score and not scored_together(question.score, question.align):
-            yield [i]
-            continue
-        key = id(state["model"]), question.score, question.align
+        key = keys[pair], client.tier.name if handler.learns else ""
         group, rows = groups.setdefault(key, ([], 0))
-        size = len(client.calibration) + len(client.test)
+        size = 0 if handler.learns else len(client.calibration) + len(client.test)
         if group and rows + size > ROWS:
             yield group
             group, rows = [], 0
         group.append(i)
         groups[key] = group, rows + size
     yield from (group for group, _ in groups.values())
+
+
+def _group_key(handler: Handler, question: Any, state: RecordDict) -> Any:
+    """Alike for clients of a tier that are answered for in one go; None: each of these is alone."""
+    if not handler.together:
+        return None
+    if handler.learns:
+        own = "per_client" in vars(question) and question.per_client
+        return None if own else (id(question), id(state.get("model")))
+    if not model_of(state).shared or (question.score and not scored_together(question.score, question.align)):
+        return None
+    return model_of(state).key, question.score, question.align
 
 
 def _reply(request: type[Record]) -> type[Record]:

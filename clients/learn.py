@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,13 +9,10 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.behaviour import own_recipe, told_targets
 from clients.context import ClientContext, adopted, cohort_fitted, trained_on
-from clients.handlers import of_client
+from clients.handlers import of_tier
 from fl_sim.messages.learning import AdoptRequest, FitReport, FitRequest
 from fl_sim.messages.wire import pack, unpack, values_of
-from fl_sim.population.clients import Population
 from fl_sim.population.model_cache import trained
-from fl_sim.scenario.tables import Tier
-from fl_sim.store.artifacts import Store
 
 
 def fit(request: FitRequest, client_context: ClientContext) -> FitReport:
@@ -24,7 +20,9 @@ def fit(request: FitRequest, client_context: ClientContext) -> FitReport:
     client, people = client_context.client, client_context.population
     rows = client.train if request.own_rows else people.data.rows("train")
     if not request.per_client:
-        client_context.keep_model(_shared(client_context.store, people, client.tier), shared=True)
+        client_context.keep_model(
+            trained(client_context.store, people.data, people.recipe(client.tier, "shared"), rows), shared=True
+        )
     elif len(client_context.cohort) > 1:
         client_context.keep_member(cohort_fitted(people, client_context.cohort, request.own_rows))
     else:
@@ -32,12 +30,6 @@ def fit(request: FitRequest, client_context: ClientContext) -> FitReport:
         client_context.keep_model(trained(client_context.store, people.data, recipe, rows, targets), shared=False)
     client_context.predict()
     return FitReport(client.id, len(rows))
-
-
-@lru_cache(maxsize=64)  # once a process, not once a client
-def _shared(store: Store, people: Population, tier: Tier) -> str:
-    """The key of a tier's model, trained now unless the store has it."""
-    return trained(store, people.data, people.recipe(tier, "shared"), people.data.rows("train"))
 
 
 def train(message: Message, context: Context) -> Message:
@@ -66,4 +58,4 @@ def _state(message: Message) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values_of(array).copy()) for name, array in arrays.items()}
 
 
-HANDLERS = (of_client(FitRequest, fit, learns=True),)
+HANDLERS = (of_tier(FitRequest, fit),)

@@ -162,6 +162,10 @@ class Method(Strategy):
         ordered = sorted(good.values(), key=lambda one: -1 if one[0] is None else one[0])
         return [(reply, record) for _, reply, record in ordered]
 
+    def number_of(self, replies: Iterable[Message]) -> int:
+        """How many good replies there are. What it raises: see `answers`."""
+        return len(self.answers(replies) if isinstance(replies, Answers) else self.good(replies))
+
     def _leave_out(self, node: int, why: str) -> None:
         who = f"node {node}" + (f" (client {self._partition_said[node]})" if node in self._partition_said else "")
         if self.on_failure == "stop":
@@ -256,7 +260,7 @@ class Learning(Method):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Nothing to aggregate: every client keeps its own model."""
-        return None, MetricRecord({"round": server_round, "clients": len(self.good(replies))})
+        return None, MetricRecord({"round": server_round, "clients": self.number_of(replies)})
 
 
 Threshold = float | NDArray[np.float64]  # one for all labels, or (C,) one for each class

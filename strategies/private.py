@@ -63,8 +63,6 @@ TAIL = 0.03  # of the grid of a bounded score
 class Private(HistogramCalibration):
     """Differentially private histograms, with a rank that allows for their noise."""
 
-    signed = True
-
     @classmethod
     def check(cls, told: Any) -> None:
         """Nothing that is private may decide the grid or move the scores."""

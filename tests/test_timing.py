@@ -141,7 +141,7 @@ class Timed(SimulatedGrid):
 
 
 def ask(checked_grid: CheckedGrid, clients: int) -> None:
-    content = pack(ThresholdRequest("population", 0.1, '{"name": "lac"}', "clip"))
+    content = pack(ThresholdRequest('{"name": "lac"}', 0.1, "clip"))
     sent = [Message(content, dst_node_id=FIRST_NODE + k, message_type="query.threshold") for k in range(clients)]
     assert len(list(checked_grid.send_and_receive(sent))) == clients
 
@@ -155,7 +155,7 @@ def test_the_ledger_books_every_exchange_once(watch):
     ask(checked_grid, 2)  # of two messages no more than two can run at once
     again = {"start": 0.25, "train": 1, "infer": 2.5, "messages": 6.25}
     assert checked_grid.seconds == pytest.approx({phase: once[phase] + again[phase] for phase in once})
-    assert checked_grid.accounts[0].seconds == 8  # a client's own account is what it was
+    assert checked_grid.client_seconds[0] == 8  # a client's own account is what it was
 
 
 def test_clients_that_say_nothing_of_their_time_leave_it_to_the_messages(watch):
@@ -166,7 +166,7 @@ def test_clients_that_say_nothing_of_their_time_leave_it_to_the_messages(watch):
 
 def test_what_is_pushed_and_pulled_counts_as_messages(watch):
     checked_grid = CheckedGrid(Timed(watch, 3, {"seconds": 2.0}), [f"client {k}" for k in range(5)], "stop")
-    content = pack(ThresholdRequest("population", 0.1, '{"name": "lac"}', "clip"))
+    content = pack(ThresholdRequest('{"name": "lac"}', 0.1, "clip"))
     ids = checked_grid.push_messages([Message(content, dst_node_id=FIRST_NODE, message_type="query.threshold")])
     assert len(list(checked_grid.pull_messages(ids))) == 1
     assert checked_grid.seconds == {"start": 0, "train": 0, "infer": 0, "messages": 3}

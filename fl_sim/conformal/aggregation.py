@@ -57,6 +57,8 @@ def aggregated(
     """
     if aggregation not in get_args(Aggregation):
         raise ValueError(f"aggregation = {aggregation!r}: must be one of {', '.join(get_args(Aggregation))}")
+    if aggregation == "mean" and cap is None:
+        return weighted_mean_threshold(thresholds, weights)
     weighted_mean_threshold(thresholds, weights)  # for its checks: what is sorted below are numbers
     masses = np.asarray(weights, np.float64)
     if cap is not None:

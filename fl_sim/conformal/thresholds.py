@@ -23,6 +23,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,6 +34,7 @@ from fl_sim.conformal.decimals import as_meant
 SmallN = Literal["clip", "inf", "drop"]
 
 
+@lru_cache(maxsize=65_536)  # of thousands of clients few have another number of points
 def conformal_rank(n: int, alpha: float) -> int:
     """ceil((n+1)(1-α)) in exact arithmetic: the rank of the split-conformal threshold; it may exceed n."""
     if n < 0:
@@ -40,6 +42,7 @@ def conformal_rank(n: int, alpha: float) -> int:
     return math.ceil((int(n) + 1) * (1 - _exact(alpha)))
 
 
+@lru_cache(maxsize=1024)
 def min_calibration(alpha: float) -> int:
     """The smallest n whose conformal rank is at most n, which is the smallest n >= 1/α - 1."""
     return math.ceil(1 / _exact(alpha)) - 1
@@ -93,8 +96,7 @@ def weighted_mean_threshold(thresholds: ArrayLike, weights: ArrayLike) -> float:
     # Rounded once, at the end: equal thresholds have exactly themselves as mean, so a score that ties with
     # the threshold stays in the set, and the order of clients cannot change a digit. In floats n * q / n
     # is not always q.
-    total = sum(Fraction(weight) * Fraction(threshold) for threshold, weight in pairs)
-    return float(total / sum(Fraction(weight) for _, weight in pairs))
+    return float(_exact_sum(pairs) / _exact_sum([(weight, 1.0) for _, weight in pairs]))
 
 
 def pooled_threshold(scores: Sequence[ArrayLike], alpha: float) -> float:
@@ -176,6 +178,15 @@ def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
 
 def _order_statistic(values: NDArray[np.float64], rank: int) -> float:
     return float(np.partition(values, rank - 1)[rank - 1])
+
+
+def _exact_sum(pairs: Sequence[tuple[float, float]]) -> Fraction:
+    """The sum of the products of pairs of floats, as whole numbers over the powers of two that they are made of."""
+    over: dict[int, int] = {}
+    for (top, bottom), (other_top, other_bottom) in ((a.as_integer_ratio(), b.as_integer_ratio()) for a, b in pairs):
+        denominator = bottom * other_bottom
+        over[denominator] = over.get(denominator, 0) + top * other_top
+    return sum((Fraction(top, bottom) for bottom, top in over.items()), Fraction(0))
 
 
 def _counting_pairs(thresholds: ArrayLike, weights: ArrayLike) -> list[tuple[float, float]]:

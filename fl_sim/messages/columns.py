@@ -60,13 +60,15 @@ class Columns(Sequence[R], Generic[R]):
             raise AttributeError(name)
         if name in self.columns:
             return self.columns[name]
+        if not self.columns:  # of nobody, whatever was asked
+            return np.zeros(0, np.int64)
         if name == "information_bytes":
             each = self.kind.information_bytes
             return np.full(len(self), each) if isinstance(each, int) else np.array([r.information_bytes for r in self])
         raise AttributeError(f"{self.kind.__name__} has no field {name!r}")
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return len(next(iter(self.columns.values()), ()))
 
     @overload
     def __getitem__(self, place: int) -> R: ...

@@ -203,7 +203,7 @@ def open_population(root: str, key: str) -> Population:
     found = store.open("population", key)
     held = found.meta["reference"]
     rows = {
-        split: (np.array(found.arrays[f"{split}-offsets"]), found.arrays[f"{split}-indices"])
+        split: (np.array(found.arrays[f"{split}-offsets"]), np.asarray(found.arrays[f"{split}-indices"]))
         for split in ("calibration", "test", "train")
         if f"{split}-offsets" in found.arrays
     }
@@ -211,7 +211,7 @@ def open_population(root: str, key: str) -> Population:
         key=key, seed=found.meta["seed"], device=found.meta["device"], precision=found.meta["precision"],
         clients=Clients.model_validate(found.meta["clients"]), data=open_prepared(store, found.meta["data"]),
         tiers=np.array(found.arrays["tiers"]), behaviours=np.array(found.arrays["behaviours"]),
-        bins=found.arrays["bins"], rows=rows, held=None if held is None else open_reference(store, held),
+        bins=np.asarray(found.arrays["bins"]), rows=rows, held=None if held is None else open_reference(store, held),
     )  # fmt: skip
 
 

@@ -152,6 +152,8 @@ class Host:
         except (Exception, SystemExit):  # whose it is comes out when each is asked by itself
             return None, list(states), everybody
         answered = [nodes[i] for i in sorted(set(everybody) - set(left))]
+        if not answered:
+            return None, kept, left
         seconds = time.perf_counter() - start
         return Batch(columns, answered, seconds, dict(account), tuple(notes)), kept, left
 

@@ -69,7 +69,6 @@ class HistogramCalibration(Calibration):
     groups: str = "one"  # whose scores are put together
     budget: int = 0  # bytes a client may send; 0: as many as it takes
     tail: float = TAIL  # of the grid of a bounded score
-    signed: bool = False  # counts may be negative, as noise makes them
 
     def __init__(
         self,

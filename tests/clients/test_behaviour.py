@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from rich.console import Console
 
 from clients.behaviour import told_targets
-from clients.calibrate import softmax
+from clients.scorer import softmax
 from fl_sim import Result, Scenario, simulate
 from fl_sim.conformal.reliability import NAMES
 from fl_sim.conformal.thresholds import conformal_threshold

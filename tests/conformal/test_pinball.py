@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import dp_accounting
 import numpy as np
 import pytest
+from by_hand import columns
 from dp_accounting.rdp import RdpAccountant
+from flwr.app import ConfigRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -47,7 +50,6 @@ from fl_sim.messages.calibration import (
     ThresholdRequest,
 )
 from fl_sim.messages.record import Record
-from fl_sim.messages.wire import pack, unpack
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import CALIBRATE
 from fl_sim.store.artifacts import Store
@@ -72,6 +74,15 @@ def q_dcp(alpha: float = 0.1, **told: Any) -> QDCP:
     )
 
 
+def here(k: int) -> Any:
+    """Client k, as far as its scores are told apart by it."""
+    model = ConfigRecord({"population": "", "key": "", "shared": True, "member": -1})
+    return SimpleNamespace(
+        store=SimpleNamespace(root=""), client=SimpleNamespace(id=k), population=SimpleNamespace(key=""),
+        state={"model": model},
+    )  # fmt: skip
+
+
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A strategy's rounds with the clients' true handlers, on scores (and labels) given here."""
@@ -83,8 +94,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         held = {}
         for k, (s, y) in enumerate(zip(scores, labels, strict=True)):
             order = np.argsort(s)
-            held[k] = optimise._Held(k, strategy.federation.seed, np.asarray(s)[order], np.asarray(y)[order])
-        monkeypatch.setattr(optimise, "_held", lambda place: held[place.client])
+            held[k] = optimise._SortedScores(k, strategy.federation.seed, np.asarray(s)[order], np.asarray(y)[order])
+        monkeypatch.setattr(optimise, "_sorted", lambda place: held[place.client])
 
         def answer(k: int, asked: Any) -> Record:
             s = held[k].scores
@@ -94,15 +105,14 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
                 return SizeReport(k, len(s), *((float(s[0]), float(s[-1])) if len(s) else (0.0, 0.0)))
             if isinstance(asked, LabelCountsRequest):
                 return LabelCountsReport(k, np.bincount(held[k].labels, minlength=bins))
-            handler = {DescendRequest: optimise.descend, AgreeRequest: optimise.agree_on}[type(asked)]
-            context: Any = SimpleNamespace(node_config={"partition-id": k}, state={})
-            return unpack(StepReport, handler(SimpleNamespace(content=pack(asked)), context))  # type: ignore[arg-type]
+            handler: Any = {DescendRequest: optimise.descend, AgreeRequest: optimise.agree_on}[type(asked)]
+            return handler(asked, here(k))
 
         for turn in range(1, strategy.num_rounds + 1):
             asked = strategy.ask(turn)
             asked = asked if isinstance(asked, Mapping) else dict.fromkeys(range(len(scores)), asked)
             asked = {k: record for k, record in asked.items() if not (lost and lost(k, turn))}
-            strategy.take(turn, [answer(k, asked[k]) for k in sorted(asked)])
+            strategy.take(turn, columns(answer(k, asked[k]) for k in sorted(asked)))
         return strategy
 
     return played
@@ -228,12 +238,10 @@ def test_the_noise_belongs_to_seed_client_and_turn(play):
     assert iterates(0) == iterates(0)
     assert iterates(0) != iterates(1)
     empty = np.zeros(0)
-    request = DescendRequest("p", LAC, 0.0, 0.1, 2, 0.1, 0.05, 0.3, 1)
+    request = DescendRequest(LAC, 0.0, 0.1, 2, 0.1, 0.05, 0.3, 1)
 
     def way(client: int, turn: int) -> float:
-        context: Any = SimpleNamespace(node_config={"partition-id": client}, state={})
-        asked: Any = SimpleNamespace(content=pack(DescendRequest(**(request.__dict__ | {"turn": turn}))))
-        return unpack(StepReport, optimise.descend(asked, context)).value
+        return optimise.descend(replace(request, turn=turn), here(client)).value
 
     play(dp_fedcp(rounds=1), [empty, empty])  # without points a way is noise alone
     assert way(0, 1) == way(0, 1)
@@ -411,13 +419,11 @@ def test_a_client_solves_its_equation(told, sharpness, slope, near, level, ancho
 def test_the_equation_is_that_of_the_smoothed_loss():
     rng, a, kappa, mu, anchor, c = np.random.default_rng(2), 0.1, 50.0, 3.0, 0.4, 0.7
     scores, own, dual, others = np.sort(rng.random(20)), 0.6, -1.3, np.array([0.2, 0.9, 0.5])
-    monkey: Any = SimpleNamespace(node_config={"partition-id": 0}, state={})
+    sorted_scores = optimise._SortedScores(0, 0, scores, np.zeros(20, np.int64))
+    question = AgreeRequest(LAC, 1 - a, kappa, mu, anchor, c, len(others), own, dual, float(others.sum()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimise, "_held", lambda _: optimise._Held(0, 0, scores, np.zeros(20, np.int64)))
-        asked: Any = SimpleNamespace(content=pack(AgreeRequest(
-            "p", LAC, 1 - a, kappa, mu, anchor, c, len(others), own, dual, float(others.sum())
-        )))  # fmt: skip
-        x = unpack(StepReport, optimise.agree_on(asked, monkey)).value
+        patch.setattr(optimise, "_sorted", lambda _: sorted_scores)
+        x = optimise.agree_on(question, here(0)).value
 
     def g(v: Any) -> Any:
         return v + np.log1p(np.exp(-kappa * v)) / kappa

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from clients import calibrate, learn, optimise
-from clients.calibrate import Scorer
-from clients.predictions import ClientContext
+from clients import learn
+from clients.app import app
+from clients.context import ClientContext
+from clients.scorer import Scorer
+from clients.scorer import softmax as clients_softmax
 from fl_sim import Scenario, simulate
 from fl_sim.conformal.calibrator_plan import FEDERATED, Plan, plan_of, with_plan
 from fl_sim.conformal.pinball import descended
@@ -36,8 +38,7 @@ from fl_sim.messages.calibration import (
 )
 from fl_sim.messages.learning import FitRequest
 from fl_sim.messages.record import Record
-from fl_sim.messages.replies import REPLIES
-from fl_sim.messages.wire import pack, unpack
+from fl_sim.messages.wire import pack
 from fl_sim.population.clients import populate
 from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import stream
@@ -318,13 +319,15 @@ def client_contexts(place: Path, monkeypatch: pytest.MonkeyPatch, world: Scenari
 @cache
 def context(population: str, k: int) -> Context:
     made = Context(run_id=0, node_id=k, node_config={"partition-id": k}, state=RecordDict(), run_config={})
-    learn.fit(Message(pack(FitRequest(population, False, False)), dst_node_id=k, message_type="train.fit"), made)
+    learn.fit(FitRequest(population, False, False), ClientContext.of(made, population))
     return made
 
 
-def answer(handler: Any, client_context: ClientContext, asked: Record) -> Any:
-    message = Message(pack(asked), dst_node_id=1, message_type=asked.message_type)
-    return unpack(REPLIES[asked.message_type], handler(message, client_context.context))
+def answer(client_context: ClientContext, asked: Record) -> Any:
+    """What the ClientApp answers for one client."""
+    columns, _, left = app.answer([asked], [client_context.client.id], [client_context.state])
+    assert not left
+    return columns[0]
 
 
 def test_none_changes_nothing(place, monkeypatch):
@@ -333,7 +336,7 @@ def test_none_changes_nothing(place, monkeypatch):
     assert score_text(world.calibrate) == world.calibrate.score.model_dump_json() == '{"name":"lac"}'
     for client_context in client_contexts(place, monkeypatch, world):
         scorer = Scorer.of(client_context, LAC)
-        p = calibrate.softmax(client_context.outputs("calibration"))
+        p = clients_softmax(client_context.outputs("calibration"))
         labels = client_context.population.data.targets[client_context.client.calibration]
         assert (scorer.calibration() == 1 - p[np.arange(len(labels)), labels]).all()
         assert (scorer.labels() == labels).all()
@@ -346,7 +349,7 @@ def test_scores_and_labels_are_those_of_the_rows_that_are_left(place, monkeypatc
     world = scenario(calibrator="temperature", calibrator_share=share)
     text = score_text(world.calibrate)
     for client_context in client_contexts(place, monkeypatch, world):
-        n, key = len(client_context.client.calibration), client_context.population.key
+        n = len(client_context.client.calibration)
         fitted, kept = Plan("temperature", share).split(0, client_context.client.id, n)
         logits, labels = (
             client_context.outputs("calibration"),
@@ -357,15 +360,13 @@ def test_scores_and_labels_are_those_of_the_rows_that_are_left(place, monkeypatc
         assert (scorer.log_probabilities("calibration") == own(logits[kept])).all()
         assert (scorer.log_probabilities("test") == own(client_context.outputs("test"))).all()
         scores = 1 - np.exp(own(logits))[np.arange(n), labels]
-        sent = answer(calibrate.scores, client_context, ScoresRequest(key, text, labels=True))
+        sent = answer(client_context, ScoresRequest(text, labels=True))
         assert (sent.scores == scores[kept]).all()
         assert (sent.labels == labels[kept]).all()
         counts = np.bincount(labels[kept], minlength=10).tolist()
-        assert (
-            answer(calibrate.label_counts, client_context, LabelCountsRequest(key, 10, text)).counts.tolist() == counts
-        )
+        assert answer(client_context, LabelCountsRequest(10, text)).counts.tolist() == counts
         everything = np.bincount(labels, minlength=10).tolist()
-        assert answer(calibrate.label_counts, client_context, LabelCountsRequest(key, 10)).counts.tolist() == everything
+        assert answer(client_context, LabelCountsRequest(10)).counts.tolist() == everything
 
 
 def test_a_histogram_by_class_counts_them_too(place, monkeypatch):
@@ -373,8 +374,8 @@ def test_a_histogram_by_class_counts_them_too(place, monkeypatch):
 
     text = score_text(scenario(calibrator="isotonic").calibrate)
     for client_context in client_contexts(place, monkeypatch, scenario()):
-        asked = HistogramRequest(client_context.population.key, text, ScoreGrid(0.0, 1.0, 32).text(), 10, 0)
-        counts = decode(answer(calibrate.histogram, client_context, asked).code, 10).sum(axis=1)
+        asked = HistogramRequest(text, ScoreGrid(0.0, 1.0, 32).text(), True, 10, 0)
+        counts = decode(answer(client_context, asked).code, 10).sum(axis=1)
         assert counts.tolist() == np.bincount(Scorer.of(client_context, text).labels(), minlength=10).tolist()
 
 
@@ -383,13 +384,12 @@ def test_steps_down_weigh_each_score_by_its_own_label(place, monkeypatch):
     text, by_class = score_text(scenario(calibrator="temperature").calibrate), np.arange(1.0, 11.0) ** 2
     how: dict[str, Any] = {"alpha": 0.1, "step_size": 0.1, "smoothing": 0.5}
     for client_context in client_contexts(place, monkeypatch, scenario()):
-        key = client_context.population.key
         asked = DescendRequest(
-            key, text, start=0.5, steps=3, noise=0.0, turn=1, weights=json.dumps(by_class.tolist()), **how
+            text, start=0.5, steps=3, noise=0.0, turn=1, weights=json.dumps(by_class.tolist()), **how
         )
-        sent = answer(calibrate.scores, client_context, ScoresRequest(key, text, labels=True))
+        sent = answer(client_context, ScoresRequest(text, labels=True))
         end = descended(sent.scores, by_class[sent.labels], 0.5, noise=np.zeros(3), **how)
-        assert answer(optimise.descend, client_context, asked).value == pytest.approx(end - 0.5, abs=1e-12)
+        assert answer(client_context, asked).value == pytest.approx(end - 0.5, abs=1e-12)
 
 
 def test_the_pooled_threshold_is_that_of_calibrated_scores(place, monkeypatch):
@@ -492,7 +492,7 @@ def test_the_federated_temperature_is_the_weighted_mean_of_the_logarithms(place,
 
 def test_nobodys_rows_leave_the_temperature_at_1():
     strategy = FederatedTemperature(Federation("p"), LAC)
-    (asked,) = strategy.sent(request(TemperatureRequest("p", LAC), [1]))
+    (asked,) = strategy.sent(request(TemperatureRequest(LAC), [1]))
     strategy.aggregate_train(1, [Message(pack(TemperatureReport(0, 0.0, 0)), reply_to=asked)])
     assert strategy.temperature == 1
     assert strategy.detail() == {"temperature": 1.0, "rows": 0}
@@ -502,7 +502,7 @@ def test_a_temperature_that_cannot_be_is_refused_at_the_door():
     for bad in (math.log(21), -math.log(21), math.nan):
         with pytest.raises(ValueError, match="log_temperature"):
             TemperatureReport(0, bad, 3)
-    assert TemperatureRequest("p", LAC).information_bytes == 0
+    assert TemperatureRequest(LAC).information_bytes == 0
     assert TemperatureReport(0, math.log(20), 3).information_bytes == 16
 
 

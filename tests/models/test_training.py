@@ -20,7 +20,7 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import nn
 
-from clients.predictions import ClientContext, fitted
+from clients.context import ClientContext
 from fl_sim.data.contrast import SOFTEST, contrasted
 from fl_sim.errors import DataNotAtHandError, FlSimError, noted
 from fl_sim.models import architectures, model_key, pretrained, training
@@ -31,7 +31,7 @@ from fl_sim.models.recipe import Recipe, outputs_of
 from fl_sim.models.training import fit, initial, learning_rate_at, open_levels, predict, predict_and_embed
 from fl_sim.names import _text_digest
 from fl_sim.population.clients import populate
-from fl_sim.population.model_cache import load_model
+from fl_sim.population.model_cache import load_model, trained
 from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import _entropy, stream, torch_seeded
 from fl_sim.scenario.scenario import Scenario
@@ -61,6 +61,10 @@ def trained_bits(recipe: Recipe = RECIPE) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- bits
+
+
+def fitted(client_context: ClientContext, recipe: Recipe, rows: Any) -> str:
+    return trained(client_context.store, client_context.population.data, recipe, rows)
 
 
 def test_the_same_recipe_gives_the_same_bits_in_any_process():

@@ -16,7 +16,7 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from torch import nn
 
-from clients.calibrate import softmax
+from clients.scorer import softmax
 from fl_sim import Result, Scenario, simulate
 from fl_sim.errors import FlSimError, ScenarioError
 from fl_sim.models import training

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from clients import broadcast
 from clients.behaviour import told_instead
-from clients.predictions import ClientContext
+from clients.context import ClientContext
 from fl_sim import Result, Scenario, simulate
 from fl_sim.data import glyphs
 from fl_sim.data.contrast import contrasted

@@ -53,7 +53,7 @@ def edited(k: int, **numbers: float) -> RecordDict:
 
 
 def requests(partitions: Iterable[int] = range(5), content: RecordDict | None = None) -> list[Message]:
-    record: Record = ThresholdRequest("population", 0.1, '{"name": "lac"}', "clip")
+    record: Record = ThresholdRequest('{"name": "lac"}', 0.1, "clip")
     content = pack(record) if content is None else content
     return [Message(content, dst_node_id=FIRST_NODE + k, message_type="query.threshold") for k in partitions]
 
@@ -109,11 +109,11 @@ def test_skip_goes_on_and_lists_who_is_missing_and_why(name):
     assert list(checked_grid.missing) == [3]
     assert checked_grid.missing[3].startswith(f"query.threshold: {fault}")
     # From here on nothing is sent to it, though it is still listed.
-    down = checked_grid.accounts[3].message_bytes_down
+    down = checked_grid.message_bytes_down[3]
     assert partitions_of(checked_grid.send_and_receive(requests())) == [0, 1, 2, 4]
     assert list(checked_grid.send_and_receive(requests([3]))) == []
     assert grid.asked == [[0, 1, 2, 3, 4], [0, 1, 2, 4]]
-    assert checked_grid.accounts[3].message_bytes_down == down
+    assert checked_grid.message_bytes_down[3] == down
     assert len(list(checked_grid.get_node_ids())) == 5
 
 
@@ -166,19 +166,19 @@ def test_messages_are_weighed_both_ways_and_time_is_booked():
 
     checked_grid = CheckedGrid(Scripted(timed), LABELS, "stop")
     sent = requests()
-    own = requests([2], pack(ThresholdRequest("population", 0.1, "a longer score", "clip")))
+    own = requests([2], pack(ThresholdRequest("a longer score", 0.1, "clip")))
     for _ in range(2):
         replies = list(checked_grid.send_and_receive(sent))
     checked_grid.send_and_receive(own)
     # The laboratory's own stop-watch is not part of what was sent.
     assert [set(reply.content) for reply in replies] == [{"numbers"}] * 5
-    assert [a.message_bytes_down for a in checked_grid.accounts] == [
+    assert checked_grid.message_bytes_down.tolist() == [
         2 * weight(sent[0].content) + (weight(own[0].content) if k == 2 else 0) for k in range(5)
     ]
-    assert [a.message_bytes_up for a in checked_grid.accounts] == [
+    assert checked_grid.message_bytes_up.tolist() == [
         (3 if k == 2 else 2) * weight(good(k)) for k in range(5)
     ]
-    assert [a.seconds for a in checked_grid.accounts] == [0.5, 0.5, 0.75, 0.5, 0.5]
+    assert checked_grid.client_seconds.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5]
 
 
 def test_retries_are_told_by_partition():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import predictions
+from clients import context
 from fl_sim import Result, Scenario, simulate
 from fl_sim.data import glyphs
 from fl_sim.data.fonts import POOL_FONTS
@@ -51,7 +51,7 @@ def _small():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glyphs, "pool", pool)
-        patch.setattr(predictions, "WORTH_KEEPING", 0.0)
+        patch.setattr(context, "WORTH_KEEPING", 0.0)
         yield
 
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from by_hand import columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -234,10 +235,10 @@ def test_counts_take_the_bytes_that_they_need_and_stay_exact():
     counts[3, 7] = 5
     few = encode(counts)
     with at_most_bytes(40 * MB):  # as 64-bit numbers 82
-        partitions, held = calibration().counts_of([HistogramReport(k, few, rows=10) for k in range(2000)])
+        partitions, held = calibration().counts_of(columns([HistogramReport(k, few, rows=10) for k in range(2000)]))
     assert len(partitions) == 2000
     assert held.sum() == 10_000
     counts[3, 7:9] = 1 << 40, 40_000
     reports = [HistogramReport(0, few, rows=10), HistogramReport(1, encode(counts), rows=10)]
-    _, held = calibration().counts_of(reports)
+    _, held = calibration().counts_of(columns(reports))
     assert held.sum(axis=0)[3, 7:9].tolist() == [(1 << 40) + 5, 40_000]

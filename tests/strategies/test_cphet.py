@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -180,14 +181,14 @@ SCORES = [r.scores for r in CROWD]
 
 
 def test_it_asks_for_labels():
-    assert cphet().question() == ScoresRequest("p", "s", labels=True, num_labels=2)
+    assert cphet().question() == ScoresRequest("s", labels=True, num_labels=2)
     assert CROWD[0].information_bytes == 9 * 40
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_aimed_at_the_pool_and_weighing_it_is_the_pooled_threshold(task):
     strategy = cphet(test="shared", task=task, subsample=False)
-    strategy.take(1, CROWD)
+    strategy.take(1, columns(CROWD))
     assert strategy.target == "pooled"
     assert strategy.global_threshold == pooled_threshold(SCORES, 0.1)
     assert strategy.thresholds == dict.fromkeys(range(4), pooled_threshold(SCORES, 0.1))
@@ -197,7 +198,7 @@ def test_aimed_at_the_pool_and_weighing_it_is_the_pooled_threshold(task):
 def test_own_labels_have_own_thresholds():
     strategy = cphet(subsample=False)
     assert strategy.target == "own"
-    strategy.take(1, CROWD)
+    strategy.take(1, columns(CROWD))
     low, high, none, _ = (np.asarray(strategy.thresholds[k]) for k in range(4))
     assert low.shape == high.shape == (2,)
     assert low[0] < 1.05 < 1.5 < high[1]
@@ -210,7 +211,7 @@ def test_own_labels_have_own_thresholds():
     w = label_ratio([40, 0], [40, 85]).tolist()
     assert low.tolist() == [by_definition(points, w, own, 0.1) for own in w]
     regression = cphet(task="regression", subsample=False)
-    regression.take(1, CROWD)
+    regression.take(1, columns(CROWD))
     assert regression.thresholds[0] == by_definition(points, w, max(w), 0.1)
 
 
@@ -218,29 +219,29 @@ def test_a_label_that_nobody_has_is_covered_by_infinity():
     """Its ratio is not known, unless the target is the pool itself."""
     for target in ("own", "uniform"):
         strategy = cphet(num_labels=3, target=target, subsample=False)
-        strategy.take(1, CROWD)
+        strategy.take(1, columns(CROWD))
         assert strategy.global_threshold is None
         for k in strategy.thresholds:
             each = np.asarray(strategy.thresholds[k])
             assert each[2] == math.inf
             assert (each[:2] < math.inf).all()
         regression = cphet(num_labels=3, target=target, subsample=False, task="regression")
-        regression.take(1, CROWD)
+        regression.take(1, columns(CROWD))
         assert set(regression.thresholds.values()) == {math.inf}
     pool = cphet(num_labels=3, target="pooled", subsample=False)
-    pool.take(1, CROWD)
+    pool.take(1, columns(CROWD))
     assert pool.global_threshold == pooled_threshold(SCORES, 0.1)
 
 
 def test_a_draw_is_the_clients_own_and_the_seeds():
     first, again, other = cphet(), cphet(), cphet(seed=1)
     for strategy in (first, again, other):
-        strategy.take(1, CROWD)
+        strategy.take(1, columns(CROWD))
     assert first.thresholds == again.thresholds != other.thresholds
     assert all(isinstance(q, float) for q in first.thresholds.values())
     assert 0.8 < first.thresholds[0] < 1.3 < first.thresholds[1] <= 2.0
     uniform = cphet(target="uniform")
-    uniform.take(1, CROWD)
+    uniform.take(1, columns(CROWD))
     assert uniform.global_threshold == uniform.thresholds[2] is not None
 
 
@@ -249,13 +250,13 @@ def test_a_draw_is_the_clients_own_and_the_seeds():
 )
 def test_nobody_and_nothing(how):
     strategy = cphet(**how)
-    strategy.take(1, [])
+    strategy.take(1, columns([], ScoresReport))
     assert strategy.thresholds == {}
     assert json.dumps(strategy.detail())
-    strategy.take(1, [report(k, [], []) for k in range(2)])
+    strategy.take(1, columns([report(k, [], []) for k in range(2)]))
     assert strategy.thresholds == {0: math.inf, 1: math.inf}
-    with pytest.raises(ValueError, match="client 1 sent 0 labels: must be one for each score"):
-        strategy.take(1, [report(1, [0.5], [])])
+    with pytest.raises(ValueError, match="0 labels of 1 scores: must be 1"):
+        strategy.question().check(columns([report(1, [0.5], [])]))
 
 
 def test_two_hundred_clients_with_twenty_thousand_points_take_seconds():
@@ -263,7 +264,7 @@ def test_two_hundred_clients_with_twenty_thousand_points_take_seconds():
     crowd = [report(k, rng.random(100), rng.integers(0, 10, 100)) for k in range(200)]
     for subsample in (True, False):
         start = time.perf_counter()
-        cphet(num_labels=10, subsample=subsample).take(1, crowd)
+        cphet(num_labels=10, subsample=subsample).take(1, columns(crowd))
         assert time.perf_counter() - start < 3
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from by_hand import columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +59,7 @@ def driven(strategy, *clients, missing=()):
     for turn in range(1, strategy.num_rounds + 1):
         asked = strategy.ask(turn)
         there = [(k, scores) for k, scores in enumerate(clients) if (turn, k) not in missing]
-        strategy.take(turn, [answer(asked, k, scores) for k, scores in there])
+        strategy.take(turn, columns([answer(asked, k, scores) for k, scores in there]))
     return strategy
 
 
@@ -380,12 +381,13 @@ def test_ddsketches_that_would_spoil_the_sum_are_refused():
             sketch_from(told.SerializeToString(), "ddsketch")
 
 
-def test_a_client_whose_sketch_and_number_differ_is_named():
+def test_a_sketch_that_is_none_or_of_another_number_is_refused():
+    question = FCP(alpha=0.1, score=LAC, sketch="tdigest").question()
     told = np.frombuffer(sketch_of([0.5, 0.25], "tdigest"), np.uint8)
-    with pytest.raises(ValueError, match="client 3: a sketch of 2 scores, and it says 5"):
-        FCP(Federation(""), alpha=0.1, score=LAC, sketch="tdigest").take(1, [SketchReport(3, 5, told)])
-    with pytest.raises(ValueError, match="client 3: 2 bytes are no t-digest"):
-        FCP(Federation(""), alpha=0.1, score=LAC, sketch="tdigest").take(1, [SketchReport(3, 5, np.zeros(2, np.uint8))])
+    with pytest.raises(ValueError, match="a sketch of 2 scores, and it says 5"):
+        question.check(columns([SketchReport(3, 5, told)]))
+    with pytest.raises(ValueError, match="2 bytes are no t-digest"):
+        question.check(columns([SketchReport(3, 5, np.zeros(2, np.uint8))]))
 
 
 def test_a_sketch_takes_finite_scores_of_a_known_kind():
@@ -482,16 +484,16 @@ def test_infinite_scores_are_above_every_grid():
     assert found.global_threshold == math.inf
 
 
-def test_a_codes_client_is_named():
-    strategy = FedHistCP(Federation(""), alpha=0.1, score=LAC)
-    with pytest.raises(ValueError, match="client 7: a histogram's code"):
-        strategy.take(1, [HistogramReport(7, np.zeros(1, np.uint8))])
+def test_a_code_of_no_such_histogram_is_refused():
+    question = FedHistCP(alpha=0.1, score=LAC).ask(1)
+    with pytest.raises(ValueError, match="a histogram's code"):
+        question.check(columns([HistogramReport(7, np.zeros(1, np.uint8))]))
     owed = np.zeros((1, 513), int)
     owed[0, 4] = -2
-    with pytest.raises(ValueError, match="client 7: its histogram has a count below 0"):
-        strategy.take(1, [HistogramReport(7, encode(owed))])
-    with pytest.raises(ValueError, match="client 7: 300 bins do not divide 512"):
-        strategy.take(1, [HistogramReport(7, encode(np.zeros((1, 301), int)))])
+    with pytest.raises(ValueError, match="a histogram with a count below 0"):
+        question.check(columns([HistogramReport(7, encode(owed))]))
+    with pytest.raises(ValueError, match="300 bins do not divide 512"):
+        question.check(columns([HistogramReport(7, encode(np.zeros((1, 301), int)))]))
 
 
 def test_histograms_merge_to_the_histogram_of_all():

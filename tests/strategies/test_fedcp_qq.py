@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from by_hand import columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta as beta_law
@@ -276,7 +277,7 @@ def calibrated(made: FedCPQQ, scores: Sequence[np.ndarray], silent: dict[int, se
         asked = made.ask(server_round)
         questions = asked if isinstance(asked, dict) else dict.fromkeys(range(len(scores)), asked)
         answering = {k: q for k, q in questions.items() if k not in (silent or {}).get(server_round, set())}
-        made.take(server_round, [answer(k, question, scores[k]) for k, question in sorted(answering.items())])
+        made.take(server_round, columns([answer(k, question, scores[k]) for k, question in sorted(answering.items())]))
     return made
 
 
@@ -324,10 +325,10 @@ def test_equal_clients_by_hand():
     scores = uniform(25, 0, 20, 31)
     made = strategy("equal")
     assert made.num_rounds == 2
-    assert made.ask(1) == SizeRequest("p", "s")
+    assert made.ask(1) == SizeRequest("s")
     calibrated(made, scores)
     rank, choice = choose_equal(20, 3, Aim(0.1))
-    assert made.ask(2) == dict.fromkeys((0, 2, 3), OrderStatisticRequest("p", "s", rank, 20))
+    assert made.ask(2) == dict.fromkeys((0, 2, 3), OrderStatisticRequest("s", rank, 20))
     assert len({id(question) for question in made.ask(2).values()}) == 1  # one content for all
     own = sorted(answer(k, made.ask(2)[k], scores[k]).threshold for k in (0, 2, 3))
     assert made.thresholds == dict.fromkeys(range(4), own[choice.k - 1])
@@ -337,9 +338,9 @@ def test_equal_clients_by_hand():
 
 
 def test_bytes():
-    assert strategy().information_up(ThresholdReport(0, 0.5, 9)) == 16
-    assert strategy("equal").information_up(SizeReport(0, 9, 0.0, 1.0)) == 8
-    assert strategy("equal").information_up(ThresholdReport(0, 0.5, 9)) == 8
+    assert strategy().information_up(columns([ThresholdReport(0, 0.5, 9)])) == 16
+    assert strategy("equal").information_up(columns([SizeReport(0, 9, 0.0, 1.0)])) == 8
+    assert strategy("equal").information_up(columns([ThresholdReport(0, 0.5, 9)])) == 8
 
 
 @pytest.mark.parametrize("sizes", ["unequal", "equal"])

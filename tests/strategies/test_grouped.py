@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from by_hand import columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,7 +272,7 @@ def grouped(
 
 def answered(strategy: Grouped | ClassConditional, counts: np.ndarray) -> dict[int, np.ndarray]:
     strategy.ask(1)
-    strategy.take(1, reports(counts))
+    strategy.take(1, columns(reports(counts)))
     return {k: np.asarray(q) for k, q in strategy.thresholds.items()}
 
 

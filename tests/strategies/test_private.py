@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from by_hand import columns
 from scipy import stats
 
 from fl_sim import Scenario, simulate
@@ -237,7 +238,7 @@ def test_the_server_sums_what_it_is_told():
     made = strategy()
     asked = made.ask(1)
     assert (asked.epsilon, asked.share, asked.budget, asked.parts) == (1.0, 3, 0, 1)
-    made.take(1, [HistogramReport(k, encode(row[None])) for k, row in enumerate(counts)])
+    made.take(1, columns([HistogramReport(k, encode(row[None])) for k, row in enumerate(counts)]))
     grid = made.grid
     assert (grid.low, grid.high, grid.bins) == (0.0, 1.0, 8)
     expected = private_threshold(counts.sum(axis=0), grid.edges, alpha=0.2, failure=0.01, epsilon=1.0, noises=1)
@@ -253,12 +254,12 @@ def test_the_server_sums_what_it_is_told():
 def test_a_missing_client_takes_its_share_of_the_privacy_along():
     made = strategy()
     made.ask(1)
-    made.take(1, [HistogramReport(k, encode(np.full((1, 9), 50))) for k in (0, 2)])
+    made.take(1, columns([HistogramReport(k, encode(np.full((1, 9), 50))) for k in (0, 2)]))
     assert made.detail()["epsilon_of_sum"] == pytest.approx(epsilon_of_shares(1.0, 2 / 3))
     assert set(made.thresholds) == {0, 2}
     nobody = strategy()
     nobody.ask(1)
-    nobody.take(1, [])
+    nobody.take(1, columns([], HistogramReport))
     assert (nobody.thresholds, nobody.global_threshold) == ({}, math.inf)
     assert nobody.detail()["clients"] == 0
 
@@ -266,7 +267,7 @@ def test_a_missing_client_takes_its_share_of_the_privacy_along():
 def test_each_client_is_asked_for_whole_noise_where_only_it_is_trusted():
     made = strategy(trust="client")
     assert made.ask(1).share == 1
-    made.take(1, [HistogramReport(k, encode(np.full((1, 9), 50))) for k in range(3)])
+    made.take(1, columns([HistogramReport(k, encode(np.full((1, 9), 50))) for k in range(3)]))
     assert "epsilon_of_sum" not in made.detail()
 
 

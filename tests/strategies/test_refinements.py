@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clients.calibrate import Scorer, _tally_regression
+from clients.calibrate import evaluate
+from clients.scorer import Scorer
 from fl_sim import simulate
 from fl_sim.conformal.aggregation import aggregated, candidates, capped, density_at, least_coverage, smallest_sufficient
 from fl_sim.conformal.alignment import RankScale, Ratio, best_temperature, root_mean_square
@@ -56,7 +58,7 @@ def fedwq_cp(alpha: float = 0.1, small_n: str = "clip", **how: Any) -> FedWQCP:
 
 
 def told(strategy: Any, *answers: Any) -> float | None:
-    strategy.take(1, reports(*answers))
+    strategy.take(1, columns(reports(*answers)))
     found: float | None = strategy.global_threshold
     return found
 
@@ -64,11 +66,11 @@ def told(strategy: Any, *answers: Any) -> float | None:
 def played(strategy: FedWQCP, scores: Sequence[Sequence[float]], small_n: Any = "clip") -> FedWQCP:
     """Both rounds of a strategy, with clients that have these scores."""
     q_n = [local_threshold(s, strategy.alpha, small_n) for s in scores]
-    strategy.take(1, reports(*q_n))
+    strategy.take(1, columns(reports(*q_n)))
     if strategy.num_rounds == 2:
         asked = strategy.ask(2)
         assert isinstance(asked, CountsRequest)
-        strategy.take(2, [counted(k, s, asked.candidates) for k, s in enumerate(scores)])
+        strategy.take(2, columns([counted(k, s, asked.candidates) for k, s in enumerate(scores)]))
     return strategy
 
 
@@ -84,7 +86,7 @@ def test_every_option_of_the_table_is_the_constructors(name):
     told = calibrate_options({"name": name, "alpha": 0.1, "score": "lac"}).arguments()
     made = strategy(name)(Federation("p"), **told)
     assert made.num_rounds == 1
-    assert made.question() == ThresholdRequest("p", 0.1, told["score"], "clip", "", False)  # nothing new by default
+    assert made.question() == ThresholdRequest(told["score"], 0.1, "clip", "", False)  # nothing new by default
 
 
 @SETTINGS
@@ -98,7 +100,7 @@ def test_by_default_it_is_the_published_mean(pairs):
 
 def test_local_keeps_its_own():
     local = Local(Federation("p"), alpha=0.1, score="s")
-    local.take(1, reports((0.5, 10), (0.75, 30), (math.inf, 0)))
+    local.take(1, columns(reports((0.5, 10), (0.75, 30), (math.inf, 0))))
     assert local.thresholds == {0: 0.5, 1: 0.75, 2: math.inf}
 
 
@@ -216,15 +218,15 @@ def test_weights_from_densities_by_hand():
 @pytest.mark.parametrize("how", [{"weights": "precision"}, {"correction": "density"}])
 def test_densities_are_asked_for_counted_and_cannot_break_the_mean(how):
     strategy = fedwq_cp(**how)
-    assert strategy.question() == ThresholdRequest("p", 0.1, "s", "clip", "", True)
-    assert strategy.information_up(ThresholdReport(0, 0.5, 9, 2.0)) == 24
+    assert strategy.question() == ThresholdRequest("s", 0.1, "clip", "", True)
+    assert strategy.information_up(columns([ThresholdReport(0, 0.5, 9, 2.0)])) == 24
     assert told(strategy, (0.2, 10, 1.0), (math.inf, 5, 0.0)) == math.inf  # "inf" means what it says
     assert told(strategy, (0.2, 10, 1.0), (math.inf, 0, 0.0)) == 0.2
     assert told(strategy, (0.2, 1, 0.0), (0.4, 3, 0.0)) == pytest.approx(0.35)  # nobody has a density: by size
     assert told(strategy, (0.2, 10, 0.0), (0.4, 3, 1.0)) == 0.4
     assert told(strategy, (0.2, 10, 1.0), (0.4, 10**12, math.inf)) == 0.4
     assert told(strategy) == math.inf
-    assert fedwq_cp().information_up(ThresholdReport(0, 0.5, 9)) == 16
+    assert fedwq_cp().information_up(columns([ThresholdReport(0, 0.5, 9)])) == 16
 
 
 @pytest.mark.parametrize("law", [stats.norm(), stats.expon(scale=7), stats.beta(0.6, 3), stats.beta(0.1, 3)], ids=str)
@@ -355,27 +357,29 @@ def test_a_certificate_is_clopper_and_pearsons():
 
 def test_missing_answers_in_either_round():
     strategy = fedwq_cp(0.5, feedback=4)
-    strategy.take(1, [])
-    strategy.take(2, [])
+    strategy.take(1, columns([], ThresholdReport))
+    strategy.take(2, columns([], ThresholdReport))
     assert strategy.global_threshold == math.inf
     strategy = fedwq_cp(0.5, feedback=4)
-    strategy.take(1, reports((2.0, 3), (4.0, 1)))
-    strategy.take(2, [counted(1, [4.0], strategy.ask(2).candidates)])
+    strategy.take(1, columns(reports((2.0, 3), (4.0, 1))))
+    strategy.take(2, columns([counted(1, [4.0], strategy.ask(2).candidates)]))
     assert strategy.thresholds == {0: 4.0, 1: 4.0}  # of those who answered, the one score has rank 1
     assert strategy.detail()["certificate"].keys() == {"1"}
-    strategy.take(2, [counted(5, [7.0], strategy.ask(2).candidates)])
+    strategy.take(2, columns([counted(5, [7.0], strategy.ask(2).candidates)]))
     assert strategy.thresholds == {0: math.inf, 1: math.inf, 5: math.inf}
     assert strategy.detail()["certificate"]["5"] == {"covered": 1, "of": 1, "at_least": 1.0}
 
 
 def test_bytes_of_the_second_round():
     strategy = fedwq_cp(feedback=5)
-    strategy.take(1, reports((0.1, 30), (0.9, 20)))
+    strategy.take(1, columns(reports((0.1, 30), (0.9, 20))))
     asked = strategy.ask(2)
     assert isinstance(asked, CountsRequest)
     assert asked.information_bytes == 40
-    assert strategy.information_up(counted(0, [0.5] * 30, asked.candidates)) == 20
-    assert fedwq_cp(small_n="drop").information_up(counted(0, [0.5], [0.1])) == 4 + 8  # n_k was not told before
+    assert strategy.information_up(columns([counted(0, [0.5] * 30, asked.candidates)])) == 20
+    assert (
+        fedwq_cp(small_n="drop").information_up(columns([counted(0, [0.5], [0.1])])) == 4 + 8
+    )  # n_k was not told before
 
 
 # ------------------------------------------------------------------------------------------------------------ alignment
@@ -456,8 +460,9 @@ def residual_context(scale: float, seed: int = 14) -> Any:
     held = {split: scale * rng.exponential(size=400) for split in ("train", "calibration", "test")}
     data = SimpleNamespace(classes=None, in_unit=lambda outputs: np.asarray(outputs, np.float64), targets=held["test"])
     return SimpleNamespace(
-        population=SimpleNamespace(data=data, seed=0), client=SimpleNamespace(id=0, test=np.arange(400)),
-        outputs=lambda _: np.zeros((400, 1), np.float32), targets=held.__getitem__, rows=lambda _: np.arange(400),
+        population=SimpleNamespace(data=data, seed=0, num_bins=10), client=SimpleNamespace(id=0, test=np.arange(400)),
+        clients=(SimpleNamespace(id=0),), sizes=lambda _: [400], outputs=lambda _: np.zeros((400, 1), np.float32),
+        targets=held.__getitem__, rows=lambda _: np.arange(400),
     )  # fmt: skip
 
 
@@ -470,8 +475,7 @@ def test_a_client_tests_itself_on_the_scale_it_was_calibrated_on(align):
         assert both[0] == pytest.approx(both[1])  # the same client in another unit
     q = conformal_threshold(both[0], 0.1)
     tallies = [
-        _tally_regression(residual_context(scale), EvaluateRequest("p", score, np.array([q]), align))
-        for scale in (1.0, 16.0)
+        evaluate([EvaluateRequest(score, np.array([q]), align)], residual_context(scale))[0] for scale in (1.0, 16.0)
     ]
     assert 0.85 < tallies[0].num_covered / 400 < 0.95
     assert (tallies[0].num_covered == tallies[1].num_covered) == bool(align)
@@ -488,13 +492,14 @@ def test_a_score_that_ties_with_the_threshold_stays_covered(align):
     client_context.population.data.targets = client_context.targets("calibration")  # tested on the very points
     for rank in range(1, 401, 7):
         q = float(np.sort(Scorer.of(client_context, score, align).calibration())[rank - 1])
-        assert _tally_regression(client_context, EvaluateRequest("p", score, np.array([q]), align)).num_covered == rank
+        (tally,) = evaluate([EvaluateRequest(score, np.array([q]), align)], client_context)
+        assert tally.num_covered == rank
 
 
 def test_requests_say_which_scale():
     strategy = fedwq_cp(align="rank", feedback=3)
     assert strategy.align == strategy.question().align == "rank"
-    strategy.take(1, reports((0.5, 9)))
+    strategy.take(1, columns(reports((0.5, 9))))
     assert strategy.ask(2).align == "rank"
     assert fedwq_cp().align == ""
 

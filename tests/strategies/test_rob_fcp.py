@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -145,7 +146,7 @@ def test_planted_liars_are_left_out(lie, malicious, neighbours):
     rng = np.random.default_rng(2)
     scores = [LIES[lie](rng) if k in {1, 4, 9} else one for k, one in enumerate(honest(rng, 10))]
     strategy = rob_fcp(malicious=malicious, neighbours=neighbours)
-    strategy.take(1, crowd(*scores))
+    strategy.take(1, columns(crowd(*scores)))
     out = strategy.detail()["left_out"]
     assert {1, 4, 9} <= set(out)
     assert strategy.detail()["num_malicious"] == len(out) <= (4 if malicious == "estimate" else 3)
@@ -160,7 +161,7 @@ def test_liars_far_outside_the_range_of_a_regression():
     rng = np.random.default_rng(3)
     scores = [*(50 * rng.exponential(size=100) for _ in range(7)), np.full(100, 1e12), np.full(100, -1e12)]
     strategy = rob_fcp("regression", malicious=0.2)
-    strategy.take(1, crowd(*scores))
+    strategy.take(1, columns(crowd(*scores)))
     assert strategy.detail()["left_out"] == [7, 8]
     assert 0 < strategy.detail()["range"][1] < 1e3
 
@@ -170,36 +171,36 @@ def test_honest_clients_of_another_tier_are_taken_for_liars():
     rng = np.random.default_rng(4)
     strong, weak = honest(rng, 12), [rng.beta(4, 3, 200) for _ in range(5)]
     strategy = rob_fcp(malicious=0.25)
-    strategy.take(1, crowd(*strong, *weak))
+    strategy.take(1, columns(crowd(*strong, *weak)))
     assert strategy.detail()["left_out"] == [12, 13, 14, 15, 16]
     test = np.concatenate([rng.beta(1, 6, 12_000), rng.beta(4, 3, 5_000)])
     assert (test <= strategy.global_threshold).mean() < 0.72
     assert (test <= pooled_threshold([*strong, *weak], 0.1)).mean() > 0.88
     estimated = rob_fcp()
-    estimated.take(1, crowd(*strong, *weak))
+    estimated.take(1, columns(crowd(*strong, *weak)))
     assert estimated.detail()["left_out"] == [12, 13, 14, 15, 16]
 
 
 def test_an_honest_client_with_few_points_looks_malicious():
     rng = np.random.default_rng(5)
     strategy = rob_fcp(malicious=0.1)
-    strategy.take(1, crowd(*honest(rng, 9), rng.beta(1, 6, 5)))
+    strategy.take(1, columns(crowd(*honest(rng, 9), rng.beta(1, 6, 5))))
     assert strategy.detail()["left_out"] == [9]
 
 
 def test_clients_without_points_are_no_part_of_it():
     rng = np.random.default_rng(6)
     strategy = rob_fcp(malicious=0.2)
-    assert strategy.question() == ScoresRequest("p", "s")
-    strategy.take(1, crowd([], *honest(rng, 5), []))
+    assert strategy.question() == ScoresRequest("s")
+    strategy.take(1, columns(crowd([], *honest(rng, 5), [])))
     assert len(strategy.detail()["left_out"]) == 1
     assert strategy.thresholds.keys() == set(range(7))
     for nobody in ([], crowd([], [])):
-        strategy.take(1, nobody)
+        strategy.take(1, columns(nobody))
         assert strategy.global_threshold == math.inf
     for few in (1, 2):
         rob = rob_fcp()
-        rob.take(1, crowd(*honest(rng, few)))
+        rob.take(1, columns(crowd(*honest(rng, few))))
         assert rob.detail()["left_out"] == []
 
 
@@ -208,7 +209,7 @@ def test_clients_without_points_are_no_part_of_it():
 )
 def test_a_share_is_rounded_up_and_stays_below_half(share, clients, out):
     strategy = rob_fcp(malicious=share)
-    strategy.take(1, crowd(*honest(np.random.default_rng(7), clients, 30)))
+    strategy.take(1, columns(crowd(*honest(np.random.default_rng(7), clients, 30))))
     assert strategy.detail()["num_malicious"] == len(strategy.detail()["left_out"]) == out
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strategies
-from clients import predictions
+from clients import context as client_context
 from fl_sim import simulate
 from fl_sim.conformal import scores as conformal_scores
 from fl_sim.conformal.thresholds import conformal_threshold, local_threshold
@@ -103,7 +103,7 @@ def test_what_every_client_is_asked():
     _, grid = calibrated(fedwq_cp(0.25, "drop"), thresholds((0.5, 10), (0.75, 30)))
     asked, tested = grid.sent
     assert [(kind, k, unpack(ThresholdRequest, content)) for kind, k, content in asked] == [
-        ("query.threshold", k, ThresholdRequest("p", 0.25, "s", "drop")) for k in (0, 1)
+        ("query.threshold", k, ThresholdRequest("s", 0.25, "drop")) for k in (0, 1)
     ]
     assert {(kind, k): unpack(EvaluateRequest, content) for kind, k, content in tested} == {
         ("evaluate.sets", k): EvaluateRequest("p", "s", np.array([0.6875])) for k in (0, 1)
@@ -193,7 +193,7 @@ def test_no_calibration_asks_nothing_and_tests_everybody():
     strategy, grid = calibrated(NoCalibration(Federation("p")), thresholds((0, 0), (0, 0)))
     (tested,) = grid.sent
     assert {k: unpack(EvaluateRequest, content) for _, k, content in tested} == {
-        k: EvaluateRequest("p", "", np.array([math.inf])) for k in (0, 1)
+        k: EvaluateRequest("", np.array([math.inf])) for k in (0, 1)
     }
     assert (strategy.bytes_up, strategy.bytes_down, strategy.global_threshold) == ({}, {}, math.inf)
     assert sorted(strategy.evaluations) == [0, 1]
@@ -486,7 +486,7 @@ def kept_updates(store) -> int:
 def test_a_rounds_update_is_kept_if_it_took_long_enough_and_the_result_is_the_same(store, tmp_path, monkeypatch):
     found = []
     for seconds, place in ((math.inf, tmp_path / "short"), (0.0, store.root)):
-        monkeypatch.setattr(predictions, "WORTH_KEEPING", seconds)
+        monkeypatch.setattr(client_context, "WORTH_KEEPING", seconds)
         found.append(simulate(scenario(learn={"name": "fedavg", "rounds": 2}), store=place))
     able = sum(row["status"] == "ok" for row in found[0].clients)
     assert kept_updates(Store(tmp_path / "short")) == 0
@@ -498,10 +498,10 @@ def test_a_rounds_update_is_kept_if_it_took_long_enough_and_the_result_is_the_sa
 
 
 def test_a_kept_update_is_used_and_not_made_again(store, monkeypatch):
-    monkeypatch.setattr(predictions, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(client_context, "WORTH_KEEPING", 0.0)
     world = scenario(learn={"name": "fedavg", "rounds": 2})
     before = simulate(world, store=store.root).summary["learn"]
-    monkeypatch.setattr(predictions, "WORTH_KEEPING", math.inf)
+    monkeypatch.setattr(client_context, "WORTH_KEEPING", math.inf)
     monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained again"))
     assert simulate(world, store=store.root).summary["learn"] == before
 

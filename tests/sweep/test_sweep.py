@@ -403,10 +403,10 @@ def test_damaged_results_are_one_clear_message(tmp_path, content):
 
 
 def test_a_federation_whose_rounds_are_worth_keeping_is_trained_once_for_all_calibrations(tmp_path, monkeypatch):
-    from clients import predictions
+    from clients import context
     from fl_sim.models import training
 
-    monkeypatch.setattr(predictions, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(context, "WORTH_KEEPING", 0.0)
     fits = []
     fit = training.fit
     monkeypatch.setattr(training, "fit", lambda *a, **told: fits.append(1) or fit(*a, **told))
