@@ -33,17 +33,9 @@ from fl_sim.conformal.histogram import ScoreGrid, coarsened, encode
 from fl_sim.conformal.privacy import noisy_counts
 from fl_sim.conformal.sketches import sketch_of
 from fl_sim.conformal.thresholds import local_threshold
-from fl_sim.messages.calibration import (
-    HistogramReport,
-    HistogramRequest,
-    ScoresReport,
-    ScoresRequest,
-    SketchReport,
-    SketchRequest,
-    ThresholdReport,
-    ThresholdRequest,
-)
+from fl_sim.messages.calibration import ScoresReport, ScoresRequest, ThresholdReport, ThresholdRequest
 from fl_sim.messages.record import Record
+from fl_sim.messages.summaries import HistogramReport, HistogramRequest, SketchReport, SketchRequest
 from fl_sim.messages.wire import pack, unpack
 from fl_sim.randomness import stream
 from fl_sim.runtime.checked_grid import CheckedGrid

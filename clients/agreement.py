@@ -11,7 +11,7 @@ from clients.context import ClientContext
 from clients.handlers import of_client
 from clients.scorer import Scorer, softmax
 from fl_sim.agreement.pairwise import common_rows
-from fl_sim.messages.evaluation import CommonRowsReport, CommonRowsRequest
+from fl_sim.messages.agreement import CommonRowsReport, CommonRowsRequest
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +69,9 @@ class Asked:
         return stream(self.seed, self.behaviour.kind, self.client.id, kind, self.count)
 
 
-def misbehaving(handlers: Mapping[str, Handler]) -> Mod:
-    """Answer for the clients that misbehave; the others' messages go straight to their handlers, which are given by the
-    type of their message."""
+def misbehaving(handlers: Iterable[Handler]) -> Mod:
+    """Answer for the clients that misbehave; the others' messages go straight to their handlers."""
+    by_type = {handler.request.message_type: handler for handler in handlers}
 
     def misbehave(message: Message, context: Context, call: ClientAppCallable) -> Message:
         client = _client(message, context)
@@ -81,7 +81,7 @@ def misbehaving(handlers: Mapping[str, Handler]) -> Mod:
         kind = message.metadata.message_type
         counts[kind] = counts.get(kind, 0) + 1
         seed = opened(_population(message, context))[0].seed
-        asked = Asked(message, client, seed, counts[kind], handlers.get(kind), lambda: call(message, context))
+        asked = Asked(message, client, seed, counts[kind], by_type.get(kind), lambda: call(message, context))
         return ANSWERS[client.behaviour.kind](asked)
 
     return misbehave

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterable, Sequence
-from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients import agreement, broadcast, calibrate, learn, optimise
 from clients.answers import ANSWERS, misbehaving
-from clients.handlers import Handler, answer_all, answering
-from fl_sim.errors import StoreError, noted
-from fl_sim.messages.columns import Columns
+from clients.handlers import ColumnsApp
+from fl_sim.errors import StoreError
 from fl_sim.messages.record import TIMING
-from fl_sim.timing import spending
+from fl_sim.telemetry import noted, spending
 
 RAISED = 2  # Flower's code for a ClientApp that raised
 NO_STORE = 104  # an error code beside those of fl_sim/runtime/grids.py
@@ -46,25 +42,8 @@ def report_failures(message: Message, context: Context, handler: ClientAppCallab
     return reply
 
 
-class ColumnsApp(ClientApp):
-    """A ClientApp whose clients can be asked many at a time: see `answer`. By message it is Flower's."""
+HANDLERS = [*learn.HANDLERS, *broadcast.HANDLERS, *calibrate.HANDLERS, *optimise.HANDLERS, *agreement.HANDLERS]
 
-    def __init__(self, handlers: Iterable[Handler]) -> None:
-        self.handlers = {handler.request.message_type: handler for handler in handlers}
-        super().__init__(mods=[report_failures, misbehaving(self.handlers)])
-        for message_type, handler in self.handlers.items():
-            category, _, action = message_type.partition(".")
-            getattr(self, category)(action)(answering(handler))
-
-    def answer(
-        self, questions: Sequence[Any], partitions: Sequence[int], states: Sequence[RecordDict]
-    ) -> tuple[Columns[Any], list[RecordDict], list[int]]:
-        """See `answer_all`; the questions are of one type."""
-        return answer_all(self.handlers[questions[0].message_type], questions, partitions, states, ANSWERS)
-
-
-app = ColumnsApp([
-    *learn.HANDLERS, *broadcast.HANDLERS, *calibrate.HANDLERS, *optimise.HANDLERS, *agreement.HANDLERS,
-])  # fmt: skip
+app = ColumnsApp(HANDLERS, [report_failures, misbehaving(HANDLERS)], ANSWERS)
 app.train()(learn.train)  # federated averaging's own, whose weights travel beside any record
 app.train("adopt")(learn.adopt)

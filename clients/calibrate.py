@@ -20,26 +20,29 @@ from fl_sim.conformal.reliability import NOTHING, log_softmax, tabulate_each
 from fl_sim.conformal.sketches import sketch_of
 from fl_sim.conformal.thresholds import local_threshold
 from fl_sim.messages.calibration import (
+    EvaluateReport,
+    EvaluateRequest,
+    OrderStatisticRequest,
+    ScoresReport,
+    ScoresRequest,
+    SizeReport,
+    SizeRequest,
+    ThresholdReport,
+    ThresholdRequest,
+)
+from fl_sim.messages.exchange import Columns
+from fl_sim.messages.summaries import (
     CountsReport,
     CountsRequest,
     HistogramReport,
     HistogramRequest,
     LabelCountsReport,
     LabelCountsRequest,
-    OrderStatisticRequest,
-    ScoresReport,
-    ScoresRequest,
-    SizeReport,
-    SizeRequest,
     SketchReport,
     SketchRequest,
     TemperatureReport,
     TemperatureRequest,
-    ThresholdReport,
-    ThresholdRequest,
 )
-from fl_sim.messages.columns import Columns
-from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
 
 Floats = NDArray[np.float64]
 
@@ -50,11 +53,17 @@ def temperature(request: TemperatureRequest, scorer: Scorer) -> TemperatureRepor
     return TemperatureReport(scorer.id, math.log(best_temperature(logits, labels)), len(labels))
 
 
-def threshold(request: ThresholdRequest, scorer: Scorer) -> ThresholdReport:
-    """(q_k, n_k) of the client's own calibration points."""
-    scores = scorer.calibration()
-    q, n = local_threshold(scores, request.alpha, request.small_n)  # type: ignore[arg-type]
-    return ThresholdReport(scorer.id, q, n, density_at(scores, q) if request.density else 0.0)
+def threshold(requests: Sequence[ThresholdRequest], several: ClientContext) -> Columns[ThresholdReport]:
+    """(q_k, n_k) of each client's own calibration points."""
+    request = requests[0]
+    scores = Scorer.of(several, request.score, request.align).by_client()
+    pairs = [local_threshold(own, request.alpha, request.small_n) for own in scores]  # type: ignore[arg-type]
+    thresholds, sizes = (np.array(column) for column in zip(*pairs, strict=True))
+    density = np.zeros(len(scores))
+    if request.density:
+        density = np.array([density_at(own, q) for own, (q, _) in zip(scores, pairs, strict=True)])
+    columns = {"partition": several.ids, "threshold": thresholds, "num_calibration": sizes, "density": density}
+    return Columns(ThresholdReport, columns)
 
 
 def order(request: OrderStatisticRequest, scorer: Scorer) -> ThresholdReport:
@@ -126,8 +135,7 @@ def evaluate(requests: Sequence[EvaluateRequest], several: ClientContext) -> Col
     """Counts over each client's test points."""
     regression = several.population.data.classes is None
     tallies, reliability = (_of_intervals if regression else _of_sets)(requests, several)
-    partitions = np.array([client.id for client in several.clients])
-    return Columns(EvaluateReport, {"partition": partitions, **tallies, "reliability": reliability})
+    return Columns(EvaluateReport, {"partition": several.ids, **tallies, "reliability": reliability})
 
 
 def _of_sets(
@@ -183,8 +191,8 @@ HANDLERS = (
         TemperatureRequest, temperature, number="log_temperature",
         made_up=lambda request, client, points: TemperatureReport(client, 0.0, points[0]),
     ),
-    of_scores(
-        ThresholdRequest, threshold, number="threshold",
+    Handler(
+        ThresholdRequest, threshold, together=True, number="threshold",
         made_up=lambda request, client, points: ThresholdReport(client, 1 - request.alpha, points[1]),
     ),
     of_scores(

@@ -3,6 +3,7 @@ in the artifact store."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ class ClientContext:
         """The client, where there is but one."""
         (one,) = self.clients
         return one
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Their partitions, (K,)."""
+        return np.array([client.id for client in self.clients])
 
     def each(self) -> Iterator[ClientContext]:
         """The clients, one by one."""
@@ -167,6 +173,11 @@ def _kept_model(population: str, key: str, shared: bool, member: int) -> ConfigR
 
 def opened(population: str) -> tuple[Population, Store]:
     """The population of that key, and this machine's store."""
+    return _opened(os.environ.get("FL_SIM_STORE"), population)
+
+
+@lru_cache(maxsize=16)  # as many as stay open; where the store is follows from the variable
+def _opened(store_says: str | None, population: str) -> tuple[Population, Store]:
     store = store_at(str(default_root()))
     return open_population(str(store.root), population), store
 

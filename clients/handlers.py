@@ -7,17 +7,18 @@ whatever a client answers is written once, and is the same either way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from clients.context import ClientContext, model_of, opened
 from clients.scorer import Scorer, scored_together
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import Record
 from fl_sim.messages.wire import pack, unpack
 from fl_sim.population.clients import Client
@@ -83,6 +84,25 @@ def answering(handler: Handler) -> ClientAppCallable:
         return Message(pack(handler.answer([question], client)[0]), reply_to=message)
 
     return answer
+
+
+class ColumnsApp(ClientApp):
+    """A ClientApp whose clients can be asked many at a time: see `answer`. By message it is Flower's."""
+
+    def __init__(self, handlers: Iterable[Handler], mods: list[Mod], by_message: Collection[str]) -> None:
+        """`by_message`: kinds of behaviour whose clients are asked by message alone, which passes the mods."""
+        self.handlers = {handler.request.message_type: handler for handler in handlers}
+        self.by_message = by_message
+        super().__init__(mods=mods)
+        for message_type, handler in self.handlers.items():
+            category, _, action = message_type.partition(".")
+            getattr(self, category)(action)(answering(handler))
+
+    def answer(
+        self, questions: Sequence[Any], partitions: Sequence[int], states: Sequence[RecordDict]
+    ) -> tuple[Columns[Any], list[RecordDict], list[int]]:
+        """See `answer_all`; the questions are of one type."""
+        return answer_all(self.handlers[questions[0].message_type], questions, partitions, states, self.by_message)
 
 
 def answer_all(

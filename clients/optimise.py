@@ -14,7 +14,7 @@ from clients.context import ClientContext, model_of
 from clients.handlers import of_client
 from clients.scorer import Scorer
 from fl_sim.conformal.pinball import Terms, agree, descended
-from fl_sim.messages.calibration import AgreeRequest, DescendRequest, StepReport
+from fl_sim.messages.summaries import AgreeRequest, DescendRequest, StepReport
 from fl_sim.randomness import stream
 
 KEPT = 4096  # clients whose scores a process keeps at hand; together they are no more than the runs' calibration sets

@@ -53,15 +53,18 @@ class Scorer:
         """`score` is JSON, as a message carries it."""
         return cls(client_context, from_json(score), align, plan_of(score))
 
+    def by_client(self) -> list[Floats]:
+        """Each client's calibration scores, (n_k,); they are made in one go."""
+        scores, sizes = self.calibration(), self.client_context.sizes("calibration")
+        if len(sizes) == 1:
+            return [scores]
+        ends = np.cumsum(sizes).tolist()
+        return [scores[end - n : end] for n, end in zip(sizes, ends, strict=True)]
+
     def each(self) -> Iterator[Scorer]:
-        """The clients' own, one by one; their calibration points are scored in one go."""
-        if len(self.client_context.clients) == 1:
-            yield self
-            return
-        scores, start = self.calibration(), 0
-        for one, n in zip(self.client_context.each(), self.client_context.sizes("calibration"), strict=True):
-            yield replace(self, client_context=one, scored=scores[start : start + n])
-            start += n
+        """The clients' own, one by one."""
+        pairs = zip(self.client_context.each(), self.by_client(), strict=True)
+        return (replace(self, client_context=one, scored=scores) for one, scores in pairs)
 
     @property
     def id(self) -> int:

@@ -3,9 +3,12 @@
 PYTHONPATH=examples .venv/bin/fl-sim compare digits fedwq-cp local own_strategy:Shrunken
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+import numpy as np
 
 from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.exchange import Columns
 from strategies.base import Calibration
 
 
@@ -15,11 +18,8 @@ class Shrunken(Calibration):
     def question(self) -> ThresholdRequest:
         return ThresholdRequest(self.score, self.alpha, small_n="clip")
 
-    def for_each(self, reports: Sequence[ThresholdReport]) -> Mapping[int, float]:
-        counted = [r for r in reports if r.num_calibration]
-        mean = sum(r.num_calibration * r.threshold for r in counted) / sum(r.num_calibration for r in counted)
-        found = {r.partition: mean for r in reports}
-        for r in counted:
-            w = r.num_calibration / (r.num_calibration + 10)
-            found[r.partition] = w * r.threshold + (1 - w) * mean
-        return found
+    def for_each(self, reports: Columns[ThresholdReport]) -> Mapping[int, float]:
+        n = reports.num_calibration
+        q = np.where(n > 0, reports.threshold, 0.0)  # that of a client without points is infinite, and weighs nothing
+        mean, w = (n * q).sum() / n.sum(), n / (n + 10)
+        return dict(zip(reports.partition.tolist(), (w * q + (1 - w) * mean).tolist(), strict=True))

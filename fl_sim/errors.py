@@ -51,35 +51,3 @@ class DataNotAtHandError(FlSimError):
 
 class ClientFailedError(FlSimError):
     """A client raised, died, answered nonsense or did not answer, and the run was to stop when one does."""
-
-
-class _Collector(logging.Handler):
-    def __init__(self, found: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.found = found
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep it, each once."""
-        said = record.getMessage()
-        if said not in self.found:
-            self.found.append(said)
-
-
-@contextlib.contextmanager
-def noted() -> Iterator[list[str]]:
-    """The warnings that are given in the block, each thing once; it is printed nowhere.
-
-    >>> with noted() as notes:
-    ...     log.warning("%d models at a time", 8)
-    >>> notes
-    ['8 models at a time']
-    """
-    found: list[str] = []
-    collector, before = _Collector(found), log.propagate
-    log.addHandler(collector)
-    log.propagate = False
-    try:
-        yield found
-    finally:
-        log.propagate = before
-        log.removeHandler(collector)

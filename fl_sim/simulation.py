@@ -33,7 +33,7 @@ from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.tables import Runtime, Tier
 from fl_sim.server.context import ServerContext, Student
 from fl_sim.store.artifacts import Store
-from fl_sim.timing import Clock, spending
+from fl_sim.telemetry import Clock, spending
 from strategies import calibration, learning, score_text
 from strategies.base import Calibration, Federation, Learning, Method
 from strategies.families.agreement import CommonRows

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from fl_sim.conformal.scores import DEFAULT_SCORE
 from fl_sim.errors import ClientFailedError
-from fl_sim.messages.columns import Columns
-from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
-from fl_sim.messages.exchange import Answers, Questions
+from fl_sim.messages.calibration import EvaluateReport, EvaluateRequest
+from fl_sim.messages.exchange import Columns, Questions, Replies
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from fl_sim.messages.validate import read
 
@@ -125,7 +124,7 @@ class Method(Strategy):
         Raises:
             ClientFailedError: a client failed, or answered what cannot be, and `on_failure` is "stop".
         """
-        if isinstance(replies, Answers):  # checked, and in order
+        if isinstance(replies, Replies):  # checked, and in order
             self._partition_said |= dict(zip(replies.nodes, replies.columns.partition.tolist(), strict=True))
             return replies.columns
         kind = next((sent.reply for sent in self._sent.values() if isinstance(sent, Record)), None)
@@ -134,7 +133,7 @@ class Method(Strategy):
     def good(self, replies: Iterable[Message]) -> list[tuple[Message, Any]]:
         """(reply, its record) of every good reply, in the order of the partitions; the record is None where the message
         is Flower's own or a user's. What it raises: see `answers`."""
-        if isinstance(replies, Answers):
+        if isinstance(replies, Replies):
             return list(zip(replies, self.answers(replies), strict=True))
         good: dict[int, tuple[int | None, Message, Any]] = {}
         for reply in replies:
@@ -164,7 +163,7 @@ class Method(Strategy):
 
     def number_of(self, replies: Iterable[Message]) -> int:
         """How many good replies there are. What it raises: see `answers`."""
-        return len(self.answers(replies) if isinstance(replies, Answers) else self.good(replies))
+        return len(self.answers(replies) if isinstance(replies, Replies) else self.good(replies))
 
     def _leave_out(self, node: int, why: str) -> None:
         who = f"node {node}" + (f" (client {self._partition_said[node]})" if node in self._partition_said else "")

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from fl_sim.conformal.weighted import Weighed, label_ratio
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import Record
 from fl_sim.randomness import stream
 from strategies.base import ALONE, Calibration, Federation, Threshold

@@ -57,16 +57,10 @@ from pydantic import Field
 
 from fl_sim.conformal.aggregation import aggregated
 from fl_sim.conformal.pinball import corrected_alpha, importance, privacy_spent
-from fl_sim.messages.calibration import (
-    DescendRequest,
-    LabelCountsReport,
-    LabelCountsRequest,
-    SizeReport,
-    SizeRequest,
-    StepReport,
-)
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.calibration import SizeReport, SizeRequest
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
+from fl_sim.messages.summaries import DescendRequest, LabelCountsReport, LabelCountsRequest, StepReport
 from fl_sim.randomness import stream
 from strategies.base import ALONE, Calibration, Federation, Threshold
 from strategies.families.options import Cap, Mean, Trim, unprotected

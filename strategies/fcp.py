@@ -46,9 +46,10 @@ from pydantic import BeforeValidator, Field
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.sketches import merged, sketch_from
 from fl_sim.conformal.thresholds import conformal_rank, mixture_parts, mixture_threshold
-from fl_sim.messages.calibration import ScoresRequest, SketchReport, SketchRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.calibration import ScoresRequest
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import Record
+from fl_sim.messages.summaries import SketchReport, SketchRequest
 from strategies.base import ALONE, Calibration, Federation
 
 

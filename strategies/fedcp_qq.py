@@ -45,7 +45,7 @@ from pydantic import Field
 from fl_sim.conformal.order_statistics import Aim, Choice, choose, choose_equal
 from fl_sim.conformal.thresholds import local_rank
 from fl_sim.messages.calibration import OrderStatisticRequest, SizeReport, SizeRequest, ThresholdRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from strategies.base import ALONE, Calibration, Federation
 

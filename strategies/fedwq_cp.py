@@ -73,9 +73,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.conformal.aggregation import aggregated, candidates, least_coverage, smallest_sufficient
-from fl_sim.messages.calibration import CountsRequest, ThresholdReport, ThresholdRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
+from fl_sim.messages.summaries import CountsRequest
 from strategies.base import ALONE, Calibration, Federation
 from strategies.families.options import Cap, Mean, SmallN, Trim
 

@@ -34,9 +34,9 @@ from pydantic import Field
 
 from fl_sim.conformal.histogram import ScoreGrid, threshold_at
 from fl_sim.conformal.thresholds import conformal_rank
-from fl_sim.messages.calibration import HistogramReport
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES
+from fl_sim.messages.summaries import HistogramReport
 from strategies.base import ALONE, Federation
 from strategies.families.histograms import Counts, HistogramCalibration
 

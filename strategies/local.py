@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import Record
 from strategies.base import ALONE, Calibration, Federation, Threshold
 from strategies.families.options import SmallN

@@ -10,8 +10,8 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from fl_sim.messages.columns import Columns
-from fl_sim.messages.evaluation import EvaluateRequest
+from fl_sim.messages.calibration import EvaluateRequest
+from fl_sim.messages.exchange import Columns
 from strategies.base import ALONE, Calibration, Federation, node_ids, request
 
 

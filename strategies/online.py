@@ -35,9 +35,10 @@ from pydantic import Field
 from fl_sim.conformal.histogram import ScoreGrid, decode
 from fl_sim.conformal.running import RunningHistogram
 from fl_sim.conformal.scores import bounds_of
-from fl_sim.messages.calibration import HistogramReport, HistogramRequest, SizeReport, SizeRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.calibration import SizeReport, SizeRequest
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
+from fl_sim.messages.summaries import HistogramReport, HistogramRequest
 from fl_sim.randomness import stream
 from strategies.base import ALONE, Calibration, Federation
 from strategies.families.histograms import Bins, grid_for

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from fl_sim.conformal.thresholds import pooled_threshold
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import Record
 from strategies.base import Calibration
 

@@ -50,8 +50,8 @@ from fl_sim.conformal.histogram import ScoreGrid
 from fl_sim.conformal.privacy import PrivateThreshold, epsilon_of_shares, private_threshold
 from fl_sim.conformal.scores import bounds_of
 from fl_sim.errors import FlSimError
-from fl_sim.messages.calibration import HistogramRequest
 from fl_sim.messages.record import Record
+from fl_sim.messages.summaries import HistogramRequest
 from fl_sim.scenario.scores import CqrTable, RapsTable, ResidualTable
 from strategies.base import ALONE, Federation, Threshold
 from strategies.families.histograms import Bins, Counts, HistogramCalibration

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from fl_sim.messages.learning import ProbeRequest
 from fl_sim.plada.probe import fit_probe, pack_probe
-from fl_sim.timing import spent
+from fl_sim.telemetry import spent
 from strategies.base import ALONE, Federation
 from strategies.families.training import Broadcast
 

@@ -41,9 +41,10 @@ from pydantic import Field
 
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.pinball import Graph, neighbour_sums, published_margin, published_penalty
-from fl_sim.messages.calibration import AgreeRequest, StepReport, ThresholdReport, ThresholdRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import Record
+from fl_sim.messages.summaries import AgreeRequest, StepReport
 from fl_sim.scenario.options import number_or
 from strategies.base import ALONE, Calibration, Federation
 

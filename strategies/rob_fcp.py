@@ -44,7 +44,7 @@ from fl_sim.conformal.robust import (
 )
 from fl_sim.conformal.thresholds import pooled_threshold
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import Record
 from fl_sim.scenario.options import number_or
 from strategies.base import ALONE, Calibration, Federation

@@ -19,7 +19,7 @@ import numpy as np
 
 from fl_sim.conformal.aggregation import aggregated
 from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from strategies.base import ALONE, Calibration, Federation
 from strategies.families.options import Mean, SmallN, Trim

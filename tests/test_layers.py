@@ -56,7 +56,8 @@ def test_the_files_are_found():
 
 
 LAYERS = (
-    ("errors", "names", "randomness", "timing"),
+    ("errors", "names", "randomness"),
+    ("telemetry",),
     ("store", "conformal", "contribution", "agreement"),
     ("messages", "plada", "data"),
     ("models",),
@@ -151,7 +152,7 @@ def test_a_payload_is_read_and_written_by_what_stands_alone():
     ("ray", ("fl_sim/runtime/local_ray.py", "fl_sim/runtime/cluster.py", "fl_sim/runtime/ray.py")),
     ("matplotlib", ("fl_sim/report/", "fl_sim/data/glyphs.py", "fl_sim/data/fonts.py")),
     ("flwr", (
-        "fl_sim/messages/wire.py", "fl_sim/messages/validate.py", "fl_sim/flower_app.py", "fl_sim/runtime/",
+        "fl_sim/messages/wire.py", "fl_sim/messages/exchange.py", "fl_sim/messages/validate.py", "fl_sim/flower_app.py", "fl_sim/runtime/",
         "strategies/", "clients/",
     )),
     ("typer", ("fl_sim/cli/",)),

@@ -15,8 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from fl_sim.conformal.coverage import tally_sets
 from fl_sim.conformal.thresholds import local_threshold
-from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
-from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
+from fl_sim.messages.calibration import EvaluateReport, EvaluateRequest, ThresholdReport, ThresholdRequest
 from fl_sim.messages.wire import pack, unpack
 from fl_sim.runtime.flower import wait_for
 from strategies.fedwq_cp import FedWQCP
@@ -29,9 +28,9 @@ client = ClientApp()
 @server.main()
 def serve(grid: Grid, context: Context) -> None:
     wait_for(grid, len(MODELS))
-    # The score is named, so that a threshold that it cannot have is refused. `strategy.on_failure = "skip"` would go on
-    # without a site that fails or answers nonsense; as it is, the run ends with its name.
-    strategy = FedWQCP(alpha=0.1, score='{"name": "lac"}')
+    # `strategy.on_failure = "skip"` would go on without a site that fails or answers nonsense; as it is, the run ends
+    # with its name.
+    strategy = FedWQCP(alpha=0.1)
     strategy.start(grid)
     print(f"threshold {strategy.global_threshold!r}")
     for site, found in strategy.evaluations.items():

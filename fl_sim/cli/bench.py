@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from fl_sim.data import Dataset, glyphs
 from fl_sim.errors import FlSimError, ScenarioError
-from fl_sim.messages.calibration import LabelCountsReport, LabelCountsRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
+from fl_sim.messages.summaries import LabelCountsReport, LabelCountsRequest
 from fl_sim.models.recipe import Recipe
 from fl_sim.models.stacked_training import cohort_size
 from fl_sim.preflight import check

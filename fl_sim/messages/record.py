@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from fl_sim.messages.columns import Columns
 
 FLOAT_BYTES = 8
 
@@ -35,12 +34,18 @@ class Record:
     align = ""  # the common scale that scores are brought to first; empty: none
     models = 1  # how many a client may have to train
 
-    def check(self, answers: Columns[Any]) -> None:
-        """Refuse answers that this question rules out, whoever sent them.
+    def check(self, answers: Any) -> None:
+        """Refuse answers (`Columns` of its `reply`) that this question rules out, whoever sent them.
 
         Raises:
             ValueError: the message says of one of them what is wrong.
         """
+
+
+@cache
+def weighed_fields(kind: type[Record]) -> tuple[str, ...]:
+    """The fields that count as sent."""
+    return tuple(part.name for part in dataclasses.fields(kind) if part.name not in kind.measured)
 
 
 def checked_count(name: str, value: Any) -> None:

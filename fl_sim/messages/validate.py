@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 
-from fl_sim.messages import calibration, evaluation, learning
-from fl_sim.messages.columns import Columns
-from fl_sim.messages.record import MOST_COUNTED, Record, checked_count
+from fl_sim.messages import agreement, calibration, learning, summaries
+from fl_sim.messages.exchange import Columns, checked
+from fl_sim.messages.record import Record, checked_count
 from fl_sim.messages.wire import unpack, values_of
 
-OURS = (calibration, evaluation, learning)  # the modules that hold the laboratory's messages
+OURS = (calibration, summaries, learning, agreement)  # the modules that hold the laboratory's messages
 
 
 @cache
@@ -52,38 +50,6 @@ def read(question: Message | Record, reply: Message) -> tuple[int | None, Record
     except Exception as error:  # a foreign process's bytes may make any decoder stumble
         raise ValueError(f"it answered nonsense: {type(error).__name__}: {error}") from None
     return answer.partition, answer  # type: ignore[attr-defined]
-
-
-def checked(question: Record, answers: Columns[Any]) -> None:
-    """Refuse answers that their question rules out, or that come from no client.
-
-    Raises:
-        ValueError: see `Record.check`.
-    """
-    wrong = (answers.partition < 0) | (answers.partition >= MOST_COUNTED)
-    if wrong.any():
-        raise ValueError(f"partition = {answers.partition[np.argmax(wrong)]}: must lie in 0..{MOST_COUNTED - 1}")
-    question.check(answers)
-
-
-def impossible(questions: Sequence[Record], answers: Columns[Any]) -> Iterator[tuple[int, str]]:
-    """(place, why) of every one of the answers to these questions that is impossible; looked at one by one only where
-    there is one among those that were asked the same."""
-    if type(questions[0]).check is Record.check:
-        return
-    groups: dict[int, list[int]] = {}
-    for place, question in enumerate(questions):
-        groups.setdefault(id(question), []).append(place)
-    for places in groups.values():
-        question = questions[places[0]]
-        try:
-            checked(question, answers if len(groups) == 1 else answers.taken(np.array(places)))
-        except ValueError:
-            for place in places:
-                try:
-                    checked(question, answers[place : place + 1])
-                except ValueError as error:
-                    yield place, f"it answered nonsense: {error}"
 
 
 def last_line(reason: str | None) -> str:

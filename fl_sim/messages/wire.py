@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 
@@ -19,8 +18,7 @@ from flwr.common.constant import SType
 from flwr.common.serde import recorddict_to_proto
 from numpy.typing import NDArray
 
-from fl_sim.messages.columns import Column, Columns
-from fl_sim.messages.record import MEASURED, Record
+from fl_sim.messages.record import MEASURED, Record, weighed_fields
 
 T = TypeVar("T", bound="Record")
 
@@ -142,23 +140,22 @@ def weight(content: RecordDict) -> int:
     return int(recorddict_to_proto(content).ByteSize())
 
 
-def weights(answers: Columns[Any]) -> list[int]:
-    """`weight` of each answer's message, K of them, without making it: one of each form is made, and a form is all that
-    a serialised record's length depends on."""
-    weighed = [column for name, column in answers.columns.items() if name not in answers.kind.measured]
-    of_form: dict[tuple[Any, ...], int] = {}
-    each = []
-    for place, form in enumerate(zip(*map(_forms, weighed), strict=True)):
-        if form not in of_form:
-            of_form[form] = weight(pack(answers[place]))
-        each.append(of_form[form])
-    return each
+@lru_cache(maxsize=65_536)  # of thousands of answers few differ in it
+def weight_of(kind: type[Record], form: tuple[Any, ...]) -> int:
+    """`weight` of a packed record of this form (`Columns.forms`), found from one that is made of it."""
+    record = object.__new__(kind)  # unchecked: it says nothing
+    for name, about in zip(weighed_fields(kind), form, strict=True):  # type: ignore[arg-type]  # a class is hashable
+        record.__dict__[name] = _like(about)
+    for name in kind.measured:
+        record.__dict__[name] = np.zeros(0)
+    return weight(pack(record))
 
 
-def _forms(column: Column) -> Sequence[Any]:
-    """What the length of each value of a field depends on: of a whole number its bits, of an array its shape."""
-    if isinstance(column, np.ndarray):
-        if column.ndim == 1 and column.dtype.kind == "i":
-            return [(value < 0, value.bit_length()) for value in column.tolist()]
-        return [(str(column.dtype), column.shape[1:])] * len(column)
-    return [(str(v.dtype), v.shape) if isinstance(v, np.ndarray) else v for v in column]
+def _like(about: Any) -> Any:
+    """A value whose serialised length is that of the values of this form."""
+    if isinstance(about, int) and not isinstance(about, bool):  # bits of a whole number
+        return (1 << abs(about) - 1) * (1 if about > 0 else -1) if about else 0
+    if isinstance(about, tuple):
+        kind, shape = about
+        return np.zeros(shape, kind)
+    return about

@@ -37,7 +37,7 @@ from fl_sim.errors import FlSimError, log
 from fl_sim.models import training
 from fl_sim.models.recipe import Recipe
 from fl_sim.randomness import one_thread, stream
-from fl_sim.timing import spent
+from fl_sim.telemetry import spent
 
 VERSION = 1  # raise it when a change here changes what a cohort's training or prediction gives: it is part of its key
 

@@ -22,7 +22,7 @@ from fl_sim.errors import FlSimError, log
 from fl_sim.models import architectures
 from fl_sim.models.recipe import Recipe, outputs_of
 from fl_sim.randomness import one_thread, stream, torch_seeded
-from fl_sim.timing import spent
+from fl_sim.telemetry import spent
 
 PREDICT_BATCH = 128  # rows at once on a CPU: what they make fits its cache; 1,024 take a CNN 1.5 times as long a row
 PREDICT_BATCH_GPU = 4096

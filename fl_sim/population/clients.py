@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,12 @@ class Population:
     def __len__(self) -> int:
         return len(self.tiers)
 
-    def client(self, k: int) -> Client:
-        """Client k of 0..K-1."""
+    @cached_property
+    def client(self) -> Callable[[int], Client]:
+        """Client k of 0..K-1, made once."""
+        return cache(self._client)
+
+    def _client(self, k: int) -> Client:
         test = self.data.rows("test") if self.clients.test == "shared" else self._rows("test", k)
         calibration, train = self._rows("calibration", k), self._rows("train", k)
         return Client(k, self.tier(k), calibration, test, train, self.behaviour(k))

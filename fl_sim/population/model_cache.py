@@ -21,7 +21,7 @@ from fl_sim.plada.backbone import Backbone, fit_backbone
 from fl_sim.plada.probe import Probe
 from fl_sim.population.prepared_data import Prepared
 from fl_sim.store.artifacts import Artifact, Store, digest, digest_of_array
-from fl_sim.timing import spent
+from fl_sim.telemetry import spent
 
 IN_MEMORY = 1 << 29  # bytes of images that are gathered without a file
 CHUNK = 4096  # images copied at once

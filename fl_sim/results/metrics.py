@@ -17,8 +17,8 @@ from fl_sim.conformal import reliability
 from fl_sim.conformal.calibrator_plan import plan_of
 from fl_sim.conformal.coverage import coverage_summary
 from fl_sim.conformal.thresholds import min_calibration
-from fl_sim.messages.columns import Columns
-from fl_sim.messages.evaluation import EvaluateReport
+from fl_sim.messages.calibration import EvaluateReport
+from fl_sim.messages.exchange import Columns
 from fl_sim.population.clients import Population
 from fl_sim.results.run import Row, by_tier, json_number
 from fl_sim.runtime.checked_grid import CheckedGrid

@@ -20,13 +20,12 @@ from flwr.app import ConfigRecord, Message
 from flwr.proto.node_pb2 import NodeInfo
 
 from fl_sim.errors import ClientFailedError
-from fl_sim.messages.columns import Columns
-from fl_sim.messages.exchange import Answers, Batch, Questions
+from fl_sim.messages.exchange import Batch, Columns, Questions, Replies, impossible
 from fl_sim.messages.record import TIMING, Record
-from fl_sim.messages.validate import impossible, last_line, read, request_of
-from fl_sim.messages.wire import pack, weight, weights
+from fl_sim.messages.validate import last_line, read, request_of
+from fl_sim.messages.wire import weight, weight_of
 from fl_sim.runtime.grids import RAISED, SimulatedGrid, allowed, late
-from fl_sim.timing import shared_out
+from fl_sim.telemetry import shared_out
 
 TWICE = "a strategy sent one client two messages at once; send them in two exchanges"
 
@@ -84,7 +83,7 @@ class CheckedGrid(SimulatedGrid):
             return self.grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Good replies, in the order of the partitions: `Answers` to `Questions`, messages to messages. The timeout is
+        """Good replies, in the order of the partitions: `Replies` to `Questions`, messages to messages. The timeout is
         the scenario's, and is for each client.
 
         Raises:
@@ -104,27 +103,28 @@ class CheckedGrid(SimulatedGrid):
         with self._exchange(len(sent)):
             return self._replies(sent)
 
-    def _answers(self, questions: Questions) -> Answers:
+    def _answers(self, questions: Questions) -> Replies:
         """What comes back from those who are not missing, in columns."""
         questions = questions.without({self.nodes[k] for k in self.missing})
         if len(set(questions.nodes)) < len(questions):
             raise ValueError(TWICE)
         if not len(questions):
-            return Answers(Columns.of(Record, []), [], questions)
+            return Replies(Columns.of(Record, []), [], questions)
         with self._exchange(len(questions)):
             return self._columns(questions)
 
-    def _columns(self, questions: Questions) -> Answers:
+    def _columns(self, questions: Questions) -> Replies:
         first = questions.records[0]
         asked = {self.partition[node]: record for node, record in zip(questions.nodes, questions.records, strict=True)}
         if first.weighed:
-            weights = {id(record): weight(pack(record)) for record in {id(r): r for r in questions.records}.values()}
+            different = {id(record): record for record in questions.records}
+            weights = dict(zip(different, _weights(Columns.of(type(first), different.values())), strict=True))
             for k, record in asked.items():
                 self.message_bytes_down[k] += weights[id(record)]
         self.began(first.message_type, len(asked))
         parts: list[Columns[Any]] = []
         records: list[Record] = []
-        faults = dict.fromkeys(asked, (late(allowed(first, self.timeout)), ""))  # until they have answered
+        faults: dict[int, tuple[str, str] | None] = dict.fromkeys(asked, None)  # until they have answered
         for answer in self.grid.ask(questions):
             if isinstance(answer, Batch):
                 parts.append(self._good_ones(answer, asked, faults))
@@ -134,15 +134,17 @@ class CheckedGrid(SimulatedGrid):
             faults[k] = fault or ("", "")
             if not fault and record is not None:
                 records.append(record)
-        for k in sorted(faults):
-            if faults[k][0]:
-                self._fail(k, first.message_type, *faults[k])
+        for k, fault in sorted(faults.items()):
+            if fault is None or fault[0]:
+                self._fail(k, first.message_type, *(fault or (late(allowed(first, self.timeout)), "")))
         assert first.reply is not None, "a question names what answers it"
         columns = Columns.joined(first.reply, [*parts, Columns.of(first.reply, records)])
         columns = columns.taken(np.argsort(columns.partition, kind="stable"))  # they come in any order, sums must not
-        return Answers(columns, [self.nodes[k] for k in columns.partition.tolist()], questions)
+        return Replies(columns, [self.nodes[k] for k in columns.partition.tolist()], questions)
 
-    def _good_ones(self, batch: Batch, asked: dict[int, Record], faults: dict[int, tuple[str, str]]) -> Columns[Any]:
+    def _good_ones(
+        self, batch: Batch, asked: dict[int, Record], faults: dict[int, tuple[str, str] | None]
+    ) -> Columns[Any]:
         """What is possible of what clients answered together; it is booked, and of the others `faults` says why."""
         who = np.array([self.partition[node] for node in batch.nodes])
         wrong = dict(impossible([asked[k] for k in who.tolist()], batch.columns))
@@ -159,7 +161,7 @@ class CheckedGrid(SimulatedGrid):
         columns = batch.columns.taken(good) if wrong else batch.columns
         self.client_seconds[who] += batch.seconds / max(1, len(who))
         if asked[int(who[0])].weighed:
-            self.message_bytes_up[who[good]] += np.array(weights(columns), np.int64)
+            self.message_bytes_up[who[good]] += np.array(_weights(columns), np.int64)
         return columns
 
     @contextlib.contextmanager
@@ -238,6 +240,11 @@ class CheckedGrid(SimulatedGrid):
             text = f"{self.labels[k]} failed at {message_type}: {what}"
             raise ClientFailedError(f"{trace.strip()}\n\n{text}" if trace else text)
         self.missing[k] = f"{message_type}: {what}"
+
+
+def _weights(columns: Columns[Any]) -> list[int]:
+    """Bytes of each record's message as Flower would serialise it."""
+    return [weight_of(columns.kind, form) for form in columns.forms()]  # type: ignore[arg-type]  # a class is hashable
 
 
 @dataclass(frozen=True)

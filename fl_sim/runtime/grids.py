@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
-import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fl_sim.errors import noted
-from fl_sim.messages.columns import Columns
 from fl_sim.messages.exchange import Batch, Questions
 from fl_sim.messages.record import Record
-from fl_sim.timing import spending
 
 SERVER_NODE = 1
 FIRST_NODE = 2  # the node of partition 0: ids are made of partitions, so that they are the same in every run
@@ -116,66 +109,6 @@ class Subset(SimulatedGrid):
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """By the Grid beneath."""
         return self.send_and_receive(messages, timeout=timeout)
-
-
-@runtime_checkable
-class ColumnsApp(Protocol):
-    """A ClientApp whose clients can be asked many at a time (clients/app.py)."""
-
-    def answer(
-        self, questions: Sequence[Any], partitions: Sequence[int], states: Sequence[RecordDict]
-    ) -> tuple[Columns[Any], list[RecordDict], list[int]]:
-        """What they answer, what each keeps, and the places of those that must be asked by message."""
-
-
-class Host:
-    """Runs the ClientApp for many nodes in one process: this one, or a Ray actor's; on another machine than the
-    server's, errors name that `machine`, because what it lacks the server's may have."""
-
-    def __init__(self, app: str, machine: str = "") -> None:
-        self.machine = machine
-        module, _, attribute = app.partition(":")
-        self.app: ClientApp = getattr(import_module(module), attribute)
-
-    def ask(
-        self, questions: Sequence[Any], nodes: Sequence[int], states: Sequence[RecordDict]
-    ) -> tuple[Batch | None, list[RecordDict], list[int]]:
-        """What nodes answer, what each keeps, and the places of those that must be asked by message: those that
-        misbehave; all of them where the app knows no columns, or one of them failed."""
-        start, everybody = time.perf_counter(), list(range(len(nodes)))
-        if not isinstance(self.app, ColumnsApp):
-            return None, list(states), everybody
-        try:
-            with spending() as account, noted() as notes:
-                partitions = [partition_of(node) for node in nodes]
-                columns, kept, left = self.app.answer(questions, partitions, states)
-        except (Exception, SystemExit):  # whose it is comes out when each is asked by itself
-            return None, list(states), everybody
-        answered = [nodes[i] for i in sorted(set(everybody) - set(left))]
-        if not answered:
-            return None, kept, left
-        seconds = time.perf_counter() - start
-        return Batch(columns, answered, seconds, dict(account), tuple(notes)), kept, left
-
-    def run(self, message: Message, state: RecordDict, num_clients: int) -> tuple[Message, RecordDict, float]:
-        """The node's reply (never None), what it keeps, and the seconds it took; `state` is not changed."""
-        node = message.metadata.dst_node_id
-        config: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": num_clients}
-        context = Context(RUN_ID, node, config, RecordDict(dict(state.items())), {})
-        start = time.perf_counter()
-        try:
-            reply = self.app(message, context)
-            if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != message.metadata.message_id:
-                kind = message.metadata.message_type
-                given = "another Message" if isinstance(reply, Message) else repr(reply)
-                raise TypeError(f"the ClientApp answered {kind} with {given}, not with a Message in reply to it")
-        except (Exception, SystemExit):  # a library's sys.exit is a client's failure, not the laboratory's end
-            reply = Message(Error(RAISED, traceback.format_exc()), reply_to=message)
-        if self.machine and reply.has_error():
-            reason = f"{(reply.error.reason or '').rstrip()} (on {self.machine})"
-            reply = Message(Error(reply.error.code, reason), reply_to=message)
-        _set_id(reply)
-        return reply, context.state, time.perf_counter() - start
 
 
 def allowed(question: Message | Record, timeout: float) -> float:

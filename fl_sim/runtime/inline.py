@@ -4,14 +4,90 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
+from typing import Any, Protocol, runtime_checkable
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
 
-from fl_sim.messages.exchange import Batch, Questions
-from fl_sim.runtime.grids import LATE, Done, Host, SimulatedGrid, allowed, late, partition_of, with_ids
+from fl_sim.messages.exchange import Batch, Columns, Questions
+from fl_sim.runtime.grids import (
+    FIRST_NODE,
+    LATE,
+    RAISED,
+    RUN_ID,
+    Done,
+    SimulatedGrid,
+    allowed,
+    late,
+    partition_of,
+    with_ids,
+)
+from fl_sim.telemetry import noted, spending
 
 ASKED_AT_ONCE = 1024  # clients: so many that they share what they can, and so few that progress is seen
+
+
+@runtime_checkable
+class AnswersMany(Protocol):
+    """A ClientApp whose clients can be asked many at a time (clients/app.py)."""
+
+    def answer(
+        self, questions: Sequence[Any], partitions: Sequence[int], states: Sequence[RecordDict]
+    ) -> tuple[Columns[Any], list[RecordDict], list[int]]:
+        """What they answer, what each keeps, and the places of those that must be asked by message."""
+
+
+class Host:
+    """Runs the ClientApp for many nodes in one process: this one, or a Ray actor's; on another machine than the
+    server's, errors name that `machine`, because what it lacks the server's may have."""
+
+    def __init__(self, app: str, machine: str = "") -> None:
+        self.machine = machine
+        module, _, attribute = app.partition(":")
+        self.app: ClientApp = getattr(import_module(module), attribute)
+
+    def ask(
+        self, questions: Sequence[Any], nodes: Sequence[int], states: Sequence[RecordDict]
+    ) -> tuple[Batch | None, list[RecordDict], list[int]]:
+        """What nodes answer, what each keeps, and the places of those that must be asked by message: those that
+        misbehave; all of them where the app knows no columns, or one of them failed."""
+        start, everybody = time.perf_counter(), list(range(len(nodes)))
+        if not isinstance(self.app, AnswersMany):
+            return None, list(states), everybody
+        try:
+            with spending() as account, noted() as notes:
+                partitions = [node - FIRST_NODE for node in nodes]
+                columns, kept, left = self.app.answer(questions, partitions, states)
+        except (Exception, SystemExit):  # whose it is comes out when each is asked by itself
+            return None, list(states), everybody
+        answered = [nodes[i] for i in sorted(set(everybody) - set(left))]
+        if not answered:
+            return None, kept, left
+        seconds = time.perf_counter() - start
+        return Batch(columns, answered, seconds, dict(account), tuple(notes)), kept, left
+
+    def run(self, message: Message, state: RecordDict, num_clients: int) -> tuple[Message, RecordDict, float]:
+        """The node's reply (never None), what it keeps, and the seconds it took; `state` is not changed."""
+        node = message.metadata.dst_node_id
+        config: dict[str, Any] = {"partition-id": node - FIRST_NODE, "num-partitions": num_clients}
+        context = Context(RUN_ID, node, config, RecordDict(dict(state.items())), {})
+        start = time.perf_counter()
+        try:
+            reply = self.app(message, context)
+            if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != message.metadata.message_id:
+                kind = message.metadata.message_type
+                given = "another Message" if isinstance(reply, Message) else repr(reply)
+                raise TypeError(f"the ClientApp answered {kind} with {given}, not with a Message in reply to it")
+        except (Exception, SystemExit):  # a library's sys.exit is a client's failure, not the laboratory's end
+            reply = Message(Error(RAISED, traceback.format_exc()), reply_to=message)
+        if self.machine and reply.has_error():
+            reason = f"{(reply.error.reason or '').rstrip()} (on {self.machine})"
+            reply = Message(Error(reply.error.code, reason), reply_to=message)
+        with_ids([reply])
+        return reply, context.state, time.perf_counter() - start
 
 
 class InlineGrid(SimulatedGrid):
@@ -29,7 +105,7 @@ class InlineGrid(SimulatedGrid):
         for start in range(0, len(questions), ASKED_AT_ONCE):
             some = questions[start : start + ASKED_AT_ONCE]
             first, states = some.records[0], [self._state(node) for node in some.nodes]
-            allowance = allowed(first, self.client_timeout)
+            allowance = self.client_timeout * first.models
             with _named_if_it_hangs(some.nodes, first.message_type, allowance):
                 batch, kept, left = self.host.ask(some.records, some.nodes, states)
             if batch is not None and batch.seconds > allowance:
@@ -38,7 +114,8 @@ class InlineGrid(SimulatedGrid):
             if batch is not None:
                 self.done(len(batch.nodes))
                 yield batch
-            yield from self.answer(with_ids(some.messages(left)), None)
+            if left:
+                yield from self.answer(with_ids(some.messages(left)), None)
 
     def answer(self, messages: Sequence[Message], timeout: float | None) -> Iterable[Message]:
         """One after another."""

@@ -34,13 +34,14 @@ from fl_sim.messages.exchange import Batch, Questions
 from fl_sim.messages.record import Record
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore
 from fl_sim.runtime.cluster import WITHOUT, refuse_if_dead, room
-from fl_sim.runtime.grids import DIED, LATE, Done, Host, SimulatedGrid, allowed, late, with_ids
+from fl_sim.runtime.grids import DIED, LATE, Done, SimulatedGrid, allowed, late, with_ids
+from fl_sim.runtime.inline import Host
 from fl_sim.store.artifacts import attach
 
 RETRIES = 2  # of a client whose actor died
 BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
 MOST_MESSAGES = 64  # in a batch
-MOST_TICKETS = 4096
+MOST_QUESTIONS = 4096
 IN_FLIGHT = 2  # batches of short work an actor has at once, so that it never waits for the driver
 LOOK_AROUND = 1.0  # seconds without an answer, after which to see whether Ray is still there, and room for an actor
 
@@ -80,7 +81,7 @@ class Actor:
 
 
 @dataclass(frozen=True)
-class Ticket:
+class Question:
     """A question to a client that is to be answered in columns, or by the message that it stands for."""
 
     questions: Questions
@@ -105,14 +106,14 @@ class Ticket:
 
 @dataclass
 class Sent:
-    """What is asked of an actor at once: messages, or tickets."""
+    """What is asked of an actor at once: messages, or questions."""
 
-    asked: list[Message] | list[Ticket]
+    asked: list[Message] | list[Question]
     began: float = 0.0  # when the actor could begin with it
 
     def messages(self) -> list[Message]:
         """As messages."""
-        return [one.message() if isinstance(one, Ticket) else one for one in self.asked]
+        return [one.message() if isinstance(one, Question) else one for one in self.asked]
 
 
 @dataclass
@@ -121,7 +122,7 @@ class Slot:
 
     actor: Any
     ready: Any  # ObjectRef, until the actor has started
-    queue: collections.deque[Message | Ticket] = field(default_factory=collections.deque)
+    queue: collections.deque[Message | Question] = field(default_factory=collections.deque)
     in_flight: dict[Any, Sent] = field(default_factory=dict)  # in the order in which they run
     starts: int = 0  # in vain, one after another
 
@@ -164,9 +165,9 @@ class RayGrid(SimulatedGrid):
 
     def ask(self, questions: Questions) -> Iterable[Message | Batch]:
         """Many clients at once; by message those that misbehave, and those of a batch in which one failed."""
-        return self._run([Ticket(questions, place) for place in range(len(questions))], None)
+        return self._run([Question(questions, place) for place in range(len(questions))], None)
 
-    def _run(self, asked: Sequence[Message | Ticket], timeout: float | None) -> Iterator[Message | Batch]:
+    def _run(self, asked: Sequence[Message | Question], timeout: float | None) -> Iterator[Message | Batch]:
         self.shared = _shared_contents(asked)
         self.kinds = {_kind(one) for one in asked}
         for one in asked:
@@ -211,8 +212,8 @@ class RayGrid(SimulatedGrid):
             together.append(queue.popleft())
         return Sent(together)
 
-    def _batch_size(self, one: Message | Ticket) -> int:
-        cost, most = self.cost.get(_kind(one)), MOST_TICKETS if isinstance(one, Ticket) else MOST_MESSAGES
+    def _batch_size(self, one: Message | Question) -> int:
+        cost, most = self.cost.get(_kind(one)), MOST_QUESTIONS if isinstance(one, Question) else MOST_MESSAGES
         return 1 if cost is None else max(1, min(most, int(BATCH_SECONDS / max(cost, 1e-6))))
 
     def _send(self, slot: Slot, sent: Sent) -> None:
@@ -221,7 +222,7 @@ class RayGrid(SimulatedGrid):
         nodes = [_node(one) for one in sent.asked]
         states = [self.states.get(node, RecordDict()) for node in nodes]
         sent.began = time.monotonic()
-        if isinstance(sent.asked[0], Ticket):
+        if isinstance(sent.asked[0], Question):
             reference = slot.actor.ask.remote(content, nodes, states)
         else:
             metadata = [message.metadata for message in sent.messages()]
@@ -263,7 +264,7 @@ class RayGrid(SimulatedGrid):
         for other in slot.in_flight.values():
             other.began = time.monotonic()  # the next one begins now
         kind, nodes = _kind(sent.asked[0]), [_node(one) for one in sent.asked]
-        if isinstance(sent.asked[0], Ticket):
+        if isinstance(sent.asked[0], Question):
             batch, states, left = answers
             self.states |= dict(zip(nodes, states, strict=True))
             messages = sent.messages() if batch is None else [sent.asked[i].message() for i in left]
@@ -398,14 +399,14 @@ def _ask(artifact_server: Any, method: str, *arguments: Any) -> Any:
         raise FlSimError(f"the driver's artifact store cannot be reached: {said}") from None
 
 
-def _shared_contents(asked: Sequence[Message | Ticket]) -> dict[int, Any]:
+def _shared_contents(asked: Sequence[Message | Question]) -> dict[int, Any]:
     """id of a content that goes to several clients -> its one copy in Ray's object store."""
     by_id = {id(_content(one)): _content(one) for one in asked}
     counts = collections.Counter(id(_content(one)) for one in asked)
     return {key: ray.put(content) for key, content in by_id.items() if counts[key] > 1}
 
 
-def _together(first: Message | Ticket, other: Message | Ticket, shared: dict[int, Any]) -> bool:
+def _together(first: Message | Question, other: Message | Question, shared: dict[int, Any]) -> bool:
     """Whether two can be asked at once: both in the same way, of the same shared content, or each of its own."""
     if type(first) is not type(other) or _kind(first) != _kind(other):
         return False
@@ -413,17 +414,17 @@ def _together(first: Message | Ticket, other: Message | Ticket, shared: dict[int
     return ours == theirs or (ours not in shared and theirs not in shared)
 
 
-def _node(one: Message | Ticket) -> int:
-    return one.node if isinstance(one, Ticket) else one.metadata.dst_node_id
+def _node(one: Message | Question) -> int:
+    return one.node if isinstance(one, Question) else one.metadata.dst_node_id
 
 
-def _kind(one: Message | Ticket) -> str:
-    return one.record.message_type if isinstance(one, Ticket) else one.metadata.message_type
+def _kind(one: Message | Question) -> str:
+    return one.record.message_type if isinstance(one, Question) else one.metadata.message_type
 
 
-def _content(one: Message | Ticket) -> Any:
-    return one.record if isinstance(one, Ticket) else one.content
+def _content(one: Message | Question) -> Any:
+    return one.record if isinstance(one, Question) else one.content
 
 
-def _question(one: Message | Ticket) -> Message | Record:
-    return one.record if isinstance(one, Ticket) else one
+def _question(one: Message | Question) -> Message | Record:
+    return one.record if isinstance(one, Question) else one

@@ -18,7 +18,7 @@ from fl_sim.models.device import num_gpus, resolve_device, share_of_gpu
 from fl_sim.runtime.artifact_exchange import driver_store
 from fl_sim.scenario.tables import Runtime
 from fl_sim.store.artifacts import Store, default_root, located
-from fl_sim.timing import Clock
+from fl_sim.telemetry import Clock
 
 if TYPE_CHECKING:
     from fl_sim.runtime.grids import Done, SimulatedGrid

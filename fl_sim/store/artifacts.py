@@ -33,7 +33,7 @@ from fl_sim.store import seals
 from fl_sim.store.folders import at_home, locked
 from fl_sim.store.on_disk import KEY, KINDS, Folders, note_use
 from fl_sim.store.seals import Arrays, Artifact
-from fl_sim.timing import spent
+from fl_sim.telemetry import spent
 
 __all__ = [
     "KEY", "KINDS", "Arrays", "Artifact", "Store", "attach", "default_root", "digest", "digest_of_array", "located",

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from fl_sim.messages.evaluation import CommonRowsReport, CommonRowsRequest
+from fl_sim.messages.agreement import CommonRowsReport, CommonRowsRequest
 from fl_sim.messages.exchange import Questions
 from strategies.base import Federation, Method, Threshold, node_ids
 

@@ -22,9 +22,10 @@ from pydantic import AfterValidator, Field
 
 from fl_sim.conformal.histogram import ScoreGrid, decode, refined
 from fl_sim.conformal.scores import bounds_of
-from fl_sim.messages.calibration import HistogramReport, HistogramRequest, SizeReport, SizeRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.calibration import SizeReport, SizeRequest
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES, Record
+from fl_sim.messages.summaries import HistogramReport, HistogramRequest
 from strategies.base import ALONE, Calibration, Federation, Threshold
 
 Counts = NDArray[Any]  # whole numbers, many clients' in as few bytes as hold each client's sum

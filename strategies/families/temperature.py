@@ -23,9 +23,9 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from fl_sim.messages.calibration import TemperatureReport, TemperatureRequest
-from fl_sim.messages.columns import Columns
+from fl_sim.messages.exchange import Columns
 from fl_sim.messages.record import FLOAT_BYTES
+from fl_sim.messages.summaries import TemperatureReport, TemperatureRequest
 from strategies.base import Calibration, Federation, Method, node_ids, request
 
 

@@ -21,7 +21,7 @@ from fl_sim.agreement import measure as opinions
 from fl_sim.agreement.ensembles import Draws, Halves, bound_holds, distance, fit, risk
 from fl_sim.agreement.pairwise import gram
 from fl_sim.errors import ScenarioError
-from fl_sim.messages.evaluation import CommonRowsReport
+from fl_sim.messages.agreement import CommonRowsReport
 from fl_sim.population.clients import populate
 from fl_sim.population.prepared_data import prepare
 from fl_sim.report import agreement as agreed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ TIERS = [
 ]
 SHORT = {"dp-fedcp": {"rounds": 3}, "q-dcp": {"rounds": 3}, "online": {"rounds": 3}}
 KINDS = {kind: {"factor": 1.5} if kind in ("wrong-n",) else {} for kind in sorted(BEHAVIOUR)}
-KINDS["straggler"] = {"delay": 0.0}
+KINDS["straggler"] = {"delay": 0.001}
 
 
 @st.composite
@@ -106,7 +107,7 @@ def test_the_property_sees_a_handler_that_looks_at_its_neighbours(place, monkeyp
 
     def wrong(requests, several):
         columns = honest(requests, several)
-        columns.columns["num_covered"][1:] = columns.columns["num_covered"][:-1]
+        columns.num_covered[1:] = columns.num_covered[:-1]
         return columns
 
     world = {
@@ -133,7 +134,7 @@ def seated(store: Store, **changes: Any) -> tuple[Scenario, Population, CheckedG
         "runtime": {"name": "inline", "device": "cpu"},
     } | changes)  # fmt: skip
     population = made_ready(world, store)
-    grid = CheckedGrid(InlineGrid("clients.app:app", 6, math.inf), [str(k) for k in range(6)], "stop")
+    grid = CheckedGrid(InlineGrid("clients.app:app", 6, math.inf, done=[].append), [str(k) for k in range(6)], "stop")
     learning(world.learn, federation_of(population, world, store, Silent())).start(grid)
     return world, population, grid
 
@@ -159,3 +160,26 @@ def test_in_regression_the_default_score_is_the_residual():
 
     assert json.loads(FedWQCP(Federation(task="regression"), alpha=0.1).score) == {"name": "residual"}
     assert json.loads(FedWQCP(alpha=0.1).score) == {"name": "lac"}
+
+
+def test_a_calibration_enters_few_files(store):
+    """What one has to read to follow FedWQ-CP: one calibration and test, warm and inline."""
+    _, _, grid = seated(store)
+    FedWQCP(alpha=0.1).start(grid)
+    root = Path(handlers.__file__).parent.parent
+    files: set[str] = set()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and file.is_relative_to(root) and ".venv" not in file.parts:
+            files.add(str(file.relative_to(root)))
+
+    strategy = FedWQCP(alpha=0.1)
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        strategy.start(grid)
+    finally:
+        sys.setprofile(before)
+    ours = {file for file in files if not file.startswith(("fl_sim/conformal/", "tests/"))}
+    assert len(ours) <= 12, sorted(ours)

@@ -38,18 +38,9 @@ from fl_sim.conformal.pinball import (
     published_penalty,
 )
 from fl_sim.conformal.thresholds import local_threshold, pooled_threshold
-from fl_sim.messages.calibration import (
-    AgreeRequest,
-    DescendRequest,
-    LabelCountsReport,
-    LabelCountsRequest,
-    SizeReport,
-    SizeRequest,
-    StepReport,
-    ThresholdReport,
-    ThresholdRequest,
-)
+from fl_sim.messages.calibration import SizeReport, SizeRequest, ThresholdReport, ThresholdRequest
 from fl_sim.messages.record import Record
+from fl_sim.messages.summaries import AgreeRequest, DescendRequest, LabelCountsReport, LabelCountsRequest, StepReport
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import CALIBRATE
 from fl_sim.store.artifacts import Store

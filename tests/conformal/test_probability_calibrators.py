@@ -28,16 +28,16 @@ from fl_sim.conformal.probability_calibrators import FITS, LEAST, Temperature, b
 from fl_sim.conformal.reliability import log_softmax
 from fl_sim.conformal.thresholds import conformal_threshold
 from fl_sim.errors import ScenarioError
-from fl_sim.messages.calibration import (
+from fl_sim.messages.calibration import ScoresRequest
+from fl_sim.messages.learning import FitRequest
+from fl_sim.messages.record import Record
+from fl_sim.messages.summaries import (
     DescendRequest,
     HistogramRequest,
     LabelCountsRequest,
-    ScoresRequest,
     TemperatureReport,
     TemperatureRequest,
 )
-from fl_sim.messages.learning import FitRequest
-from fl_sim.messages.record import Record
 from fl_sim.messages.wire import pack
 from fl_sim.population.clients import populate
 from fl_sim.population.prepared_data import prepare

@@ -20,8 +20,22 @@ from fl_sim.conformal.coverage import tally_sets
 from fl_sim.conformal.histogram import ScoreGrid, encode
 from fl_sim.conformal.reliability import NOTHING, tabulate
 from fl_sim.conformal.sketches import sketch_of
-from fl_sim.messages import calibration, evaluation, learning
+from fl_sim.messages import agreement, calibration, learning, summaries
+from fl_sim.messages.agreement import CommonRowsReport
 from fl_sim.messages.calibration import (
+    EvaluateReport,
+    EvaluateRequest,
+    ScoresReport,
+    ScoresRequest,
+    SizeReport,
+    SizeRequest,
+    ThresholdReport,
+    ThresholdRequest,
+)
+from fl_sim.messages.exchange import Columns
+from fl_sim.messages.learning import FitReport
+from fl_sim.messages.record import MEASURED, Record
+from fl_sim.messages.summaries import (
     CountsReport,
     CountsRequest,
     DescendRequest,
@@ -29,23 +43,13 @@ from fl_sim.messages.calibration import (
     HistogramRequest,
     LabelCountsReport,
     LabelCountsRequest,
-    ScoresReport,
-    ScoresRequest,
-    SizeReport,
-    SizeRequest,
     SketchReport,
     SketchRequest,
     StepReport,
     TemperatureReport,
-    ThresholdReport,
-    ThresholdRequest,
 )
-from fl_sim.messages.columns import Columns
-from fl_sim.messages.evaluation import CommonRowsReport, EvaluateReport, EvaluateRequest
-from fl_sim.messages.learning import FitReport
-from fl_sim.messages.record import MEASURED, Record
 from fl_sim.messages.validate import checked, request_of
-from fl_sim.messages.wire import array_of, pack, unpack, values_of, weight, weights
+from fl_sim.messages.wire import array_of, pack, unpack, values_of, weight, weight_of
 
 WHOLE = st.integers(0, 2**40)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False) | st.just(math.inf)
@@ -116,7 +120,7 @@ def opinions_reports() -> st.SearchStrategy[CommonRowsReport]:
     return st.builds(of, st.integers(1, 9), st.integers(1, 9), st.booleans())
 
 
-KINDS = (learning, calibration, evaluation)
+KINDS = (learning, calibration, summaries, agreement)
 RECORDS = [
     record
     for module in KINDS
@@ -179,7 +183,7 @@ def test_columns_are_their_records_and_weigh_as_much(kind):
     @given(st.lists(SAMPLES[kind], max_size=6), st.data())
     def are(records, data):
         columns = Columns.of(kind, records)
-        assert weights(columns) == [weight(pack(record)) for record in records]
+        assert [weight_of(kind, form) for form in columns.forms()] == [weight(pack(record)) for record in records]
         order = np.array(data.draw(st.permutations(range(len(records)))), np.int64)
         apart = pickle.loads(pickle.dumps(Columns.of(kind, records).taken(order)))
         apart = Columns.joined(kind, [Columns(kind, dict(apart.columns)), columns[:0]])  # the records made anew

@@ -14,8 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_sim.errors import ClientFailedError
-from fl_sim.messages.calibration import ScoresReport, SizeReport, ThresholdReport, ThresholdRequest
-from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
+from fl_sim.messages.calibration import (
+    EvaluateReport,
+    EvaluateRequest,
+    ScoresReport,
+    SizeReport,
+    ThresholdReport,
+    ThresholdRequest,
+)
 from fl_sim.messages.learning import FitReport
 from fl_sim.messages.record import TIMING
 from fl_sim.messages.validate import read

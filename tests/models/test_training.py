@@ -22,7 +22,7 @@ from torch import nn
 
 from clients.context import ClientContext
 from fl_sim.data.contrast import SOFTEST, contrasted
-from fl_sim.errors import DataNotAtHandError, FlSimError, noted
+from fl_sim.errors import DataNotAtHandError, FlSimError
 from fl_sim.models import architectures, model_key, pretrained, training
 from fl_sim.models.architectures import ARCHITECTURES, FIT_THEMSELVES, IMAGENET, build
 from fl_sim.models.device import resolve_device
@@ -35,6 +35,7 @@ from fl_sim.population.model_cache import load_model, trained
 from fl_sim.population.prepared_data import prepare
 from fl_sim.randomness import _entropy, stream, torch_seeded
 from fl_sim.scenario.scenario import Scenario
+from fl_sim.telemetry import noted
 
 RECIPE = Recipe(
     architecture="cnn", epochs=2, learning_rate=0.01, batch_size=16, quantiles=None, seed=0, purpose="test",

@@ -18,13 +18,14 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fl_sim.errors import FlSimError, noted
+from fl_sim.errors import FlSimError
 from fl_sim.runtime import artifact_exchange as module
 from fl_sim.runtime import ray as runtime
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore, driver_store
 from fl_sim.runtime.grids import FIRST_NODE, Host
 from fl_sim.runtime.inline import InlineGrid
 from fl_sim.store.artifacts import Artifact, Store, attach, store_at
+from fl_sim.telemetry import noted
 
 KEY, OTHER = "0" * 32, "1" * 32
 Refuses = Callable[[str, int], bool]
@@ -276,7 +277,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from fl_sim.store.artifacts import Artifact, Store
-from fl_sim.errors import FlSimError, noted
+from fl_sim.errors import FlSimError
+from fl_sim.telemetry import noted
 from fl_sim.runtime.artifact_exchange import ArtifactServer, ArtifactClient
 root, whose = Path(sys.argv[1]), sys.argv[2]
 driver = Store(root / "driver")

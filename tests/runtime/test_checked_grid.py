@@ -175,9 +175,7 @@ def test_messages_are_weighed_both_ways_and_time_is_booked():
     assert checked_grid.message_bytes_down.tolist() == [
         2 * weight(sent[0].content) + (weight(own[0].content) if k == 2 else 0) for k in range(5)
     ]
-    assert checked_grid.message_bytes_up.tolist() == [
-        (3 if k == 2 else 2) * weight(good(k)) for k in range(5)
-    ]
+    assert checked_grid.message_bytes_up.tolist() == [(3 if k == 2 else 2) * weight(good(k)) for k in range(5)]
     assert checked_grid.client_seconds.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5]
 
 

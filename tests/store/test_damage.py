@@ -18,9 +18,10 @@ from clients import context
 from fl_sim import Result, Scenario, simulate
 from fl_sim.data import glyphs
 from fl_sim.data.fonts import POOL_FONTS
-from fl_sim.errors import FlSimError, noted
+from fl_sim.errors import FlSimError
 from fl_sim.store import seals
 from fl_sim.store.artifacts import KINDS, Artifact, Store
+from fl_sim.telemetry import noted
 
 NETWORK = {"architecture": "linear", "epochs": 2, "learning_rate": 0.01}
 WORLD: dict[str, Any] = {

@@ -24,7 +24,7 @@ from fl_sim.conformal.robust import maliciousness, most_likely_malicious
 from fl_sim.conformal.sketches import merged, sketch_from, sketch_of
 from fl_sim.conformal.thresholds import conformal_rank, local_rank, mixture_threshold
 from fl_sim.conformal.weighted import Weighed
-from fl_sim.messages.calibration import HistogramReport
+from fl_sim.messages.summaries import HistogramReport
 from strategies.base import Federation
 from strategies.class_conditional import ClassConditional
 

@@ -18,16 +18,8 @@ from fl_sim.conformal.scores import Aps, bounds_of
 from fl_sim.conformal.sketches import merged, sketch_from, sketch_of
 from fl_sim.conformal.thresholds import conformal_rank, mixture_threshold, pooled_threshold
 from fl_sim.errors import ScenarioError
-from fl_sim.messages.calibration import (
-    HistogramReport,
-    HistogramRequest,
-    ScoresReport,
-    ScoresRequest,
-    SizeReport,
-    SizeRequest,
-    SketchReport,
-    SketchRequest,
-)
+from fl_sim.messages.calibration import ScoresReport, ScoresRequest, SizeReport, SizeRequest
+from fl_sim.messages.summaries import HistogramReport, HistogramRequest, SketchReport, SketchRequest
 from strategies.base import Federation
 from strategies.families.histograms import grid_for
 from strategies.fcp import FCP

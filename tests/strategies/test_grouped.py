@@ -28,7 +28,7 @@ from fl_sim.conformal.mixtures import (
     spread,
 )
 from fl_sim.conformal.thresholds import conformal_threshold
-from fl_sim.messages.calibration import HistogramReport
+from fl_sim.messages.summaries import HistogramReport
 from fl_sim.report.table import notes
 from strategies.base import Federation
 from strategies.class_conditional import ClassConditional, with_borrowed

@@ -15,7 +15,8 @@ from fl_sim import Scenario, simulate
 from fl_sim.conformal.histogram import ScoreGrid, encode, threshold_at
 from fl_sim.conformal.running import RunningHistogram
 from fl_sim.conformal.thresholds import conformal_rank
-from fl_sim.messages.calibration import HistogramReport, HistogramRequest, SizeReport, SizeRequest
+from fl_sim.messages.calibration import SizeReport, SizeRequest
+from fl_sim.messages.summaries import HistogramReport, HistogramRequest
 from fl_sim.scenario.strategies import CALIBRATE
 from strategies.base import Federation
 from strategies.online import Online

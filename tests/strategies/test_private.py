@@ -25,7 +25,7 @@ from fl_sim.conformal.privacy import (
 )
 from fl_sim.conformal.thresholds import conformal_threshold
 from fl_sim.errors import FlSimError, ScenarioError
-from fl_sim.messages.calibration import HistogramReport
+from fl_sim.messages.summaries import HistogramReport
 from fl_sim.scenario.strategies import calibrate_options
 from strategies.base import Federation
 from strategies.private import Private

@@ -30,8 +30,8 @@ from fl_sim.conformal.thresholds import (
     pooled_threshold,
     weighted_mean_threshold,
 )
-from fl_sim.messages.calibration import CountsReport, CountsRequest, ThresholdReport, ThresholdRequest
-from fl_sim.messages.evaluation import EvaluateRequest
+from fl_sim.messages.calibration import EvaluateRequest, ThresholdReport, ThresholdRequest
+from fl_sim.messages.summaries import CountsReport, CountsRequest
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import calibrate_options, strategy
 from fl_sim.store.artifacts import Store

@@ -21,8 +21,7 @@ from fl_sim import simulate
 from fl_sim.conformal import scores as conformal_scores
 from fl_sim.conformal.thresholds import conformal_threshold, local_threshold
 from fl_sim.errors import ClientFailedError, FlSimError
-from fl_sim.messages.calibration import ScoresReport, ThresholdReport, ThresholdRequest
-from fl_sim.messages.evaluation import EvaluateReport, EvaluateRequest
+from fl_sim.messages.calibration import EvaluateReport, EvaluateRequest, ScoresReport, ThresholdReport, ThresholdRequest
 from fl_sim.messages.learning import AdoptRequest, FitReport, FitRequest
 from fl_sim.messages.record import Record
 from fl_sim.messages.wire import pack, unpack

@@ -1,4 +1,4 @@
-"""Where the time goes: the phases of a run, and the kinds of work in a handler of a client's or on the server.
+"""What a run tells of itself: where the time goes, by phase and by kind of work, and the warnings that a worker gives.
 
 A run's phases are wall seconds and add up to its total. What the clients of one exchange did at the same time is
 shared out over its wall time: see `shared_out`.
@@ -7,9 +7,12 @@ shared out over its wall time: see `shared_out`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+
+from fl_sim.errors import log
 
 # start      until the runtime is up, and after that while nobody has work because no worker has started yet
 # data       the server makes the data and the population ready
@@ -101,3 +104,35 @@ class Clock:
         """Seconds of each phase, and of all together until the last lap, to the millisecond."""
         told = {**self.seconds, "total": self._last - self._start}
         return {phase: round(seconds, 3) for phase, seconds in told.items()}
+
+
+class _Collector(logging.Handler):
+    def __init__(self, warnings: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.warnings = warnings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it, each once."""
+        text = record.getMessage()
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[str]]:
+    """The warnings that are given in the block, each thing once; it is printed nowhere.
+
+    >>> with noted() as notes:
+    ...     log.warning("%d models at a time", 8)
+    >>> notes
+    ['8 models at a time']
+    """
+    warnings: list[str] = []
+    collector, before = _Collector(warnings), log.propagate
+    log.addHandler(collector)
+    log.propagate = False
+    try:
+        yield warnings
+    finally:
+        log.propagate = before
+        log.removeHandler(collector)

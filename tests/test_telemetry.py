@@ -18,7 +18,7 @@ from fl_sim.report.wording import took
 from fl_sim.results.run import Result
 from fl_sim.runtime.checked_grid import CheckedGrid
 from fl_sim.runtime.grids import FIRST_NODE, SimulatedGrid, partition_of
-from fl_sim.timing import PHASES, Clock, shared_out, spending, spent
+from fl_sim.telemetry import PHASES, Clock, shared_out, spending, spent
 
 
 class Watch:
