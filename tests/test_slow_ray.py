@@ -141,7 +141,7 @@ class Head(NamedTuple):
 
 
 @pytest.fixture
-def head(tmp_path_factory) -> Iterator[Head]:
+def head(tmp_path, tmp_path_factory) -> Iterator[Head]:
     """A Ray cluster of one machine that the user has started, as `ray start --head` does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -157,6 +157,7 @@ def head(tmp_path_factory) -> Iterator[Head]:
         f"--temp-dir={place}",
     )
     told = {**os.environ, "TEST_SLOW_HEAD": mark, "RAY_raylet_start_wait_time_s": "300"}
+    told["FL_SIM_STORE"] = str(tmp_path / "store")  # which Flower's own runtime finds only where it is named
     words = [sys.executable, "-m", "fl_sim.runtime.local_ray", *start, "--node-ip-address=127.0.0.1"]
     started = subprocess.run(words, env=told, capture_output=True, text=True)
     assert started.returncode == 0, started.stdout + started.stderr
