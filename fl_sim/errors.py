@@ -4,6 +4,7 @@ and warnings of the log `fl_sim`, wherever they are given: a worker's travel to 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import traceback
 from collections.abc import Iterator
@@ -24,8 +25,11 @@ class OwnCodeError(FlSimError):
 
 
 @contextlib.contextmanager
-def own_code(what: str) -> Iterator[None]:
+def own_code(what: str, *, file: str | None = None) -> Iterator[None]:
     """Within, a user's own code runs: what it raises is told as the user's, unless it is an error of ours.
+
+    With `file`, code of ours calls the user's in that file and the other way round: errors of ours stay what they are,
+    and the traceback begins there.
 
     Raises:
         OwnCodeError: it raised.
@@ -33,12 +37,20 @@ def own_code(what: str) -> Iterator[None]:
     try:
         yield
     except FlSimError as error:
+        if file is not None:
+            raise
         raise type(error)(f"{what}: {error}") from None
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]  # without this one
+        theirs = list(itertools.dropwhile(lambda frame: file is not None and frame.filename != file, frames))
+        frames = traceback.StackSummary.from_list(theirs or frames)
         told = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames)])
         raised = f"{type(error).__name__}: {error}"
         raise OwnCodeError(f"{told}{raised}\n\n{what} raised {raised}") from None
+
+
+class RuntimeLostError(FlSimError):
+    """What clients run on cannot be started or has died: no other run will fare better there."""
 
 
 class StoreError(FlSimError):

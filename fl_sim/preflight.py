@@ -76,6 +76,8 @@ def _check_own(scenario: Scenario) -> None:
         lacks = _lacks(found, key)
         if lacks:
             raise FlSimError(f"{key} = {name!r} {lacks}")
+    if any(OWN.match(table.name) for table in (scenario.learn, scenario.calibrate)):
+        scenario.check_own()
 
 
 def _is_own(data: str) -> bool:
@@ -97,7 +99,7 @@ def _lacks(found: Any, key: str) -> str:
         base = Learning if key == "learn" else Calibration
         if not (isinstance(found, type) and issubclass(found, base)):
             return f"is no subclass of strategies.base.{base.__name__}"
-        return _says_nothing(found) if issubclass(found, Calibration) else ""
+        return _takes_too_little(found) or (_says_nothing(found) if issubclass(found, Calibration) else "")
     given: dict[str, Any] = {"count": 1, "image_size": None, "seed": 0}
     try:
         inspect.signature(found).bind(**given) if key == "data.name" else inspect.signature(found).bind((1,), 1)
@@ -105,6 +107,16 @@ def _lacks(found: Any, key: str) -> str:
         wanted = "(count, image_size, seed)" if key == "data.name" else "(shape, outputs)"
         return f"must take {wanted}: {error}"
     return ""
+
+
+def _takes_too_little(strategy: type[Any]) -> str:
+    """Which argument that every strategy of its kind is given a user's own does not take; nothing if it takes all."""
+    parameters = inspect.signature(strategy.__init__).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return ""
+    wanted = ("federation",) if strategy.kind == "learn" else ("federation", "alpha", "score")
+    lacks = next((name for name in wanted if name not in parameters), None)
+    return "" if lacks is None else f"has a constructor without the argument {lacks}"
 
 
 def _says_nothing(calibration: type[Calibration]) -> str:

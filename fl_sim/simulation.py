@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 from collections import Counter
@@ -34,7 +35,7 @@ from fl_sim.scenario.tables import Runtime, Tier
 from fl_sim.server.context import ServerContext, Student
 from fl_sim.store.artifacts import Store
 from fl_sim.telemetry import Clock, spending
-from strategies import calibration, learning, score_text
+from strategies import calibration, learning, score_text, whose
 from strategies.base import Calibration, Federation, Learning, Method
 from strategies.families.agreement import CommonRows
 from strategies.families.temperature import FederatedTemperature
@@ -170,9 +171,18 @@ def _run(
 
 
 def _start(name: str, method: Method, checked_grid: CheckedGrid) -> None:
-    method.start(checked_grid)
+    with whose(type(method)):
+        method.start(checked_grid)
     if len(checked_grid.missing) == checked_grid.num_clients:
         raise ClientFailedError(f"every client is missing after {name}; the first: {checked_grid.missing[0]}")
+
+
+def _told(method: Method, what: str) -> Any:
+    """What a method says of itself for `result.json`, which must be JSON values."""
+    with whose(type(method)):
+        told = getattr(method, what)()
+        json.dumps(told, allow_nan=False)
+    return told
 
 
 def _asked(
@@ -297,12 +307,12 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
         "notes": list(checked_grid.notes),
         "learn": {
             "name": scenario.learn.name,
-            "metrics": learn_metrics(rows, world.population, calibrate) | world.learn.metrics(),
-            "detail": world.learn.detail(),
+            "metrics": learn_metrics(rows, world.population, calibrate) | _told(world.learn, "metrics"),
+            "detail": _told(world.learn, "detail"),
         },
         "calibrate": {
-            "name": scenario.calibrate.name, "metrics": calibrated, "detail": calibrate.detail() | before,
-            "caveats": calibrate.caveats(),
+            "name": scenario.calibrate.name, "metrics": calibrated, "detail": _told(calibrate, "detail") | before,
+            "caveats": _told(calibrate, "caveats"),
         },
         **({} if told is None else {"agreement": told.summary}),
     }, world.learn.files() | ({} if told is None else told.files))  # fmt: skip

@@ -3,27 +3,34 @@ made from a scenario's tables."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Any
 
 from fl_sim.conformal.calibrator_plan import Plan, with_plan
+from fl_sim.errors import own_code
 from fl_sim.names import OWN, own_object
 from fl_sim.scenario.options import Options
 from fl_sim.scenario.scores import Score
+from fl_sim.scenario.strategies import as_declared
 from strategies.base import Calibration, Federation, Learning
 
 
 def learning(options: Options, federation: Federation) -> Learning:
     """The learn strategy that a scenario's `[learn]` describes."""
-    made: Learning = _class(options)(federation=federation, **options.arguments())
+    made_by, told = _declared(options)
+    with whose(made_by):
+        made: Learning = made_by(federation=federation, **told)
     return made
 
 
 def calibration(options: Options, federation: Federation, temperature: float | None = None) -> Calibration:
     """The calibrate strategy that a scenario's `[calibrate]` describes; `temperature`: see `score_text`."""
-    told = options.arguments()
+    made_by, told = _declared(options)
     if isinstance(told.get("score"), Score):
         told["score"] = score_text(options, temperature)
-    made: Calibration = _class(options)(federation=federation, **told)
+    with whose(made_by):
+        made: Calibration = made_by(federation=federation, **told)
     return made
 
 
@@ -36,6 +43,17 @@ def score_text(options: Any, temperature: float | None = None) -> str:
     return with_plan(text, Plan(options.calibrator, options.calibrator_share, temperature))
 
 
-def _class(options: Any) -> type[Any]:
-    made_by: type[Any] = own_object(options.name) if OWN.match(options.name) else options.strategy
-    return made_by
+def _declared(options: Any) -> tuple[type[Any], dict[str, Any]]:
+    """The class of a strategy, and its options, those of a user's own as its constructor declares them."""
+    if not OWN.match(options.name):
+        return options.strategy, options.arguments()
+    return own_object(options.name), as_declared(options).arguments()
+
+
+def whose(made_by: type[Any]) -> contextlib.AbstractContextManager[None]:
+    """Within, what a strategy of the user's own class raises is told as the user's."""
+    module = made_by.__module__
+    if module.partition(".")[0] == __name__:
+        return contextlib.nullcontext()
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return own_code(f"{made_by.kind} = '{module}:{made_by.__qualname__}'", file=file)

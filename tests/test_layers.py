@@ -152,8 +152,8 @@ def test_a_payload_is_read_and_written_by_what_stands_alone():
     ("ray", ("fl_sim/runtime/local_ray.py", "fl_sim/runtime/cluster.py", "fl_sim/runtime/ray.py")),
     ("matplotlib", ("fl_sim/report/", "fl_sim/data/glyphs.py", "fl_sim/data/fonts.py")),
     ("flwr", (
-        "fl_sim/messages/wire.py", "fl_sim/messages/exchange.py", "fl_sim/messages/validate.py", "fl_sim/flower_app.py", "fl_sim/runtime/",
-        "strategies/", "clients/",
+        "fl_sim/messages/wire.py", "fl_sim/messages/exchange.py", "fl_sim/messages/validate.py",
+        "fl_sim/flower_app.py", "fl_sim/runtime/", "strategies/", "clients/",
     )),
     ("typer", ("fl_sim/cli/",)),
     ("pandas", ("fl_sim/results/tables.py", "fl_sim/report/")),

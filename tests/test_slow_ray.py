@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -128,3 +130,51 @@ def test_workers_that_are_killed_again_and_again(tmp_path):
     assert (code, "Traceback" in said, "should not have happened" in said) == (1, False, False), said
     assert "error: " in said
     assert "worker" in said
+
+
+# ---------------------------------------------------------------------------------------------------- a joined cluster
+
+
+class Head(NamedTuple):
+    mark: str
+    address: str
+
+
+@pytest.fixture
+def head(tmp_path, tmp_path_factory) -> Iterator[Head]:
+    """A Ray cluster of one machine that the user has started, as `ray start --head` does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place, mark = tmp_path_factory.mktemp("h"), uuid4().hex
+    start = (
+        "start",
+        "--head",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+        f"--temp-dir={place}",
+    )
+    told = {**os.environ, "TEST_SLOW_HEAD": mark, "RAY_raylet_start_wait_time_s": "300"}
+    told["FL_SIM_STORE"] = str(tmp_path / "store")  # which Flower's own runtime finds only where it is named
+    words = [sys.executable, "-m", "fl_sim.runtime.local_ray", *start, "--node-ip-address=127.0.0.1"]
+    started = subprocess.run(words, env=told, capture_output=True, text=True)
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield Head(mark, f"127.0.0.1:{port}")
+    for process in ours(mark):
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("runtime", ["ray", "flower"])
+@pytest.mark.parametrize(("name", "told"), [("raylet", "the raylet of this machine"), ("gcs_server", "its GCS")])
+def test_a_process_of_a_joined_cluster_that_is_killed(tmp_path, head, name, told, runtime):
+    kill = killing(tmp_path, f"/{name}", 1)
+    words = (*LONG, "--runtime", runtime, "--address", head.address)
+    end = launch(tmp_path, *words, during=lambda _, run: kill(head.mark, run))
+    assert_one_line(end, f"runtime.address = '{head.address}': {told}", "run again")
+    ends = time.monotonic() + 30
+    while (left := [command for command in ours(head.mark).values() if "ray::" in command]) and time.monotonic() < ends:
+        time.sleep(1)
+    assert left == []

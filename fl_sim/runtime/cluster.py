@@ -18,7 +18,8 @@ import ray
 from ray.job_config import JobConfig
 
 import fl_sim.runtime.local_ray  # noqa: F401  # before Ray is started
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, RuntimeLostError
+from fl_sim.runtime.joined import Joined, watched
 
 WITHOUT = 'or use --runtime inline (runtime.name = "inline"), which does without Ray'
 
@@ -50,15 +51,32 @@ def cluster(address: str | None, *, verbose: bool, paths: Sequence[str] | None =
     try:
         ray.init(address=address or "local", include_dashboard=None if address else False, **told)
     except Exception as error:  # for a start that fails Ray has no class of its own
-        raise FlSimError(_joining(address, error) if address else _starting(error)) from None
+        raise RuntimeLostError(_joining(address, error) if address else _starting(error)) from None
     raylet, node = _started_here("raylet"), ray._private.worker._global_node
-    try:
-        yield
-    finally:
-        if node is not None and _dead():
-            node.kill_all_processes(check_alive=False)  # which Ray would wait for to do what they cannot any more
-        ray.shutdown()
-        _end_workers_of(raylet)
+    with contextlib.ExitStack() as stack:
+        _watch(address, node, stack)
+        try:
+            yield
+        except BaseException:  # of an interruption it may be the cause
+            refuse_if_dead()
+            raise
+        finally:
+            if node is not None and _dead():
+                node.kill_all_processes(check_alive=False)  # which Ray would wait for to do what they cannot any more
+            ray.shutdown()
+            _end_workers_of(raylet)
+
+
+_joined: list[Joined] = []  # the cluster that this process has joined, if it has
+
+
+def _watch(address: str | None, node: Any, stack: contextlib.ExitStack) -> None:
+    """Watch a joined cluster as long as the stack is open."""
+    if address is None or node is None:
+        return
+    with contextlib.suppress(OSError):  # a raylet that cannot be asked is not watched
+        _joined.append(stack.enter_context(watched(Joined(address, node.raylet_socket_name, node.gcs_address))))
+        stack.callback(_joined.clear)
 
 
 def _joining(address: str, error: Exception) -> str:
@@ -89,18 +107,32 @@ def _in_a_line(error: Exception) -> str:
 
 
 def refuse_if_dead() -> None:
-    """Look after the processes of the Ray that was started here; Ray itself ends this process a while after one of
-    them, without a word.
+    """Look after the processes of the Ray that was started here or joined; Ray itself ends this process a while after
+    one of them, without a word.
 
     Raises:
         FlSimError: one without which nothing goes on has ended.
     """
     for name, code in _dead().items():
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise FlSimError(
+        raise RuntimeLostError(
             f"Ray's process {name} {how} in the middle of the run (did the machine run out of memory?); run again, for "
             f"what is made is kept, {WITHOUT}"
         )
+
+    for joined in _joined:
+        joined.look()
+        if joined.dead:
+            joined.heeded.set()
+            raise RuntimeLostError(
+                f"runtime.address = {joined.address!r}: {joined.dead} has died in the middle of the run; start the "
+                f"cluster again and run again, for what is made is kept, {WITHOUT}"
+            )
+
+
+def is_lost() -> bool:
+    """Whether nothing can be asked of Ray any more."""
+    return bool(_dead()) or any(joined.dead for joined in _joined)
 
 
 def _dead() -> dict[str, int]:
@@ -144,7 +176,7 @@ def _refuse_where_nobody_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise FlSimError(f"runtime.address = {address!r}: no Ray cluster answers there: {error}") from None
+        raise RuntimeLostError(f"runtime.address = {address!r}: no Ray cluster answers there: {error}") from None
 
 
 def has_gpus() -> bool:

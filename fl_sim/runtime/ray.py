@@ -29,7 +29,7 @@ import ray
 from flwr.app import Error, Message, Metadata, RecordDict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, RuntimeLostError
 from fl_sim.messages.exchange import Batch, Questions
 from fl_sim.messages.record import Record
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore
@@ -366,7 +366,7 @@ class RayGrid(SimulatedGrid):
     def _refuse_to_wait_for_ever(self) -> None:
         """Where no actor runs, Ray may be starting one; or the nodes that had room for one are lost."""
         if not room(**self.resources):
-            raise FlSimError(
+            raise RuntimeLostError(
                 f"no node of the Ray cluster is left that has runtime.cpus_per_client = {self.resources['num_cpus']:g} "
                 f"and gpus_per_client = {self.resources['num_gpus']:g}; start one, then run again: what is made is kept"
             )

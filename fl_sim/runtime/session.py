@@ -94,7 +94,7 @@ class Session:
         refuse_if_dead()  # in a run before
         try:
             return server(self._grid_on_ray(num_clients, done, need))
-        except Exception:
+        except (Exception, KeyboardInterrupt):  # by which a joined cluster's end is told to who waits for it
             refuse_if_dead()  # of which whatever was raised came
             raise
 
@@ -141,9 +141,11 @@ class Session:
         self._need = need  # now, so that after a start that failed the next run tries again
 
     def _close(self) -> None:
-        if self._grid is not None:
+        from fl_sim.runtime.cluster import is_lost
+
+        if self._grid is not None and not is_lost():  # else Ray would be waited for, and ends this process meanwhile
             self._grid.close()
-            self._grid = None
+        self._grid = None
 
     def _on_gpus(self) -> bool:
         return resolve_device(self.where.device) == "cuda"

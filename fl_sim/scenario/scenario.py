@@ -77,6 +77,27 @@ class Scenario(Section):
                 "one; leave it out, or name more classes"
             )
 
+    def check_own(self) -> None:
+        """Refuse what a user's own strategies do not go with, which shows once their modules are imported.
+
+        Raises:
+            ScenarioError: in the words with which one of ours is refused when the file is loaded.
+        """
+        from fl_sim.data.datasets import describe
+
+        own = {
+            key: toml.own_options(key, told)
+            for key, told in (("learn", self.learn), ("calibrate", self.calibrate))
+            if OWN.match(told.name)
+        }
+        source = describe(self.data.name)
+        try:
+            declared = self.model_copy(update=own)
+            declared._fits(source.task, source.num_classes)
+            declared._trees_can_learn()
+        except ValueError as error:
+            raise ScenarioError(str(error)) from None
+
     def check_data(self, num_classes: int | None) -> None:
         """Refuse what does not go with the data, where a user's own show only once loaded what they are.
 

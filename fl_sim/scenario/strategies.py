@@ -3,13 +3,15 @@
 A strategy is a file in `strategies/`, and goes by that file's name. Its options are the keyword-only parameters of its
 constructor, with their annotations, defaults and comments. Here alone a lower layer looks upward: a strategy is
 imported when a scenario names it, and all of them only where all are asked for. A name of the form `module:object` is
-the user's own: its keys are handed to it as keyword arguments.
+the user's own: its keys are handed to it as keyword arguments, checked as its constructor declares them once its module
+is imported, before the run.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -18,6 +20,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import create_model
 
+from fl_sim.names import own_object
 from fl_sim.scenario.calibrate import Calibrate, OwnCalibrate, Uncalibrated
 from fl_sim.scenario.learn import Learn, OwnLearn
 from fl_sim.scenario.options import Options, chosen
@@ -47,16 +50,58 @@ def strategy(name: str) -> Any:
 @cache
 def _table(name: str) -> type[Options]:
     made_by = strategy(name)
+    return _declared(made_by, name, get_type_hints(made_by.__init__, include_extras=True))
+
+
+def _declared(made_by: Any, name: str, types: Mapping[str, Any]) -> type[Options]:
+    """The table of a strategy as its constructor declares it; what it says no type of may be anything."""
     parameters = inspect.signature(made_by.__init__).parameters
-    types = get_type_hints(made_by.__init__, include_extras=True)
     base = Learn if made_by.kind == "learn" else Calibrate if "alpha" in parameters else Uncalibrated
     fields: dict[str, Any] = {"name": (Literal[name], name)}
     for key, parameter in parameters.items():
-        if key not in COMMON:
-            fields[key] = (types[key], ... if parameter.default is parameter.empty else parameter.default)
+        if key not in COMMON and parameter.kind not in _OTHERS:
+            fields[key] = (types.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
     table: Any = create_model(made_by.__name__, __base__=base, __doc__=made_by.__doc__, **fields)
     table.strategy = made_by
     return table
+
+
+_OTHERS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def own_table(told: Options) -> type[Options]:
+    """The table of a user's own strategy, which may declare no types, or such as nobody here knows, and take any key.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or nothing of that name in it.
+    """
+    return _own_table(own_object(told.name), told.name)
+
+
+@cache
+def _own_table(made_by: Any, name: str) -> type[Options]:
+    kinds = [parameter.kind for parameter in inspect.signature(made_by.__init__).parameters.values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an option that has the name of a method of ours
+        try:
+            table = _declared(made_by, name, get_type_hints(made_by.__init__, include_extras=True))
+        except Exception:  # pydantic's, of a type that it does not know, and Python's, of a name that is not there
+            table = _declared(made_by, name, {})
+        if inspect.Parameter.VAR_KEYWORD in kinds:
+            table.model_config["extra"] = "allow"
+            table.model_rebuild(force=True)
+    return table
+
+
+def as_declared(told: Options) -> Options:
+    """The options of a user's own strategy, whose table took any key, in the table that its constructor declares.
+
+    Raises:
+        pydantic.ValidationError: a key is none of its options, is missing or has a value that its type excludes.
+    """
+    table = own_table(told)
+    given = {key: getattr(told, key) for key in type(told).model_fields if key in table.model_fields}
+    return table.model_validate(given | (told.model_extra or {}))
 
 
 class StrategyTables(Mapping[str, type[Options]]):

@@ -18,8 +18,9 @@ from fl_sim.errors import FlSimError, ScenarioError
 from fl_sim.names import nearest
 from fl_sim.scenario.behaviours import BEHAVIOUR
 from fl_sim.scenario.learn import Rehearsal, SafetyNet, Trained
+from fl_sim.scenario.options import Options
 from fl_sim.scenario.scores import SCORE
-from fl_sim.scenario.strategies import CALIBRATE, LEARN
+from fl_sim.scenario.strategies import CALIBRATE, LEARN, as_declared, own_table
 from fl_sim.scenario.tables import Agreement, Clients, Data, ReferenceSets, Runtime, Tier
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -118,6 +119,29 @@ def build(tables: dict[str, Any], model: type[Model]) -> Model:
     except ValidationError as error:
         lines = list(dict.fromkeys(_refusals(error, tables, model)))
         raise ScenarioError("\n".join(lines)) from None
+
+
+def own_options(key: str, told: Options) -> Options:
+    """The options of a user's own strategy at `key` of a scenario, as its constructor declares them.
+
+    Raises:
+        ScenarioError: one line for each that is wrong.
+    """
+    try:
+        return as_declared(told)
+    except ValidationError as error:
+        raise ScenarioError("\n".join(dict.fromkeys(_own_refusals(error, key, told)))) from None
+
+
+def _own_refusals(error: ValidationError, key: str, told: Options) -> Iterable[str]:
+    options = sorted(own_table(told).model_fields.keys() - {"name"})
+    for one in error.errors():
+        where = ".".join(map(str, (key, *one["loc"])))
+        if one["type"] == "extra_forbidden" and len(one["loc"]) == 1:
+            hint = nearest(str(one["loc"][0]), options) if options else ""
+            yield f"{where}: {told.name} has no such option{hint}"
+        else:
+            yield f"{where}{_rule(one, {}, type(told))}"
 
 
 # --------------------------------------------------------------------------------------------------------- overrides

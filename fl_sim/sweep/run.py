@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fl_sim.errors import FlSimError, log
+from fl_sim.errors import FlSimError, RuntimeLostError, log
 from fl_sim.preflight import check
 from fl_sim.results.run import RunFolder
 from fl_sim.results.sweep_folder import FAILED, POINTS, SWEEP, SweepFile, is_finished
@@ -41,6 +41,7 @@ def run_sweep(
     """Run what is not finished. Returns run -> why it failed.
 
     Raises:
+        RuntimeLostError: what clients run on is gone, so that every other point would fail alike.
         FlSimError: the folder cannot be written or is not this sweep's, or `fail_fast` and a point failed.
     """
     for point in sweep.runs.values():
@@ -61,6 +62,10 @@ def run_sweep(
                         failed[point.run] = failure
                         if fail_fast:
                             raise FlSimError(f"{failure}\nat the point {point.words()}; the finished points are kept")
+    except RuntimeLostError as error:
+        finished = sum(is_finished(folder, run) for run in sweep.runs)
+        told = f"{finished} of {len(sweep.runs)} runs {'is' if finished == 1 else 'are'} finished and kept"
+        raise RuntimeLostError(f"{error}; {told}, and the same command goes on with the others") from None
     finally:
         if failed:
             with writing(folder):
@@ -96,7 +101,9 @@ def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], 
                     log.warning("%s: %s", point.words(), note)
                 place.write(result)
                 place.finish()
-        except Exception as error:  # whatever it is, it must not cost the other points
+        except RuntimeLostError:
+            raise
+        except Exception as error:  # whatever else it is, it must not cost the other points
             told = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"
             failure = "; ".join([told, *getattr(error, "__notes__", [])])
             watch.ended(point.words(), failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -14,15 +15,18 @@ from typing import NamedTuple
 
 import pytest
 from test_cli import SMALL, call
-from test_damage import FILES
+from test_damage import FILES, with_a_mark
 
 from fl_sim import Result
 from fl_sim.errors import FlSimError
 from fl_sim.results import tables
+from fl_sim.scenario.toml import locate
 from fl_sim.store import folders
 
-WORLD = ("digits", *SMALL, "agreement.rows=20")
+NAMED = "schwäch"  # a tier whose name other encodings write otherwise
+WORLD = ("world.toml", *(word.replace("weak", NAMED) for word in SMALL), "agreement.rows=20")
 SWEPT = ("sweep", *WORLD, "seed=0,1", "--out")
+COMPARED = ("compare", *WORLD, "local", "pooled", "--out")
 RUN = ("run", *WORLD, "--out")
 DRAWN = {".png", ".svg"}
 
@@ -32,6 +36,48 @@ def cut_between_rows(path: Path) -> None:
     path.write_bytes(b"".join(lines[: len(lines) // 2]))
 
 
+def in_utf_16(path: Path) -> None:
+    path.write_bytes(path.read_bytes().decode().encode("utf-16"))
+
+
+def in_utf_16_without_a_mark(path: Path) -> None:
+    path.write_bytes(path.read_bytes().decode().encode("utf-16-le"))
+
+
+def in_utf_32(path: Path) -> None:
+    path.write_bytes(path.read_bytes().decode().encode("utf-32"))
+
+
+def in_latin_1(path: Path) -> None:
+    path.write_bytes(path.read_bytes().decode().encode("latin-1"))
+
+
+def with_other_ends_of_lines(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def indented_otherwise(path: Path) -> None:
+    """As editors and `jq` save JSON, with letters in the place of their numbers."""
+    told = json.loads(path.read_bytes())
+    path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+
+
+SAVED = [in_utf_16, in_utf_16_without_a_mark, in_utf_32, in_latin_1, with_other_ends_of_lines]  # by an editor
+
+
+def unseal(folder: Path) -> None:
+    """Make of it what an older fl-sim wrote."""
+    for path in folder.rglob("*.json"):
+        told = json.loads(path.read_bytes())
+        told.pop("sha256")
+        path.write_text(json.dumps(told), encoding="utf-8")
+
+
+def world(folder: Path) -> None:
+    text = locate("digits").read_text(encoding="utf-8").replace('"weak"', f'"{NAMED}"')
+    (folder / "world.toml").write_text(text, encoding="utf-8")
+
+
 class Made(NamedTuple):
     command: tuple[str, ...]
     folder: Path
@@ -39,13 +85,15 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, Made]:
-    """A finished run and a finished sweep, both of the same store."""
+    """A finished run, a finished sweep and a finished comparison, all of the same store."""
     place = tmp_path_factory.mktemp("made")
-    found = {"run": Made(RUN, place / "run"), "sweep": Made(SWEPT, place / "sweep")}
+    world(place)
+    commands = {"run": RUN, "sweep": SWEPT, "compare": COMPARED}
+    found = {name: Made(command, place / name) for name, command in commands.items()}
     for command, folder in found.values():
         words = [sys.executable, "-c", "from fl_sim.cli.main import main; main()", *command, str(folder)]
         environment = os.environ | {"FL_SIM_STORE": str(place / "store")}
-        done = subprocess.run(words, capture_output=True, text=True, env=environment)
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=place)
         assert done.returncode == 0, done.stderr
     return found
 
@@ -53,6 +101,7 @@ def made(tmp_path_factory) -> dict[str, Made]:
 @pytest.fixture
 def fl_sim(monkeypatch, capsys, made, tmp_path):
     """The command, with the store of what was made."""
+    world(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FL_SIM_STORE", str(made["run"].folder.parent / "store"))
     return lambda *words: call(monkeypatch, capsys, *map(str, words))
@@ -83,7 +132,25 @@ CASES = [
       for harm in (*FILES, cut_between_rows)),
     *(("sweep", file, harm) for file in ("sweep.json", "points/*/result.json", "points/*/clients.csv")
       for harm in (*FILES, cut_between_rows)[::2]),
+    *(("compare", file, harm) for file in ("sweep.json", "points/*/result.json", "points/*/scenario.toml")
+      for harm in (*FILES, cut_between_rows)[1::2]),
 ]  # fmt: skip
+
+SAVED_OTHERWISE = [
+    *(("run", file, save) for file in ("result.json", "clients.csv", "scenario.toml", "disagreement.csv")
+      for save in (*SAVED, with_a_mark)),
+    *((what, file, save) for what in ("sweep", "compare") for file in ("sweep.json", "points/*/clients.csv")
+      for save in (*SAVED, with_a_mark)),
+    ("run", "result.json", indented_otherwise), ("sweep", "sweep.json", indented_otherwise),
+]  # fmt: skip
+
+
+def readers(folder: Path, place: Path) -> tuple[tuple[str | Path, ...], ...]:
+    """Every command that reads a folder, without the one that made it."""
+    return (
+        ("results", folder), ("results", folder, "--what", "clients", "--format", "json"), ("certify", folder),
+        ("report", folder, "--out", place / "page.html"),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("what", "file", "harm"), CASES, ids=lambda part: getattr(part, "__name__", part))
@@ -93,21 +160,47 @@ def test_every_reader_names_what_is_damaged_and_leaves_the_rest(made, tmp_path, 
     harmed = min(folder.glob(file))
     harm(harmed)
     before = snapshot(folder)
-    for reader in (
-        ("results", folder), ("results", folder, "--what", "clients", "--format", "json"), ("certify", folder),
-        ("report", folder, "--out", tmp_path / "page.html"), (*command, folder),
-    ):  # fmt: skip
+    for reader in (*readers(folder, tmp_path), (*command, folder)):
         code, _, said = fl_sim(*reader)
         if code:
             assert code == 1
             one_line(said, folder)
         else:  # a point without its result is not finished, and a sweep's own file is made again from the scenario
-            assert what == "sweep"
-            assert not harmed.is_file() or reader[0] == "sweep"
+            assert what != "run"
+            assert not harmed.is_file() or reader[0] == what
         assert snapshot(folder) in (before, snapshot(whole))  # the second where what was lost could be made again
     for load in (Result.load, tables.load):
         refused = said_by(load, folder)
-        assert refused or what == "sweep"
+        assert refused or what != "run"
+        if refused:
+            one_line(refused, folder)
+
+
+@pytest.mark.parametrize("sealed", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["sealed", "older"])
+@pytest.mark.parametrize(("what", "file", "save"), SAVED_OTHERWISE, ids=lambda part: getattr(part, "__name__", part))
+def test_what_an_editor_saved_is_read_as_it_was_or_named(made, tmp_path, fl_sim, what, file, save, sealed):
+    command, whole = made[what]
+    folder = shutil.copytree(whole, tmp_path / what)
+    if not sealed:
+        unseal(folder)
+    told = (("certify", folder), ("results", folder, "--what", "clients"), (*command, folder))
+    everybody = told[:1] if sealed else (*readers(folder, tmp_path), *told)
+    read = [fl_sim(*reader) for reader in everybody]
+    assert [code for code, _, _ in read] == [0] * len(read), read
+    saved = min(folder.glob(file))
+    save(saved)
+    content = saved.read_bytes()
+    for reader, before in zip(everybody, read, strict=True):
+        code, printed, said = fl_sim(*reader)
+        if code:
+            assert code == 1
+            one_line(said, folder)
+            assert saved.name in said
+        else:
+            assert (printed, said) == before[1:]
+        assert saved.read_bytes() == content
+    for load in (Result.load, tables.load):
+        refused = said_by(load, folder)
         if refused:
             one_line(refused, folder)
 
@@ -183,8 +276,9 @@ def test_the_same_run_twice_at_once_ends_well_for_both(made, tmp_path, filled):
         (tmp_path / "out").mkdir()
     environment = os.environ | {"FL_SIM_STORE": str(tmp_path / "store")}
     words = [sys.executable, "-c", "from fl_sim.cli.main import main; main()", *RUN, str(tmp_path / "out")]
+    place = made["run"].folder.parent
     both = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=place)
         for _ in range(2)
     ]
     said = [process.communicate(timeout=300) for process in both]

@@ -22,8 +22,8 @@ from fl_sim.errors import FlSimError
 from fl_sim.runtime import artifact_exchange as module
 from fl_sim.runtime import ray as runtime
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore, driver_store
-from fl_sim.runtime.grids import FIRST_NODE, Host
-from fl_sim.runtime.inline import InlineGrid
+from fl_sim.runtime.grids import FIRST_NODE
+from fl_sim.runtime.inline import Host, InlineGrid
 from fl_sim.store.artifacts import Artifact, Store, attach, store_at
 from fl_sim.telemetry import noted
 
@@ -361,7 +361,7 @@ def test_errors_name_another_machine_and_not_the_servers_own(tmp_path):
     for machine, end in (("node-7", "will not (on node-7)"), ("", "will not")):
         InlineGrid("grid_app:app", 1, 60.0)  # has Flower's identity, without which there is no message
         (message,) = behave(tmp_path, range(1), **{"raise": [0]})
-        reply, _ = Host("grid_app:app", machine).run(message, RecordDict(), 1)
+        reply, _, _ = Host("grid_app:app", machine).run(message, RecordDict(), 1)
         assert reply.error.reason.rstrip().endswith(f"partition 0 {end}")
 
 

@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from fl_sim import load
-from fl_sim.errors import FlSimError, ScenarioError
+from fl_sim.errors import FlSimError, RuntimeLostError, ScenarioError
 from fl_sim.results.run import RunFolder
 from fl_sim.results.sweep_folder import is_finished
+from fl_sim.runtime.inline import InlineGrid
 from fl_sim.scenario.toml import locate, values_of
 from fl_sim.sweep.expand import cost, label, load_comparison, load_sweep
 from fl_sim.sweep.run import claim, run_sweep
@@ -199,7 +200,8 @@ def test_a_failed_point_is_told_and_costs_the_others_nothing(tmp_path, monkeypat
     monkeypatch.syspath_prepend(str(tmp_path))
     sweep = load_sweep("digits", [*TINY, "calibrate=breaks_at_seed_1:Breaks", "clients.count=4,5,6"])
     watch, failed = run(sweep, tmp_path / "out")
-    assert list(failed.values()) == ["RuntimeError: five"]
+    (failure,) = failed.values()
+    assert failure.endswith("\ncalibrate = 'breaks_at_seed_1:Breaks' raised RuntimeError: five")
     assert watch.failures == ["clients.count=5"]
     assert list(load(tmp_path / "out").points["status"]) == ["ok", "failed", "ok"]
     assert not list((tmp_path / "out/points").glob(".*-*[!0-9a-f]*"))
@@ -207,6 +209,31 @@ def test_a_failed_point_is_told_and_costs_the_others_nothing(tmp_path, monkeypat
         run(sweep, tmp_path / "out", fail_fast=True)
     again, _ = run(sweep, tmp_path / "out")
     assert again.begun == ["clients.count=5"]
+
+
+def test_a_sweep_whose_ray_dies_stops_at_once_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    sweep, died = load_sweep("digits", [*TINY, "seed=0,1,2,3"]), []
+    answer = InlineGrid.answer
+
+    def dies(grid, messages, timeout):
+        if len(watched.begun) == 2:
+            died.append(watched.begun[-1])
+            raise RuntimeLostError("Ray's process raylet was killed by signal 9")
+        return answer(grid, messages, timeout)
+
+    watched = Quiet()
+    with monkeypatch.context() as patch:
+        patch.setattr(InlineGrid, "answer", dies)
+        with pytest.raises(RuntimeLostError) as stopped:
+            run_sweep(sweep, tmp_path / "out", watched, store=tmp_path / "store", verbose=False, fail_fast=False)
+    assert died == watched.begun[1:] == ["seed=1"]
+    assert str(stopped.value) == (
+        "Ray's process raylet was killed by signal 9; 1 of 4 runs is finished and kept, and the same command goes on "
+        "with the others"
+    )
+    assert list(load(tmp_path / "out").points["status"]) == ["ok", "not run", "not run", "not run"]
+    again, failed = run(sweep, tmp_path / "out")
+    assert (again.begun, again.finished, failed) == (["seed=1", "seed=2", "seed=3"], 1, {})
 
 
 def test_a_full_disk_loses_one_point_and_the_same_command_goes_on(tmp_path, monkeypatch):
