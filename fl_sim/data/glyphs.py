@@ -29,11 +29,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fl_sim.data.fonts import POOL_FONTS, TEXT_FONTS, draw, open_font
+from fl_sim.data.source import versions
 from fl_sim.randomness import stream
 
 if TYPE_CHECKING:
     import torch
 
+DEFAULT_SIZE = 28
 VERSION = 2  # raise it when a change here changes an image or its place
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
 CHARACTERS = LETTERS + string.digits
@@ -92,6 +94,11 @@ def pool(image_size: int, fonts: tuple[str, ...] = POOL_FONTS) -> GlyphPool:
     order = np.argsort(code_points, kind="stable")
     drawn = np.stack([images[i] for i in order])[:, None]
     return GlyphPool(drawn, fonts, np.array(font)[order], np.array(code_points)[order])
+
+
+def marks() -> tuple[str, ...]:
+    """What decides an image besides the arguments above."""
+    return (f"glyphs {VERSION}", *versions("matplotlib", "numpy", "torch"))
 
 
 def _balanced_labels(count: int, seed: int, num_classes: int) -> np.ndarray:

@@ -24,10 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.data import glyphs, vision
-from fl_sim.data.datasets import describe, load
+from fl_sim.data.datasets import KNOWN, describe, load
 from fl_sim.data.folders import Listing, fingerprint, listed
-from fl_sim.data.fonts import POOL_FONTS, SEEN_FONTS, TEXT_FONTS, UNSEEN_FONTS
 from fl_sim.data.images import as_shape
 from fl_sim.data.source import versions
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
@@ -36,8 +34,6 @@ from fl_sim.store.artifacts import Arrays, Artifact, Store, digest
 VERSION = 1  # raise it when a change here changes what is stored
 WORD = b"fl-sim reference 1"  # begins the digest: another rule gets another number
 FOLDER = "image-folder:"
-POOLS = {"glyphs-pool": POOL_FONTS, "glyphs-pool:seen": SEEN_FONTS}
-DRAWN = {"glyphs": TEXT_FONTS, "unseen-letters": UNSEEN_FONTS}
 CHUNK = 1024  # images converted at a time
 
 Shape = tuple[int, int, int]
@@ -208,7 +204,7 @@ def _check_set(name: str) -> None:
     source = describe(name, "reference.sets")
     if source.task == "regression":
         raise ScenarioError(f"reference.sets: {name} has features, and a reference set is of images; choose images")
-    if name in DRAWN:
+    if source.origin == "generated" and source.pool is None:
         raise ScenarioError(f"reference.sets: {name} is made anew for each seed, in no fixed order; use glyphs-pool")
     if source.task is None:
         raise ScenarioError(
@@ -222,21 +218,15 @@ def _share(name: str, other: str) -> bool:
     if name.startswith(FOLDER) and other.startswith(FOLDER):
         one, two = _folder(name), _folder(other)
         return one.is_relative_to(two) or two.is_relative_to(one)
-    return bool(_pieces(name) & _pieces(other))
-
-
-def _pieces(name: str) -> set[str]:
-    """What a set is made of: fonts, or published parts."""
-    if name in vision.VISION:
-        return {f"{name}:labelled", f"{name}:unlabelled"}
-    return set((POOLS | DRAWN).get(name, (name,)))
+    mine, others = (KNOWN[one].pieces if one in KNOWN else {one} for one in (name, other))
+    return bool(mine & others)
 
 
 def _instead(data_name: str, name: str) -> str:
     base = data_name.partition(":")[0]
     if name.startswith("glyphs-pool"):
         return "use glyphs-pool:seen with unseen-letters, or other sets"
-    if base in vision.VISION and base == name.partition(":")[0]:
+    if base == name.partition(":")[0] and base in KNOWN and KNOWN[base].parts:
         return f"use {base}:unlabelled with {base}:labelled, or other sets"
     return "use other sets"
 
@@ -284,12 +274,9 @@ def _make(sets: tuple[str, ...], shape: Shape, scratch: Path) -> Artifact:
 
 def _images(name: str, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """A set's images as it has them (n, channels, height, width), and where its groups begin."""
-    if name in POOLS:
-        pool = glyphs.pool(side, POOLS[name])
-        return pool.images, np.flatnonzero(np.diff(pool.code_point, prepend=-1))
-    base, _, part = name.partition(":")
-    if base in vision.VISION and part == "unlabelled":
-        return vision.unlabelled(base), np.zeros(1, np.int64)
+    pool = describe(name, "reference.sets").pool
+    if pool is not None:
+        return pool(side)
     return load(name, count=0, image_size=None, seed=0).inputs, np.zeros(1, np.int64)
 
 

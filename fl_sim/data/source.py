@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_sim.errors import DataNotAtHandError, FlSimError
 from fl_sim.store.folders import at_home
 
 BLOCK = 1 << 24  # numbers that are looked at at a time
 Task = Literal["classification", "regression", "unlabelled"]
+Images = NDArray[np.uint8]  # (n, channels, height, width)
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ class Source:
     holds the commands that bring it here. `read(count, image_size, seed)` gives the Dataset, `fetch`
     downloads it; use `datasets.load` and `datasets.get`. `marks` are words that change when the content
     behind the name may have (versions, file times); published data needs none.
+
+    For reference sets: `pool(side)` gives images without labels, and where groups of them begin. `made_of` names what
+    it is made of, `parts` are sets that share no image; two sets with a piece in common are not used together.
     """
 
     name: str
     task: Task | None
     about: str
     origin: Literal["embedded", "generated", "download", "optional package", "yours"]
-    read: Callable[[int, int | None, int], Dataset]
+    read: Callable[[int, int | None, int], Dataset] | None = None  # None: it has no labels
     capacity: int | None = None
     num_official_test: int = 0
     num_classes: int | None = None  # None: regression, or not known before it is loaded
@@ -78,6 +83,14 @@ class Source:
     to_get: tuple[str, ...] = ()
     fetch: Callable[[], None] | None = None
     marks: Callable[[], tuple[str, ...]] = tuple
+    pool: Callable[[int], tuple[Images, NDArray[np.int64]]] | None = None
+    made_of: tuple[str, ...] = ()
+    parts: tuple[Source, ...] = ()
+
+    @property
+    def pieces(self) -> set[str]:
+        """What its images are, or are drawn from."""
+        return {part.name for part in self.parts} or set(self.made_of or [self.name])
 
     def fingerprint(self) -> str:
         """Hex digest of the name and all that decides its content beside count, image_size and seed."""
