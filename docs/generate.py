@@ -200,6 +200,13 @@ swept strategies matters to those alone. At most 100,000 points. On the command 
     "clients.concentration" = [0.1, 1.0, 10.0]
     calibrate = ["fedwq-cp", "local", { name = "fcp", sketch = "tdigest" }]
     seed = [0, 1, 2]
+
+Among the values of `calibrate` a kind stands for all strategies of that kind that are for the data's task, so that a new
+one takes part without being named: `{ kind = "one-round" }` those that take no `rounds`, `{ kind = "variants" }` the same
+in the other settings in which they are compared, `{ kind = "many-rounds" }` those that take `rounds`. What one of them is
+told in this world stands beside the kind:
+
+    calibrate = [{ kind = "one-round", private = { range = [0, 40] } }, { kind = "variants" }]
 """
 
 

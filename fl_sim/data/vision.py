@@ -24,7 +24,7 @@ IDX_NAMES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind 
 SPLITS = ({"train": True}, {"train": False})
 
 
-class Elsewhere(NamedTuple):
+class LocalCopy(NamedTuple):
     """Where a set may lie too, and how it is read there."""
 
     at_hand: Callable[[], bool]
@@ -44,7 +44,7 @@ class VisionSet:
     num_classes: int = 10
     parts: tuple[dict[str, Any], dict[str, Any]] = SPLITS
     columns_first: bool = False  # its publisher stored columns as rows
-    elsewhere: Elsewhere | None = None
+    elsewhere: LocalCopy | None = None
 
     def source(self, about: str) -> Source:
         """The whole set, with its two parts."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_sim.data.source import Dataset
-from fl_sim.data.vision import IDX_NAMES, Elsewhere, VisionSet, idx_files
+from fl_sim.data.vision import IDX_NAMES, LocalCopy, VisionSet, idx_files
 from fl_sim.errors import FlSimError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -44,7 +44,7 @@ images = VisionSet(
     "fashion-mnist",
     "FashionMNIST",
     idx_files("FashionMNIST"),
-    elsewhere=Elsewhere(_debian_at_hand, _read_debian, "apt-get install dataset-fashion-mnist   # Debian, Ubuntu"),
+    elsewhere=LocalCopy(_debian_at_hand, _read_debian, "apt-get install dataset-fashion-mnist   # Debian, Ubuntu"),
 )
 source = images.source("ten kinds of clothes, 28 x 28 grey")
 labelled, unlabelled = source.parts  # listed too; the others' are alike, and a list would hardly end
