@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from clients.behaviour import told_scores
 from clients.predictions import ClientContext
-from fl_sim.conformal import alignment
 from fl_sim.conformal.aggregation import density_at
 from fl_sim.conformal.alignment import RankScale, Ratio, root_mean_square
 from fl_sim.conformal.calibrator_plan import Plan, plan_of
@@ -264,7 +263,7 @@ class Scorer:
         """What the client's logits are divided by."""
         if self.align != "temperature" or self._regression:
             return 1.0
-        return alignment.best_temperature(self.client_context.outputs("train"), self.client_context.targets("train"))
+        return best_temperature(self.client_context.outputs("train"), self.client_context.targets("train"))
 
     @cached_property
     def scale(self) -> RankScale | Ratio | None:

@@ -77,17 +77,12 @@ def tabulate(before: ArrayLike, labels: ArrayLike, after: ArrayLike | None = Non
         No row where n = 0, and where `before` holds nan: a model that answers nan has no probabilities.
 
     Raises:
-        ValueError: shapes that do not fit, labels outside 0..C-1, nan in `after` alone.
+        ValueError: labels outside 0..C-1, nan in `after` alone.
     """
     log_p = np.asarray(before, np.float64)
-    if log_p.ndim != 2:
-        raise ValueError(f"log-probabilities of shape {log_p.shape}: must have shape (n, C)")
     n, truth = len(log_p), checked_labels(labels, *log_p.shape)
     if after is not None:
-        calibrated = np.asarray(after, np.float64)
-        if calibrated.shape != log_p.shape:
-            raise ValueError(f"calibrated log-probabilities of shape {calibrated.shape}: must be {log_p.shape}")
-        log_p, truth = np.concatenate([log_p, calibrated]), np.concatenate([truth, truth])
+        log_p, truth = np.concatenate([log_p, np.asarray(after, np.float64)]), np.concatenate([truth, truth])
     rows, guess, p = np.arange(len(log_p)), log_p.argmax(axis=1), np.exp(log_p)
     confidence = p[rows, guess]  # argmax points at a row's first nan
     if n == 0 or np.isnan(confidence[:n]).any():

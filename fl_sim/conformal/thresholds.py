@@ -28,21 +28,19 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.decimals import as_meant, exact_alpha
 
 SmallN = Literal["clip", "inf", "drop"]
 
 
 def conformal_rank(n: int, alpha: float) -> int:
     """ceil((n+1)(1-α)) in exact arithmetic: the rank of the split-conformal threshold; it may exceed n."""
-    if n < 0:
-        raise ValueError(f"n = {n}: a number of calibration points must be at least 0")
-    return math.ceil((int(n) + 1) * (1 - _exact(alpha)))
+    return math.ceil((int(n) + 1) * (1 - exact_alpha(alpha)))
 
 
 def min_calibration(alpha: float) -> int:
     """The smallest n whose conformal rank is at most n, which is the smallest n >= 1/α - 1."""
-    return math.ceil(1 / _exact(alpha)) - 1
+    return math.ceil(1 / exact_alpha(alpha)) - 1
 
 
 def conformal_threshold(scores: ArrayLike, alpha: float) -> float:
@@ -125,7 +123,7 @@ def mixture_threshold(scores: Sequence[ArrayLike], mixture: Sequence[float | Fra
     unit = math.lcm(*(share.denominator for share in alike))
     # Whole numbers: sums are exact, and fast. They may be far too large for 64 bits.
     weighed = [(int(share * unit), np.sort(np.concatenate(own))) for share, own in alike.items()]
-    needed = math.ceil(sum(parts) * (1 - _exact(alpha)) * unit)
+    needed = math.ceil(sum(parts) * (1 - exact_alpha(alpha)) * unit)
 
     def mass(q: float) -> int:
         return sum(weight * int(np.searchsorted(own, q, side="right")) for weight, own in weighed)
@@ -157,13 +155,6 @@ def refuse_where(wrong: NDArray[np.bool_], name: str, values: NDArray, rule: str
     if wrong.any():
         index = tuple(np.argwhere(wrong)[0].tolist())
         raise ValueError(f"{name}{list(index)} = {values[index]}: {rule}")
-
-
-def _exact(alpha: float) -> Fraction:
-    exact = as_meant(alpha) if 0 < alpha < 1 else Fraction(0)
-    if not 0 < exact < 1:
-        raise ValueError(f"alpha = {alpha}: must lie strictly between 0 and 1, in its first 12 digits")
-    return exact
 
 
 def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.decimals import exact_alpha
 from fl_sim.scenario.options import Options
 from fl_sim.scenario.scores import score_options
 
@@ -71,8 +71,7 @@ class Calibrate(Options):
     @field_validator("alpha")
     @classmethod
     def _exact(cls, alpha: float) -> float:
-        if not 0 < as_meant(alpha) < 1:
-            raise ValueError("0 < alpha < 1")
+        exact_alpha(alpha)
         return alpha
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_fedcp_qq import expected_coverages
 
 from fl_sim.conformal import order_statistics, robust, weighted
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.histogram import encode
-from fl_sim.conformal.order_statistics import Aim, choose, expected_coverages, shortfalls
+from fl_sim.conformal.order_statistics import Aim, choose, shortfalls
 from fl_sim.conformal.poisson_binomial import at_most, fewer
 from fl_sim.conformal.robust import maliciousness, most_likely_malicious
 from fl_sim.conformal.thresholds import conformal_rank, local_rank, mixture_threshold
