@@ -228,8 +228,10 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
 
     scenario = Scenario.load(file, *(overrides or []))
     check(scenario)
-    told = f"{scenario.clients.count} clients on {scenario.data.name}, {scenario.learn.name}, {scenario.calibrate.name}"
-    out.print(f"{escape(file)} can be run here: {told}")
+    world = (
+        f"{scenario.clients.count} clients on {scenario.data.name}, {scenario.learn.name}, {scenario.calibrate.name}"
+    )
+    out.print(f"{escape(file)} can be run here: {world}")
 
 
 def _validate_sweep(file: str, assignments: list[str]) -> None:
@@ -357,8 +359,8 @@ def data_get(
     kind, _, model = name.partition(":")
     with Bars(err) as bars:
         bars.phase(f"getting {escape(name)}", None)
-        said = get_weights(model) if kind == "weights" else get(name)
-    out.print(escape(said), soft_wrap=True)
+        happened = get_weights(model) if kind == "weights" else get(name)
+    out.print(escape(happened), soft_wrap=True)
 
 
 @app.command()
@@ -373,15 +375,15 @@ def store(
     """What the artifact store holds."""
     from fl_sim.store.artifacts import Store, default_root, located
 
-    kept = Store(located(place or default_root()))
+    artifacts = Store(located(place or default_root()))
     if prune:
-        count, freed = kept.prune(days)
+        count, freed = artifacts.prune(days)
         out.print(f"deleted {count} artifacts, {freed / 1e6:.1f} MB")
-    table = Table(title=f"artifact store {kept.root}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"artifact store {artifacts.root}", title_justify="left", box=None, pad_edge=False)
     for column in ("kind", "artifacts", "MB"):
         table.add_column(column, justify="left" if column == "kind" else "right")
-    damaged = kept.check() if check else None
-    entries = kept.listing()
+    damaged = artifacts.check() if check else None
+    entries = artifacts.listing()
     for kind in sorted({entry.kind for entry in entries}):
         mine = [entry.num_bytes for entry in entries if entry.kind == kind]
         table.add_row(kind, str(len(mine)), f"{sum(mine) / 1e6:.1f}")
@@ -389,7 +391,8 @@ def store(
     out.print(table)
     if damaged:
         raise FlSimError(
-            f"artifact store {kept.root}: deleted what was damaged, {damaged} of {damaged + len(entries)} artifacts"
+            f"artifact store {artifacts.root}: deleted what was damaged, {damaged} of {damaged + len(entries)} "
+            "artifacts"
         )
     if check:
         out.print("no artifact is damaged")
@@ -413,7 +416,7 @@ def doctor(
     healthy = True
     for finding in findings():
         healthy &= finding.ok
-        table.add_row("[green]ok[/]" if finding.ok else "[red]no[/]", finding.subject, escape(finding.told))
+        table.add_row("[green]ok[/]" if finding.ok else "[red]no[/]", finding.subject, escape(finding.details))
     out.print(table)
     if not healthy:
         raise FlSimError("what is marked 'no' above keeps fl-sim from working here")

@@ -82,12 +82,12 @@ def pool(image_size: int, fonts: tuple[str, ...] = POOL_FONTS) -> GlyphPool:
     `image_size`; at 28 there are about 40,000 images. A glyph too large for the image is drawn smaller.
     """
     images, font, code_points = [], [], []
-    seen: set[bytes] = set()  # digests: the images themselves would be held twice
+    digests: set[bytes] = set()  # not the images themselves
     for index, name in enumerate(fonts):
         for code, image in _printable_glyphs(name, image_size):
             content = hashlib.sha256(image.tobytes()).digest()
-            if image.any() and content not in seen:
-                seen.add(content)
+            if image.any() and content not in digests:
+                digests.add(content)
                 images.append(image)
                 font.append(index)
                 code_points.append(code)

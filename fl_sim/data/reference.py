@@ -61,8 +61,6 @@ class Reference:
             FlSimError: an index outside, or a file of an image folder that is gone, changed or damaged.
         """
         rows = np.asarray(indices)
-        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-            raise FlSimError(f"reference indices: {rows.dtype} of shape {rows.shape}; must be integers of shape (k,)")
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise FlSimError(f"reference indices {rows.min()}..{rows.max()}: must lie in 0..{len(self) - 1}")
         rows = rows.astype(np.int64)
@@ -107,15 +105,15 @@ def check_sets(sets: Sequence[str]) -> None:
 
 def missing(sets: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     """(name, commands that get it) of every set that is not on this machine."""
-    found: list[tuple[str, tuple[str, ...]]] = []
+    lacking: list[tuple[str, tuple[str, ...]]] = []
     for name in sets:
         if name.startswith(FOLDER):
             folder = _folder(name)
             if not folder.is_dir():
-                found.append((name, (f"mkdir -p {folder}   # and put the images there, in folders",)))
+                lacking.append((name, (f"mkdir -p {folder}   # and put the images there, in folders",)))
         elif not (source := describe(name, "reference.sets")).at_hand():
-            found.append((name, source.to_get))
-    return found
+            lacking.append((name, source.to_get))
+    return lacking
 
 
 def overlaps(data_name: str, sets: Sequence[str]) -> str | None:
@@ -138,7 +136,10 @@ def overlaps(data_name: str, sets: Sequence[str]) -> str | None:
 
 def fingerprints(sets: Sequence[str]) -> list[list[str]]:
     """Name and a word that changes when the content behind it may have, of each set; no image is read for it."""
-    return [[name, _folder_print(name) if name.startswith(FOLDER) else _known(name)] for name in sets]
+    return [
+        [name, _folder_print(name) if name.startswith(FOLDER) else describe(name, "reference.sets").fingerprint()]
+        for name in sets
+    ]
 
 
 def _folder_print(name: str) -> str:
@@ -164,8 +165,8 @@ def refer(sets: Sequence[str], shape: Shape, store: Store) -> Reference:
             "set data.image_size"
         )
     for name, commands in missing(sets):
-        told = "".join(f"\n    {command}" for command in commands)
-        raise DataNotAtHandError(f"reference.sets: {name} is not on this machine; get it with{told}")
+        lines = "".join(f"\n    {command}" for command in commands)
+        raise DataNotAtHandError(f"reference.sets: {name} is not on this machine; get it with{lines}")
     # The place too, because a relative path means another folder elsewhere.
     places = [str(_folder(name).resolve()) for name in sets if name.startswith(FOLDER)]
     key = digest(sets=fingerprints(sets), places=places, shape=list(shape), version=VERSION, torch=versions("torch"))
@@ -181,8 +182,8 @@ def open_reference(store: Store, key: str) -> Reference:
     Raises:
         FlSimError: it is not there.
     """
-    found = store.open("reference", key)
-    meta, arrays = found.meta, found.arrays
+    artifact = store.open("reference", key)
+    meta, arrays = artifact.meta, artifact.arrays
     parts: list[NDArray[np.uint8] | Listing] = []
     for number, folder in enumerate(meta["folders"]):
         if folder is None:
@@ -233,10 +234,6 @@ def _instead(data_name: str, name: str) -> str:
 
 def _folder(name: str) -> Path:
     return Path(name.removeprefix(FOLDER)).expanduser().resolve()
-
-
-def _known(name: str) -> str:
-    return describe(name, "reference.sets").fingerprint()
 
 
 def _views(images: NDArray[np.uint8], size: int) -> Iterator[tuple[slice, NDArray[np.uint8]]]:

@@ -68,12 +68,12 @@ class Coder:
 
     def code_bits(self, value: int, bits: int) -> int:
         """Write or read `bits` equally likely bits."""
-        found = 0
+        number = 0
         while bits > 0:
             part = min(bits, CHUNK)
             bits -= part
-            found = found << part | self.code(value >> bits & ((1 << part) - 1), uniform(1 << part))
-        return found
+            number = number << part | self.code(value >> bits & ((1 << part) - 1), uniform(1 << part))
+        return number
 
     def code_below(self, value: int, size: int) -> int:
         """Write or read a value below `size`, all equally likely; nothing is written where there is no choice."""

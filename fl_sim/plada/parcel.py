@@ -6,13 +6,12 @@ the compressed part, so that a reader refuses what is too large for it before an
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from dataclasses import dataclass
 
 from fl_sim.errors import FlSimError
-from fl_sim.plada.baselines import LEVEL
+from fl_sim.plada.baselines import LEVEL, unsqueezed
 
 VERSION = 1
 FIXED = struct.Struct("<4sBBI")  # magic, version, form, bytes of the content before Zstd
@@ -36,18 +35,9 @@ class Parcel:
         Raises:
             FlSimError: more than `most_bytes` declared, or Zstd cannot read it, or it holds not the size declared.
         """
-        import zstandard
-
         if self.size > most_bytes:
             raise FlSimError(f"the parcel declares {self.size} bytes of content, and at most {most_bytes} are allowed")
-        plain = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=WINDOW)
-        try:
-            raw = plain.stream_reader(io.BytesIO(self.squeezed)).read(self.size + 1)  # a bomb stops there
-        except zstandard.ZstdError as error:
-            raise FlSimError(f"the parcel is damaged: {error}") from None
-        if len(raw) != self.size:
-            raise FlSimError(f"the parcel is damaged: it holds not {self.size} bytes")
-        return raw
+        return unsqueezed(self.squeezed, self.size, "the parcel", WINDOW)
 
 
 def sealed(magic: bytes, form: int, head: bytes, content: bytes) -> bytes:

@@ -83,13 +83,12 @@ class Payload:
             FlSimError: what one of these does not take.
         """
         body = codec.encode(indices, labels, num_references, len(class_names), groups)
-        for what, given in (("curriculum levels", levels), ("confidences", confidences)):
-            if given is not None and len(given) != len(indices):
-                raise FlSimError(f"{len(given)} {what}: there is one for each of {len(indices)} kept references")
+        for what, values in (("curriculum levels", levels), ("confidences", confidences)):
+            if values is not None and len(values) != len(indices):
+                raise FlSimError(f"{len(values)} {what}: there is one for each of {len(indices)} kept references")
         order = soft_labels = None
         if levels is not None:
-            if num_levels is None:
-                raise FlSimError("curriculum levels without num_levels: say how many there are")
+            assert num_levels is not None, "levels come with their number"
             order = sections.pack_levels(levels, num_levels, labels)
         if confidences is not None:
             soft_labels = sections.pack_confidences(confidences, bits, labels, len(class_names))
@@ -209,16 +208,16 @@ def _names(text: bytes, count: int) -> tuple[str, ...]:
 def _sections(flags: int, more: bytes) -> tuple[bytes | None, bytes | None]:
     if flags & ~(HAS_ORDER | HAS_SOFT_LABELS):
         raise FlSimError(f"the payload's flags {flags:#04x} ask for sections that this program does not know")
-    found: list[bytes | None] = []
+    parts: list[bytes | None] = []
     for flag in (HAS_ORDER, HAS_SOFT_LABELS):
         if not flags & flag:
-            found.append(None)
+            parts.append(None)
             continue
         size = SECTION.unpack_from(more)[0] if len(more) >= SECTION.size else len(more)
         section, more = more[SECTION.size : SECTION.size + size], more[SECTION.size + size :]
         if len(section) != size:
             raise FlSimError(f"the payload's optional sections are cut: {len(section)} bytes of {size}")
-        found.append(section)
+        parts.append(section)
     if more:
         raise FlSimError(f"the payload has {len(more)} bytes after its last section")
-    return found[0], found[1]
+    return parts[0], parts[1]

@@ -59,8 +59,8 @@ def _of_kind(value: Mapping[str, Any], task: str | None) -> Iterator[Any]:
             )
     for name, each in settings.items():
         for options in each:
-            told = options | value.get(name, {})
-            yield {"name": name, **told} if told else name
+            options = options | value.get(name, {})
+            yield {"name": name, **options} if options else name
 
 
 def _settings(kind: str, task: str | None) -> Iterator[tuple[str, Sequence[dict[str, Any]]]]:

@@ -12,6 +12,7 @@ from scipy.stats import entropy as scipy_entropy
 
 from fl_sim.errors import FlSimError
 from fl_sim.plada import selection
+from fl_sim.plada.quotas import quotas
 from fl_sim.plada.selection import (
     RULES,
     Safety,
@@ -22,17 +23,22 @@ from fl_sim.plada.selection import (
     energy,
     k_centre,
     keep,
-    pseudo_labels,
-    quotas,
     scored,
     select,
-    shannon_entropy,
 )
 from fl_sim.randomness import stream
 
 exactly = settings(derandomize=True, deadline=None, max_examples=200)
 exponents = st.sampled_from([0, 1, 2, 0.5, -0.2, -1, 1.5])
 shares = st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 1])
+
+
+def pseudo_labels(logits):
+    return scored(logits, "lowest")[0]
+
+
+def shannon_entropy(logits, temperature=1.0):
+    return scored(logits, "entropy", temperature)[1]
 
 
 def power(size, exponent):
