@@ -217,12 +217,8 @@ def published_margin(
         (rho - 1) * low / (rho * high),
         regularisation / (penalty / 4 * high + rho / penalty * lipschitz**2 / low),
     )
-    distance = penalty * graph.edges * (float(values.mean()) - start) ** 2 + _edge_duals(duals, graph) / penalty
+    power = np.abs(np.fft.fft(duals)) ** 2 / graph.size
+    edge_duals = float((power[1:] / graph.spectrum[1:]).sum())  # ‖M₋⁺ a‖² = aᵀ L⁺ a
+    distance = penalty * graph.edges * (float(values.mean()) - start) ** 2 + edge_duals / penalty
     left = (1 + delta) ** (2 - rounds) * distance / (graph.size * regularisation)
     return math.sqrt(left) + smoothing
-
-
-def _edge_duals(duals: Floats, graph: Graph) -> float:
-    """‖M₋⁺ a‖² = aᵀ L⁺ a."""
-    power = np.abs(np.fft.fft(duals)) ** 2 / graph.size
-    return float((power[1:] / graph.spectrum[1:]).sum())

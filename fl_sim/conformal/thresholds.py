@@ -85,7 +85,12 @@ def weighted_mean_threshold(thresholds: ArrayLike, weights: ArrayLike) -> float:
     Clients of weight 0 do not count, whatever they sent. +inf where any client that counts sent it, or none
     counts.
     """
-    pairs = _counting_pairs(thresholds, weights)
+    values, masses = np.asarray(thresholds, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if values.ndim != 1 or values.shape != masses.shape:
+        raise ValueError(f"thresholds {values.shape} and weights {masses.shape}: must both have shape (K,)")
+    refuse_where(~((masses >= 0) & (masses < np.inf)), "weights", masses, "must be finite and at least 0")
+    refuse_where((masses > 0) & ~(values > -np.inf), "thresholds", values, "must be a number above -inf")
+    pairs = [(q, w) for q, w in zip(values.tolist(), masses.tolist(), strict=True) if w > 0]
     if not pairs or any(threshold == math.inf for threshold, _ in pairs):
         return math.inf
     # Rounded once, at the end: equal thresholds have exactly themselves as mean, so a score that ties with
@@ -167,13 +172,3 @@ def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
 
 def _order_statistic(values: NDArray[np.float64], rank: int) -> float:
     return float(np.partition(values, rank - 1)[rank - 1])
-
-
-def _counting_pairs(thresholds: ArrayLike, weights: ArrayLike) -> list[tuple[float, float]]:
-    """The (threshold, weight) of every client of positive weight, each checked."""
-    values, masses = np.asarray(thresholds, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    if values.ndim != 1 or values.shape != masses.shape:
-        raise ValueError(f"thresholds {values.shape} and weights {masses.shape}: must both have shape (K,)")
-    refuse_where(~((masses >= 0) & (masses < np.inf)), "weights", masses, "must be finite and at least 0")
-    refuse_where((masses > 0) & ~(values > -np.inf), "thresholds", values, "must be a number above -inf")
-    return [(q, w) for q, w in zip(values.tolist(), masses.tolist(), strict=True) if w > 0]

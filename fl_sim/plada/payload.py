@@ -7,7 +7,6 @@ is too large for it before any memory is taken, and ends with a checksum over ev
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
 from fl_sim.plada import codec, sections
+from fl_sim.plada.parcel import CHECKSUM, checksum
 
 MAGIC = b"PLDA"
 VERSION = 1  # raise it when a change of this file or of the codec changes a payload's bytes
@@ -23,7 +23,6 @@ VERSION = 1  # raise it when a change of this file or of the codec changes a pay
 # of neighbours of one class takes hardly any.
 KEPT_IN_ANY_BODY, KEPT_IN_A_BYTE = 1 << 16, 1 << 12
 LAYOUT = struct.Struct("<4sBB16sIIHIII")  # magic, version, flags, reference, N, k, C - 1, names, body, more
-CHECKSUM = 4
 HEADER = LAYOUT.size + CHECKSUM  # 48
 REFERENCE = 16  # bytes of the reference set's digest
 HAS_ORDER, HAS_SOFT_LABELS = 1, 2  # bits of the flags byte; each says that a section follows the body
@@ -139,7 +138,7 @@ class Payload:
         sizes = (self.num_references, self.num_kept, len(self.class_names) - 1, len(names), len(self.body), len(more))
         head = LAYOUT.pack(MAGIC, VERSION, flags, self.reference, *sizes)
         rest = names + self.body + more
-        return head + _checksum(head, rest) + rest
+        return head + checksum(head, rest) + rest
 
     def parts(self) -> dict[str, int]:
         """Bytes of each part of the file."""
@@ -182,17 +181,12 @@ class Payload:
             how = "is cut" if len(data) < declared else "has bytes after its end"
             raise FlSimError(f"the payload {how}: {len(data)} bytes, and its header declares {declared}")
         rest = data[HEADER:]
-        if data[LAYOUT.size : HEADER] != _checksum(data[: LAYOUT.size], rest):
+        if data[LAYOUT.size : HEADER] != checksum(data[: LAYOUT.size], rest):
             raise FlSimError("the payload was changed on its way: its checksum does not fit")
         sections = _sections(flags, rest[names + body :])
         return cls(
             reference, _names(rest[:names], last_class + 1), references, kept, rest[names : names + body], *sections
         )
-
-
-def _checksum(head: bytes, rest: bytes) -> bytes:
-    """CRC-32: it misses no change within 32 neighbouring bits, and one in 2^32 of all others."""
-    return zlib.crc32(rest, zlib.crc32(head)).to_bytes(CHECKSUM, "little")
 
 
 def _names(text: bytes, count: int) -> tuple[str, ...]:
