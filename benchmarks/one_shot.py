@@ -61,7 +61,7 @@ CLOSE = 0.0005  # how near the coverage of the ordinary app must come
 RAY_STARTS = 9.0  # seconds that the whole command on ray may take beside twice the floor
 LAST = "evaluate"  # how the type of the last exchange's messages begins
 EXCHANGES = ("train", "query", LAST)
-Told = tuple[float, float, float]  # coverage; seconds of the first exchanges, and of the last
+Exchanged = tuple[float, float, float]  # coverage; seconds of the first exchanges, and of the last
 
 
 def scenario(count: int, runtime: str = "inline", *overrides: str) -> Any:
@@ -86,7 +86,7 @@ class Stamps(measuring.Stamps):
         return last - first, self.begun[0][1] + phases["total"] - phases["write"] - last
 
 
-def ours(count: int, runtime: str, *overrides: str) -> Told:
+def ours(count: int, runtime: str, *overrides: str) -> Exchanged:
     """`simulate` as anybody calls it."""
     from fl_sim import simulate
 
@@ -102,12 +102,12 @@ def world(count: int) -> tuple[Any, Any, dict[str, str]]:
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    world_of, store = scenario(count), Store(Path(os.environ["FL_SIM_STORE"]))
-    population = populate(world_of, prepare(world_of.data, world_of.seed, store), store)
+    run_scenario, store = scenario(count), Store(Path(os.environ["FL_SIM_STORE"]))
+    population = populate(run_scenario, prepare(run_scenario.data, run_scenario.seed, store), store)
     return store, population, json.loads((store.root / "models.json").read_text())
 
 
-def floor(count: int) -> Told:
+def floor(count: int) -> Exchanged:
     """Each model once over all rows, then NumPy."""
     from fl_sim.population.model_cache import outputs_on
 
@@ -118,10 +118,14 @@ def floor(count: int) -> Told:
     labels = np.array(people.data.targets[first:last])
     scores = {tier: lac(outputs_on(store, key, people.data, rows), labels) for tier, key in keys.items()}
     clients = [people.client(k) for k in range(count)]
-    scores_of = [(scores[c.tier.name][c.calibration - first], scores[c.tier.name][c.test - first]) for c in clients]
-    shared = weighted_mean([(threshold(mine), len(mine)) for mine, _ in scores_of if len(mine)])
+    scores_by_client = [
+        (scores[c.tier.name][c.calibration - first], scores[c.tier.name][c.test - first]) for c in clients
+    ]
+    shared = weighted_mean([(threshold(mine), len(mine)) for mine, _ in scores_by_client if len(mine)])
     calibrated = time.perf_counter()
-    coverage = sum(int((test <= shared).sum()) for _, test in scores_of) / sum(len(test) for _, test in scores_of)
+    coverage = sum(int((test <= shared).sum()) for _, test in scores_by_client) / sum(
+        len(test) for _, test in scores_by_client
+    )
     return coverage, calibrated - begun, time.perf_counter() - calibrated
 
 
@@ -146,15 +150,17 @@ def weighted_mean(pairs: list[tuple[float, int]]) -> float:
     return float(sum(Fraction(q) * n for q, n in pairs) / sum(n for _, n in pairs))
 
 
-def ordinary(count: int, cores: int | None = None) -> Told:
+def ordinary(count: int, cores: int | None = None) -> Exchanged:
     """Flower's runtime, and the app that an ordinary user writes; `cores` a client, or as many as Flower gives it."""
     from ordinary import calibration
 
-    measured_by: Told = calibration.simulate(calibration.app, count, lambda grid: calibration.serve(grid, ALPHA), cores)
-    return measured_by
+    exchanged: Exchanged = calibration.simulate(
+        calibration.app, count, lambda grid: calibration.serve(grid, ALPHA), cores
+    )
+    return exchanged
 
 
-def maps(count: int) -> Told:
+def maps(count: int) -> Exchanged:
     """Flower's runtime, and clients on our memory maps, each computing by itself."""
     from flwr.app import Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
@@ -176,8 +182,8 @@ def maps(count: int) -> Told:
     @client.query()
     def calibrate(message: Message, context: Context) -> Message:
         mine = scores(context, "calibration")
-        threshold_of = {"threshold": threshold(mine) if len(mine) else 0.0, "n": len(mine)}
-        return Message(RecordDict({"metrics": MetricRecord(threshold_of)}), reply_to=message)
+        report = {"threshold": threshold(mine) if len(mine) else 0.0, "n": len(mine)}
+        return Message(RecordDict({"metrics": MetricRecord(report)}), reply_to=message)
 
     @client.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -185,7 +191,7 @@ def maps(count: int) -> Told:
         covered = int((mine <= message.content["asked"]["threshold"]).sum())
         return Message(RecordDict({"metrics": MetricRecord({"covered": covered, "n": len(mine)})}), reply_to=message)
 
-    def server(grid: Grid) -> Told:
+    def server(grid: Grid) -> Exchanged:
         while len(nodes := list(grid.get_node_ids())) < count:
             time.sleep(0.1)
         thresholds = calibration.ask(grid, nodes, "query", [RecordDict()] * count)
@@ -195,8 +201,8 @@ def maps(count: int) -> Told:
         first, last = calibration.ask.seconds
         return sum(t["covered"] for t in counts) / sum(t["n"] for t in counts), first, last
 
-    measured_by: Told = calibration.simulate(client, count, server, cores=1)
-    return measured_by
+    exchanged: Exchanged = calibration.simulate(client, count, server, cores=1)
+    return exchanged
 
 
 # ------------------------------------------------------------------------------------------------------- what is timed
@@ -209,11 +215,11 @@ def prepare_store(root: Path) -> None:
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    store, world_of = Store(root), scenario(100)
-    data = prepare(world_of.data, world_of.seed, store)
-    people = populate(world_of, data, store)
+    store, run_scenario = Store(root), scenario(100)
+    data = prepare(run_scenario.data, run_scenario.seed, store)
+    people = populate(run_scenario, data, store)
     rows = data.rows("train")
-    keys = {t.name: trained(store, data, people.recipe(t, "shared"), rows) for t in world_of.clients.tier}
+    keys = {t.name: trained(store, data, people.recipe(t, "shared"), rows) for t in run_scenario.clients.tier}
     (root / "models.json").write_text(json.dumps(keys))
 
 
@@ -226,8 +232,8 @@ def prepare_images(master: Path, folder: Path) -> np.ndarray:
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    store, world_of = Store(master), scenario(100)
-    data = prepare(world_of.data, world_of.seed, store)
+    store, run_scenario = Store(master), scenario(100)
+    data = prepare(run_scenario.data, run_scenario.seed, store)
     preparing.write_images(folder)
     for tier, key in json.loads((master / "models.json").read_text()).items():
         torch.save(load_model(store, key, data)[0].state_dict(), folder / f"{preparing.MODELS[tier]}.pt")
@@ -242,18 +248,20 @@ def prepare_partition(master: Path, folder: Path, count: int, rows: np.ndarray) 
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    world_of = scenario(count)
+    run_scenario = scenario(count)
     with tempfile.TemporaryDirectory() as place:
         shutil.copytree(master, Path(place) / "store")
         store = Store(Path(place) / "store")
-        preparing.write_partition(folder, populate(world_of, prepare(world_of.data, world_of.seed, store), store), rows)
+        preparing.write_partition(
+            folder, populate(run_scenario, prepare(run_scenario.data, run_scenario.seed, store), store), rows
+        )
 
 
 def timed(
     way: str, count: int, master: Path, images: Path | None = None, *, weigh: bool = False,
     overrides: Sequence[str] = (),
 ) -> measuring.Done:  # fmt: skip
-    """A whole command, from a store that holds data and models only; it tells what it was `Told`."""
+    """A whole command, from a store that holds data and models only; it tells what it was `Exchanged`."""
     with tempfile.TemporaryDirectory() as place:
         store = Path(place) / "store"
         shutil.copytree(master, store, ignore=shutil.ignore_patterns("outputs", "population"))
@@ -264,7 +272,7 @@ def timed(
         return measuring.command(words, environment=environment, cwd=place, weigh=weigh)
 
 
-class Found:
+class Figures:
     """What one number of clients took, by way."""
 
     def __init__(self, count: int) -> None:
@@ -293,9 +301,9 @@ class Found:
         assert all(abs(coverage - exact["floor"]) <= CLOSE for coverage in self.coverage.values()), self.coverage
 
 
-def measured(count: int, options: argparse.Namespace, master: Path, images: Path, rows: np.ndarray) -> Found:
+def measured(count: int, options: argparse.Namespace, master: Path, images: Path, rows: np.ndarray) -> Figures:
     """All ways at one number of clients, in turn."""
-    figures = Found(count)
+    figures = Figures(count)
     ways = [way for way in options.ways if way not in ON_FLOWER or count <= options.most_on_flower]
     if set(ways) & set(ORDINARY):
         prepare_partition(master, images, count, rows)
@@ -343,10 +351,10 @@ def main() -> None:
     print_slopes(figures)
 
 
-def print_commands(figures: list[Found]) -> None:
+def print_commands(figures: list[Figures]) -> None:
     """Whole commands."""
 
-    def cells(one: Found) -> list[str]:
+    def cells(one: Figures) -> list[str]:
         of = {way: one.median(way) for way in WAYS}
         ray, base = of["ray"], of["floor"] or 0.0
         return [
@@ -361,16 +369,16 @@ def print_commands(figures: list[Found]) -> None:
     measuring.table([*head, *ratios, "coverage"], map(cells, figures), title)
 
 
-def print_exchanges(figures: list[Found]) -> None:
+def print_exchanges(figures: list[Figures]) -> None:
     """The exchanges alone, a row a way."""
 
-    def cells(one: Found, way: str) -> list[str]:
-        cells_of = [f"{one.count:,}", way]
+    def cells(one: Figures, way: str) -> list[str]:
+        row_cells = [f"{one.count:,}", way]
         for of in ("first", "last"):
             mine = one.median(way, of)
             over = None if way in ON_FLOWER else one.median("ordinary", of)
-            cells_of += [measuring.seconds(mine), measuring.ratio(over, mine)]
-        return cells_of
+            row_cells += [measuring.seconds(mine), measuring.ratio(over, mine)]
+        return row_cells
 
     first, last = "first exchanges (with the workers' start)", "last exchange (evaluation of K clients, workers warm)"
     head = ["K", "way", first, "ordinary / this", last, "ordinary / this"]
@@ -379,10 +387,10 @@ def print_exchanges(figures: list[Found]) -> None:
     print("\nOurs asks every model about all rows in the first exchanges, the rivals about a client's in both.")
 
 
-def print_memory(figures: list[Found]) -> None:
+def print_memory(figures: list[Figures]) -> None:
     """The memory of ours, and how far off the ordinary app's coverage is."""
 
-    def cells(one: Found) -> list[str]:
+    def cells(one: Figures) -> list[str]:
         off = one.coverage.get("ordinary")
         apart = "-" if off is None else f"{off - one.coverage['floor']:+.4f}"
         return [f"{one.count:,}", measuring.gigabytes(one.peak), apart]
@@ -391,7 +399,7 @@ def print_memory(figures: list[Found]) -> None:
     measuring.table(head, map(cells, figures), "Memory and coverage")
 
 
-def print_slopes(figures: list[Found]) -> None:
+def print_slopes(figures: list[Figures]) -> None:
     """What another client costs: the slope over all numbers of clients."""
     counts = [one.count for one in figures]
     if len(set(counts)) < 2 or any(one.median("ray") is None for one in figures):

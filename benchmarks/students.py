@@ -211,9 +211,9 @@ def print_table(
     first = {runtime: Way(runtime, options.cohorts[0]) for runtime in options.runtimes}
     compared = [way for way in ways if way.runtime != ALONE and way != first[way.runtime]]
 
-    def cells(tier: str, rates_of: dict[Way, float]) -> list[str]:
-        ratios = [f"{rates_of[way] / rates_of[first[way.runtime]]:.2f}" for way in compared]
-        return [tier, *(f"{rates_of[way]:,.0f}" for way in ways), *ratios]
+    def cells(tier: str, by_way: dict[Way, float]) -> list[str]:
+        ratios = [f"{by_way[way] / by_way[first[way.runtime]]:.2f}" for way in compared]
+        return [tier, *(f"{by_way[way]:,.0f}" for way in ways), *ratios]
 
     head = ["tier", *map(str, ways), *(f"{way} / cohort {options.cohorts[0]}" for way in compared)]
     title = (

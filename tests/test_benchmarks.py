@@ -186,7 +186,7 @@ def test_each_exchange_of_a_rival_is_noted(benchmark, monkeypatch):
 
 def test_exchanges_are_set_beside_the_ordinary_ones(benchmark, capsys):
     one_shot = benchmark("one_shot")
-    found = one_shot.Found(10)
+    found = one_shot.Figures(10)
     for way, first, last in (("floor", 1.0, 0.5), ("ray", 4.0, 1.0), ("ordinary", 12.0, 5.0)):
         found.add(way, SimpleNamespace(seconds=20.0, printed=[0.95, first, last]))
     one_shot.print_exchanges([found])
@@ -210,7 +210,7 @@ def test_only_the_ordinary_app_may_differ_and_not_by_much(benchmark):
     one_shot = benchmark("one_shot")
 
     def found(**coverage: float) -> object:
-        one = one_shot.Found(10)
+        one = one_shot.Figures(10)
         one.coverage = coverage
         return one
 

@@ -58,12 +58,12 @@ def serve(grid: Grid, rounds: int) -> dict[str, Any]:
     def stamp(server_round: int, arrays: ArrayRecord) -> None:
         stamps.append(time.perf_counter())  # before the first round, and after each
 
-    arrays_of = np.load(task.folder() / "arrays.npz")
-    result = Drawn(arrays_of["draws"], count).start(
+    arrays = np.load(task.folder() / "arrays.npz")
+    result = Drawn(arrays["draws"], count).start(
         grid,
         ArrayRecord(torch.load(task.folder() / "initial.pt")),
         num_rounds=rounds,
-        train_config=ConfigRecord({"epochs": int(arrays_of["epochs"]), "lr": 1e-3, "batch-size": 64}),
+        train_config=ConfigRecord({"epochs": int(arrays["epochs"]), "lr": 1e-3, "batch-size": 64}),
         evaluate_fn=stamp,
     )
     return {

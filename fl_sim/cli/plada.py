@@ -161,8 +161,7 @@ def info(
     for line in (
         f"{payload.num_kept:,} of {payload.num_references:,} references{share}, {classes}",
         f"reference set {payload.reference.hex()}",
-        *_rates(payload, labels, mask),
-        *_rivals(payload, indices, labels),
+        *_rates(payload, indices, labels, mask),
     ):
         out.print(line, soft_wrap=True, highlight=False)
     counts = np.bincount(labels, minlength=len(payload.class_names))
@@ -185,28 +184,20 @@ def _parts(payload: Any, mask: int) -> Table:
     return table
 
 
-def _rates(payload: Any, labels: Any, mask: int) -> list[str]:
-    from fl_sim.plada import baselines
-
-    if not payload.num_kept:
-        return []
-    body, bits = len(payload.body), 8 / payload.num_kept
-    return [
-        f"{bits * body:.2f} bits a kept reference: {bits * mask:.2f} for which it is, {bits * (body - mask):.2f} for "
-        f"its label (the entropy of the labels alone is {baselines.entropy(labels):.2f})"
-    ]
-
-
-def _rivals(payload: Any, indices: Any, labels: Any) -> list[str]:
+def _rates(payload: Any, indices: Any, labels: Any, mask: int) -> list[str]:
+    """Bits a kept reference, of which there may be none, and what the body would take otherwise."""
     from fl_sim.plada import baselines, codec
 
     sizes = baselines.zstd_sizes(indices, labels, payload.num_references, len(payload.class_names))
-    bound = baselines.bound(labels, payload.num_references)
-    return [
-        f"the body takes {len(payload.body):,} bytes, read as {codec.reading_of(payload.body)}; the paper's encodings "
-        f"with Zstd-19 would take {sizes['indices']:,} (indices) and {sizes['bitmap']:,} (bitmap), the entropy bound "
-        f"of a payload without clusters is {bound:,.0f}"
+    bound, body, bits = baselines.bound(labels, payload.num_references), len(payload.body), 8 / max(payload.num_kept, 1)
+    lines = [
+        f"{bits * body:.2f} bits a kept reference: {bits * mask:.2f} for which it is, {bits * (body - mask):.2f} for "
+        f"its label (the entropy of the labels alone is {baselines.entropy(labels):.2f})",
+        f"the body takes {body:,} bytes, read as {codec.reading_of(payload.body)}; the paper's encodings with Zstd-19 "
+        f"would take {sizes['indices']:,} (indices) and {sizes['bitmap']:,} (bitmap), the entropy bound of a payload "
+        f"without clusters is {bound:,.0f}",
     ]
+    return lines if payload.num_kept else lines[1:]
 
 
 def _by_class(names: tuple[str, ...], counts: Any) -> Any:

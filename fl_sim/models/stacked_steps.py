@@ -91,7 +91,7 @@ def gradients_of(
 
 
 def _losses(outputs: torch.Tensor, targets: torch.Tensor, quantiles: tuple[float, float] | None) -> torch.Tensor:
-    """(m, b): what `learning.loss_of` is the mean of."""
+    """(m, b): what `training.loss_of` is the mean of."""
     if targets.dtype == torch.int64 or targets.ndim == 3:
         flat = nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(0, 1), reduction="none")
         return flat.unflatten(0, targets.shape[:2])

@@ -1,7 +1,7 @@
 """Models of many clients trained and asked together: one kernel does the same layer of all of them (a *stack*).
 
 Each model keeps the initial weights, the batches in their order, the learning rates and the number of steps that
-`learning.fit` would give it alone, so what comes out is what one-by-one training gives, up to the order in which a
+`training.fit` would give it alone, so what comes out is what one-by-one training gives, up to the order in which a
 kernel adds: in float32 a model's weights differ by less than TOLERANCE of their norm. (Few do not: where two values
 that a ReLU or a pooling compares are equal but for rounding, training goes on from another place. Of 1,056 models 3
 parted so from their one-by-one selves, and of 264 models 3 when they were trained one by one in float32 and in
@@ -11,7 +11,7 @@ another's numbers: rows of one leave the bits of the others as they are.
 The kernels come from `torch.func` (https://docs.pytorch.org/docs/stable/func.html): a forward pass mapped over stacked
 parameters, whose products of matrices become batched ones. Not every architecture can be stacked: see `stackable`.
 
-To measure again what AUTO says, time `learning.fit` model by model against `fit_together` on the same models, one
+To measure again what AUTO says, time `training.fit` model by model against `fit_together` on the same models, one
 thread, process time, the two in turns: `benchmarks/students.py`.
 """
 
@@ -95,19 +95,19 @@ def fit_together(
     shared: bool = False,
     levels: NDArray[Any] | None = None,
 ) -> Stack:
-    """What `learning.fit` makes of each model, all at once; the models keep the weights they have.
+    """What `training.fit` makes of each model, all at once; the models keep the weights they have.
 
     A GPU whose memory is too small for all gets half of them at a time, or a quarter, and so on, with a warning in the
     log `fl_sim`; the results stay within the same tolerance.
 
     Args:
-        models: S models of one `stackable` architecture, for instance of `learning.initial`.
-        inputs: as `learning.fit` takes them: the rows of one model after those of another, (n_1 + ... + n_S, *shape);
+        models: S models of one `stackable` architecture, for instance of `training.initial`.
+        inputs: as `training.fit` takes them: the rows of one model after those of another, (n_1 + ... + n_S, *shape);
             or, if `shared`, the rows of every model, (n, *shape), held once.
-        targets: S arrays as `learning.fit` takes them, (n_s,) or (n_s, C), n_s >= 0; if the rows are shared, any of
+        targets: S arrays as `training.fit` takes them, (n_s,) or (n_s, C), n_s >= 0; if the rows are shared, any of
             them may be the same object, and is held once if all are.
         recipes: S recipes that differ in their purpose alone, which names each model's batch order.
-        levels: a curriculum, as `learning.fit` takes it: for each row of `inputs`.
+        levels: a curriculum, as `training.fit` takes it: for each row of `inputs`.
 
     Raises:
         ValueError: the numbers of targets and rows do not go together.
@@ -135,11 +135,11 @@ def fit_together(
 def predict_together(
     stack: Stack, inputs: NDArray[Any], recipe: Recipe, sizes: Sequence[int] | None = None
 ) -> list[NDArray[np.float32]]:
-    """What each model says, S arrays (n_s, outputs) float32: `learning.predict` for all at once, in bounded memory.
+    """What each model says, S arrays (n_s, outputs) float32: `training.predict` for all at once, in bounded memory.
 
     Args:
         stack: S models.
-        inputs: as `learning.predict` takes them: the rows for one model after those for another, or the same for all.
+        inputs: as `training.predict` takes them: the rows for one model after those for another, or the same for all.
         recipe: any member's.
         sizes: how many rows (n_s) are for each model; None: every row is for all of them.
     """
@@ -238,7 +238,7 @@ def _batches(
     recipes: Sequence[Recipe], first: Sequence[NDArray[np.int64]], steps: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """At each step the rows (m, b) of the m members that still train, and how many of each (m,) count; a member's rows
-    beyond these repeat its last. They are those that `learning.fit` would show it, in that order."""
+    beyond these repeat its last. They are those that `training.fit` would show it, in that order."""
     orders = [_epochs(recipe, rows) for recipe, rows in zip(recipes, first, strict=True)]
     epoch_rows = np.zeros((len(first), max(map(len, first))), np.int64)
     begin, left, size = np.zeros_like(steps), np.zeros_like(steps), recipes[0].batch_size
