@@ -51,7 +51,7 @@ class Draws:
     risk: Floats  # the mean of both stacks' R
     risk_2k: Floats  # of the stack of both groups
     disagreement: Floats  # of the two stacks
-    held: Floats  # as risk, on rows that the weights were not found on
+    held_out: Floats  # as risk, on rows that the weights were not found on
     held_2k: Floats
 
 
@@ -175,8 +175,8 @@ def doubling(draws: Draws, mu: float = BRIER) -> Doubling:
         return float(values.mean()), standard_error(values)
 
     return Doubling(
-        draws.k, *mean(draws.risk), *mean(draws.risk_2k), *mean(draws.disagreement), *mean(draws.held),
-        *mean(draws.held_2k), *mean(draws.held - draws.held_2k), *mean(8 / mu * (draws.risk - draws.risk_2k)),
+        draws.k, *mean(draws.risk), *mean(draws.risk_2k), *mean(draws.disagreement), *mean(draws.held_out),
+        *mean(draws.held_2k), *mean(draws.held_out - draws.held_2k), *mean(8 / mu * (draws.risk - draws.risk_2k)),
         bound_holds(draws, mu),
     )  # fmt: skip
 

@@ -165,15 +165,15 @@ class Payload:
             raise FlSimError(f"the payload has version {data[len(MAGIC)]}; this program reads version {VERSION}")
         if len(data) < HEADER:
             raise FlSimError(f"the payload is cut: {len(data)} bytes, and its header alone has {HEADER}")
-        _, _, flags, reference, references, kept, last_class, names, body, more = LAYOUT.unpack_from(data)
+        _, _, flags, reference, references, num_kept, last_class, names, body, more = LAYOUT.unpack_from(data)
         believed = KEPT_IN_ANY_BODY + KEPT_IN_A_BYTE * body
-        if most_kept is None and kept > believed:
+        if most_kept is None and num_kept > believed:
             raise FlSimError(
-                f"the payload declares {kept} kept in a body of {body} bytes, where at most {believed} are believed; "
-                "say how many you allow (--most-kept) if you trust it"
+                f"the payload declares {num_kept} kept in a body of {body} bytes, where at most {believed} are "
+                "believed; say how many you allow (--most-kept) if you trust it"
             )
         most_kept = believed if most_kept is None else most_kept
-        for what, declared, most in (("references", references, most_references), ("kept", kept, most_kept)):
+        for what, declared, most in (("references", references, most_references), ("kept", num_kept, most_kept)):
             if declared > most:
                 raise FlSimError(f"the payload declares {declared} {what}, and at most {most} are allowed here")
         declared = HEADER + names + body + more
@@ -185,7 +185,7 @@ class Payload:
             raise FlSimError("the payload was changed on its way: its checksum does not fit")
         sections = _sections(flags, rest[names + body :])
         return cls(
-            reference, _names(rest[:names], last_class + 1), references, kept, rest[names : names + body], *sections
+            reference, _names(rest[:names], last_class + 1), references, num_kept, rest[names : names + body], *sections
         )
 
 
