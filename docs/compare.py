@@ -85,9 +85,9 @@ def differences(one: Shown, output: str, *, sampled: bool, folder: Path, here: s
     origin, spread = one.origin, spread_of(one.origin, here)
     if one.table is None:
         picture = _picture(ROOT / one.image, folder / origin.get("file", one.image))
-        return [*_not_said(origin, output, spread), *_words(origin), *picture]
+        return [*_missing_text(origin, output, spread), *_words(origin), *picture]
     if origin.get("compare") == "numbers":
-        return [*_not_said(origin, output, spread), *_numbers(one.table, output, origin.get("columns"), spread)]
+        return [*_missing_text(origin, output, spread), *_numbers(one.table, output, origin.get("columns"), spread)]
     made = made_table(one, output)
     if made is None:
         return [f"the command prints no table {one.table.title!r} with these headings"] * (not sampled)
@@ -152,7 +152,7 @@ def _numbers(table: Table, output: str, columns: str | None, spread: Spread) -> 
                     yield f"{row[0]}, {name}: {text} is shown, and is not in what the command prints"
 
 
-def _not_said(origin: dict[str, str], output: str, spread: Spread) -> list[str]:
+def _missing_text(origin: dict[str, str], output: str, spread: Spread) -> list[str]:
     printed = " ".join(output.split())
     return [
         f"the command does not say {part!r}"

@@ -231,14 +231,14 @@ def _behaviours() -> Iterator[str]:
     yield "|---|---|---|"
     for name, model in BEHAVIOUR.items():
         options = [
-            f"`{row.name}`: {row.kind}, {_said_default(row)}{'; ' + row.words if row.words else ''}"
+            f"`{row.name}`: {row.kind}, {_default_words(row)}{'; ' + row.words if row.words else ''}"
             for row in keys(model, common)
         ]
         yield f"| `{name}` | {head(model)} | {'. '.join(options)} |"
     yield ""
 
 
-def _said_default(row: Key) -> str:
+def _default_words(row: Key) -> str:
     return "needed" if row.default == "needed" else f"default {row.default}"
 
 

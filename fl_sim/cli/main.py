@@ -87,9 +87,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except ScenarioError as error:
-        _refuse(_said(error), 2)
+        _refuse(_message(error), 2)
     except FlSimError as error:
-        _refuse(_said(error), 1)
+        _refuse(_message(error), 1)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         notes = getattr(error, "__notes__", _KEPT.get("".join(sys.argv[1:2]), []))
@@ -101,7 +101,7 @@ def main() -> None:
         if {"-v", "--verbose"} & set(sys.argv):
             traceback.print_exc()
         _refuse(
-            f"this should not have happened: {type(error).__name__}: {_said(error)}\n"
+            f"this should not have happened: {type(error).__name__}: {_message(error)}\n"
             "Run again with -v for the traceback, and please report it.",
             70,
         )
@@ -132,7 +132,7 @@ def _call() -> None:
         command.invoke(context)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return "; ".join([str(error), *getattr(error, "__notes__", [])])
 
 

@@ -145,7 +145,7 @@ def predict(model: nn.Module, inputs: NDArray[Any], recipe: Recipe) -> NDArray[n
         return predict(model, np.zeros((1, *inputs.shape[1:]), inputs.dtype), recipe)[:0]
     batch_of, parts = reader(inputs, recipe), []
     size, start = _batch_of(inputs, recipe.device), 0
-    with _asked(model, recipe):
+    with _evaluating(model, recipe):
         while start < len(inputs):
             try:
                 parts.append(_outputs(model, batch_of(slice(start, start + size)), recipe))
@@ -174,7 +174,7 @@ def predict_and_embed(
         outputs, embeddings = predict_and_embed(model, np.zeros((1, *inputs.shape[1:]), inputs.dtype), recipe)
         return outputs[:0], embeddings[:0]
     batch_of, parts = reader(inputs, recipe), []
-    with _asked(model, recipe), _listening(model, recipe) as embedded:
+    with _evaluating(model, recipe), _listening(model, recipe) as embedded:
         size = _batch_of(inputs, recipe.device)
         for start in range(0, len(inputs), size):
             outputs = _outputs(model, batch_of(slice(start, start + size)), recipe)
@@ -291,8 +291,8 @@ def _laid(batch: torch.Tensor, by_pixel: bool) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _asked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
-    """The model on its device, ready to be asked, for the block; on a CPU with its weights by pixel, by which a small
+def _evaluating(model: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """The model on its device, in evaluation, for the block; on a CPU with its weights by pixel, by which a small
     CNN answers three times as fast."""
     model.to(recipe.device).eval()
     with _by_pixel(model, recipe.device == "cpu"):

@@ -120,7 +120,7 @@ class Adaptive:
         self._total = int(prior.sum())
         self._most = max(most, 8 * self._total)
         self._model = frequencies(prior)
-        self._seen = 0
+        self._coded = 0
         self._due = 1
 
     def code(self, coder: Coder, symbol: int) -> int:
@@ -128,11 +128,11 @@ class Adaptive:
         symbol = coder.code(symbol, self._model)
         self._counts[symbol] += self.STEP
         self._total += self.STEP
-        self._seen += 1
-        if self._seen >= self._due:
+        self._coded += 1
+        if self._coded >= self._due:
             if self._total >= self._most:
                 self._counts = (self._counts + 1) >> 1
                 self._total = int(self._counts.sum())
             self._model = frequencies(self._counts)
-            self._due = self._seen + 1 + min(self._seen >> 4, max(64, len(self._counts) >> 4))
+            self._due = self._coded + 1 + min(self._coded >> 4, max(64, len(self._counts) >> 4))
         return symbol
