@@ -58,7 +58,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "fcp": {},
     "fcp, uniform": {"mixture": "uniform"},
     "fcp, t-digest": {"sketch": "tdigest"},
-    "fcp, DDSketch": {"sketch": "ddsketch"},
     "fedcp-qq": {},
     "fedcp-qq, conditional": {"guarantee": "conditional"},
     "cphet": {},
@@ -96,33 +95,33 @@ def world(count: int, points: int) -> list[Client]:
     return made
 
 
-def answer(client: Client, asked: Record) -> Record:
+def answer(client: Client, request: Record) -> Record:
     """What the client would send."""
     scores, labels = client.scores, client.labels
-    if isinstance(asked, ThresholdRequest):
-        return ThresholdReport(client.partition, *local_threshold(scores, asked.alpha, asked.small_n))  # type: ignore[arg-type]
-    if isinstance(asked, ScoresRequest):
-        return ScoresReport(client.partition, scores, *([labels] if asked.labels else []))
-    if isinstance(asked, SketchRequest):
-        return SketchReport(client.partition, len(scores), np.frombuffer(sketch_of(scores, asked.kind), np.uint8))
-    assert isinstance(asked, HistogramRequest)
-    grid = ScoreGrid.from_text(asked.grid)
-    counts = grid.count_by(scores, labels, asked.num_labels) if asked.num_labels else grid.count(scores)[None]
-    if asked.epsilon:
-        counts = noisy_counts(counts, asked.epsilon, asked.share, stream(0, "noise", client.partition))
+    if isinstance(request, ThresholdRequest):
+        return ThresholdReport(client.partition, *local_threshold(scores, request.alpha, request.small_n))  # type: ignore[arg-type]
+    if isinstance(request, ScoresRequest):
+        return ScoresReport(client.partition, scores, *([labels] if request.labels else []))
+    if isinstance(request, SketchRequest):
+        return SketchReport(client.partition, len(scores), np.frombuffer(sketch_of(scores, request.kind), np.uint8))
+    assert isinstance(request, HistogramRequest)
+    grid = ScoreGrid.from_text(request.grid)
+    counts = grid.count_by(scores, labels, request.num_labels) if request.num_labels else grid.count(scores)[None]
+    if request.epsilon:
+        counts = noisy_counts(counts, request.epsilon, request.share, stream(0, "noise", client.partition))
     code = encode(counts)
-    while asked.budget and len(code) > asked.budget:
+    while request.budget and len(code) > request.budget:
         counts = coarsened(counts)
         code = encode(counts)
-    return HistogramReport(client.partition, code, asked.rows)
+    return HistogramReport(client.partition, code, request.rows)
 
 
 def method(name: str, count: int) -> Calibration:
     """The method, for clients of two tiers whose scores given the label follow one law."""
-    told = {"name": name.partition(",")[0], "alpha": ALPHA, "score": {"name": "lac"}} | METHODS[name]
+    options = {"name": name.partition(",")[0], "alpha": ALPHA, "score": {"name": "lac"}} | METHODS[name]
     tiers = tuple(("strong", "weak")[k % 2] for k in range(count))
     federation = Federation("", tiers=tiers, num_labels=CLASSES, one_law_a_tier=True)
-    return calibration(calibrate_options(told), federation)
+    return calibration(calibrate_options(options), federation)
 
 
 class Answered(SimulatedGrid):
@@ -141,13 +140,13 @@ def measured(name: str, count: int, points: int) -> dict[str, float]:
     """Seconds and bytes of one method, in this process."""
     strategy, replies = method(name, count), dict[int, Message]()
     grid = CheckedGrid(Answered(count, replies), [f"client {k}" for k in range(count)], "stop")
-    asked = list(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid))
-    request: Any = unpack(_kind(asked[0]), asked[0].content)
-    for client, message in zip(world(count, points), asked, strict=True):
+    messages = list(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid))
+    request: Any = unpack(_kind(messages[0]), messages[0].content)
+    for client, message in zip(world(count, points), messages, strict=True):
         content = pack(answer(client, request))
         replies[message.metadata.dst_node_id] = Message(content, reply_to=message)
     before, times = peak(), [time.process_time()]
-    checked = list(grid.send_and_receive(asked))
+    checked = list(grid.send_and_receive(messages))
     times.append(time.process_time())
     strategy.aggregate_train(1, checked)
     json.dumps([strategy.detail(), strategy.caveats()])
@@ -177,30 +176,39 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=100, help="of a client, on average")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="names of methods, or how they begin")
     parser.add_argument("--one", choices=METHODS, help=argparse.SUPPRESS)
-    told = parser.parse_args(words)
-    if told.clients < 1 or told.points < 2:
+    options = parser.parse_args(words)
+    if options.clients < 1 or options.points < 2:
         parser.error("a client and 2 points of it at least")
-    told.methods = [name for name in METHODS if not told.only or name.startswith(tuple(told.only))]
-    if not told.methods:
-        parser.error(f"--only {' '.join(told.only)}: none of {'; '.join(METHODS)} begins so")
-    return told
+    options.methods = [name for name in METHODS if not options.only or name.startswith(tuple(options.only))]
+    if not options.methods:
+        parser.error(f"--only {' '.join(options.only)}: none of {'; '.join(METHODS)} begins so")
+    return options
 
 
 def main() -> None:
     """Print the table."""
-    told = arguments()
-    if told.one:
-        print(json.dumps(measured(told.one, told.clients, told.points)))
+    options = arguments()
+    if options.one:
+        print(json.dumps(measured(options.one, options.clients, options.points)))
         return
-    print(f"{measuring.machine()}; {told.clients:,} clients, {told.points} points each on average", flush=True)
+    print(f"{measuring.machine()}; {options.clients:,} clients, {options.points} points each on average", flush=True)
 
     def row(name: str) -> list[str]:
-        words = [sys.executable, __file__, "--one", name, "--clients", str(told.clients), "--points", str(told.points)]
-        found = measuring.command(words, environment={}, cwd=Path.cwd()).told
-        times = [measuring.seconds(found[key]) for key in (*STEPS, "whole")]
-        return [name, *times, *(measuring.gigabytes(found[key]) for key in ("before", "peak"))]
+        words = [
+            sys.executable,
+            __file__,
+            "--one",
+            name,
+            "--clients",
+            str(options.clients),
+            "--points",
+            str(options.points),
+        ]
+        printed = measuring.command(words, environment={}, cwd=Path.cwd()).printed
+        times = [measuring.seconds(printed[key]) for key in (*STEPS, "whole")]
+        return [name, *times, *(measuring.gigabytes(printed[key]) for key in ("before", "peak"))]
 
-    measuring.table(["method", *STEPS, "together", "before", "memory"], map(row, told.methods))
+    measuring.table(["method", *STEPS, "together", "before", "memory"], map(row, options.methods))
 
 
 if __name__ == "__main__":

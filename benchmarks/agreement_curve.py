@@ -22,10 +22,10 @@ COLUMNS = {
 def main(folders: list[str]) -> None:
     """Print a table for each run."""
     for folder in folders:
-        told = Result.load(Path(folder)).summary["agreement"]
+        agreement = Result.load(Path(folder)).summary["agreement"]
         print(f"\n**{Path(folder).name}**\n\n| k | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|")
-        for point in told["curve"]:
-            drawn = {"bound": told["bound_applies"]}
+        for point in agreement["curve"]:
+            drawn = {"bound": agreement["bound_applies"]}
             cells = [
                 f"{point[key]:.3f} ± {point[f'{key}_se']:.3f}" if drawn.get(key, True) else "-"
                 for key in COLUMNS.values()

@@ -11,9 +11,10 @@ fl_sim/agreement/model_size.py. `fl-sim report` draws the same.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from fl_sim.agreement.model_size import NO_BOUND, STANDS_FOR, markdown
+from fl_sim.agreement.model_size import HEADERS, NO_BOUND, STANDS_FOR, DoublingOfSize, cells
 from fl_sim.report.figures.sizes import Sizes, found
 from fl_sim.results import tables
 from fl_sim.results.run import Result
@@ -32,6 +33,15 @@ def load(folder: Path) -> Sizes:
     if sizes is None:
         sys.exit(f"{folder}: no sweep over the depth of trees or the stages of boosting alone, with [agreement]")
     return sizes
+
+
+def markdown(rows: Sequence[DoublingOfSize], what: str) -> str:
+    """The rows as a table, means ± standard errors over the seeds; `what` n is."""
+    lines = [f"| {' | '.join([what, *HEADERS])} |", "|--:" * (1 + len(HEADERS)) + "|"]
+    for row in rows:
+        shown = ["" if cell is None else f"{cell[0]:.3f} ± {cell[1]:.3f}" for cell in cells(row)]
+        lines.append(f"| {' | '.join([str(row.size), *shown])} |")
+    return "\n".join(lines)
 
 
 def main(folders: list[str]) -> None:

@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> None:
         for n in SIZES:
             cells = [f"`{name}`", f"{n}"]
             for share in WAYS.values():
-                found = np.array([covered(logits, labels, name, n, share, draw) for draw in range(draws)])
-                mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(draws)
+                rates = np.array([covered(logits, labels, name, n, share, draw) for draw in range(draws)])
+                mean, error = rates.mean(axis=0), rates.std(axis=0, ddof=1) / np.sqrt(draws)
                 cells += [f"{m:.3f} ± {e:.3f}" for m, e in zip(mean, error, strict=True)]
             print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -64,12 +64,12 @@ def covered(
     """Coverage and mean set size on the tested points of a draw."""
     order = stream(0, "calibrator sharing", draw).permutation(len(labels))
     calibration, tested = order[:n], order[-TESTED:]
-    fitted, kept = Plan(name, share).split(0, draw, n)
+    fitted, scored = Plan(name, share).split(0, draw, n)
     calibrator = fit(name, logits[calibration[fitted]], labels[calibration[fitted]])
-    rows = np.concatenate([calibration[kept], tested])
+    rows = np.concatenate([calibration[scored], tested])
     scores = 1 - np.exp(calibrator(logits[rows]))
-    threshold = conformal_threshold(scores[np.arange(len(kept)), labels[calibration[kept]]], ALPHA)
-    sets = scores[len(kept) :] <= threshold
+    threshold = conformal_threshold(scores[np.arange(len(scored)), labels[calibration[scored]]], ALPHA)
+    sets = scores[len(scored) :] <= threshold
     return float(sets[np.arange(TESTED), labels[tested]].mean()), float(sets.sum(axis=1).mean())
 
 
@@ -90,8 +90,8 @@ def one_client() -> Scenario:
     """The core grid's data and strong model, all rows with one client."""
     tables = read(locate("conformal/core-fashion"))
     tables.pop("sweep")
-    told = ("clients.count=1", "clients.partition=iid", "clients.tier.weak.share=0.0", "runtime.name=inline")
-    return Scenario.of(override(tables, told))
+    overrides = ("clients.count=1", "clients.partition=iid", "clients.tier.weak.share=0.0", "runtime.name=inline")
+    return Scenario.of(override(tables, overrides))
 
 
 if __name__ == "__main__":

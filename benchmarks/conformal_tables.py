@@ -46,21 +46,21 @@ def load(folder: Path) -> pd.DataFrame:
     loaded = frames.load(folder)
     points = loaded.points[loaded.points["status"] == "ok"]
     judged = certificate.points(folder, CLAIM)[["point", "considered", "rejected"]]
-    found = points.merge(judged, on="point")
-    found.attrs = {"axes": [a for a in loaded.axes if a not in ("calibrate", "seed")], "name": folder.name}
-    return found
+    table = points.merge(judged, on="point")
+    table.attrs = {"axes": [a for a in loaded.axes if a not in ("calibrate", "seed")], "name": folder.name}
+    return table
 
 
 def worlds(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """(the world in words, its points) for each combination of the axes but strategy and seed, each world once."""
-    axes, seen = points.attrs["axes"], set()
+    axes, shown = points.attrs["axes"], set()
     if not axes:
         yield points.attrs["name"], points
         return
     for values, group in points.groupby(axes, sort=False):
         runs = tuple(sorted(group["run"]))
-        if runs not in seen:
-            seen.add(runs)
+        if runs not in shown:
+            shown.add(runs)
             yield ", ".join(f"{SHORT.get(a, a)} {_value(v)}" for a, v in zip(axes, values, strict=True)), group
 
 
@@ -113,8 +113,8 @@ def behaviours(folders: list[Path]) -> None:
         print("| strategy | " + " | ".join(kinds) + " |")
         print("|---" * (len(kinds) + 1) + "|")
         for strategy in dict.fromkeys(points["calibrate"]):
-            told = [means.loc[(strategy, kind)].to_list() for kind in kinds]
-            cells = [f"{_short(found)}, {_short(worst)}, {size:.1f}" for found, worst, size in told]
+            numbers = [means.loc[(strategy, kind)].to_list() for kind in kinds]
+            cells = [f"{_short(rejected)}, {_short(worst)}, {size:.1f}" for rejected, worst, size in numbers]
             print(f"| {strategy} | {' | '.join(cells)} |")
 
 
@@ -127,8 +127,8 @@ def calibrators(folders: list[Path]) -> None:
             print(f"\n**{strategy}: worst client, set size**\n\n| world | {' | '.join(names)} |")
             print("|---" * (len(names) + 1) + "|")
             for title, group in worlds(_of(points, calibrate=strategy)):
-                told = [_of(group, **{CALIBRATOR: name}) for name in names]
-                cells = [f"{_mean(rows[COLUMNS['worst']])}, {rows[SIZES[0]].mean():.2f}" for rows in told]
+                groups = [_of(group, **{CALIBRATOR: name}) for name in names]
+                cells = [f"{_mean(rows[COLUMNS['worst']])}, {rows[SIZES[0]].mean():.2f}" for rows in groups]
                 print(f"| {title} | {' | '.join(cells)} |")
         print("\n**worlds with a rejected client, and how many are**\n")
         print(f"| strategy, tested | {' | '.join(names)} |\n{'|---' * (len(names) + 1)}|")
@@ -136,8 +136,8 @@ def calibrators(folders: list[Path]) -> None:
             cells = []
             for name in names:
                 mine = _of(points, **{"calibrate": strategy, "clients.test": test, CALIBRATOR: name})
-                found = [int(group["rejected"].sum()) for _, group in worlds(mine)]
-                cells.append(f"{sum(map(bool, found))} of {len(found)}, {sum(found)}")
+                rejected = [int(group["rejected"].sum()) for _, group in worlds(mine)]
+                cells.append(f"{sum(map(bool, rejected))} of {len(rejected)}, {sum(rejected)}")
             print(f"| {strategy}, {test} | {' | '.join(cells)} |")
 
 

@@ -55,19 +55,21 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--participants", type=int, default=5, help=f"1 to {shapley.EXACT}")
     parser.add_argument("--parameters", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=50)
-    told = parser.parse_args(words)
-    if not 1 <= told.participants <= shapley.EXACT or told.parameters < 1 or told.repeats < 1:
+    options = parser.parse_args(words)
+    if not 1 <= options.participants <= shapley.EXACT or options.parameters < 1 or options.repeats < 1:
         parser.error(f"1 to {shapley.EXACT} participants, a parameter and a repeat at least")
-    return told
+    return options
 
 
 def main() -> None:
     """Print the table."""
-    told = arguments()
+    options = arguments()
     rng = stream(0, "contribution-cost")
-    start, reference = rng.standard_normal((2, told.parameters), dtype=np.float32)
-    clients = [{"w": start + rng.standard_normal(told.parameters, dtype=np.float32)} for _ in range(told.participants)]
-    layout, updates = Layout.of(clients[0]), np.empty((told.participants, told.parameters), np.float32)
+    start, reference = rng.standard_normal((2, options.parameters), dtype=np.float32)
+    clients = [
+        {"w": start + rng.standard_normal(options.parameters, dtype=np.float32)} for _ in range(options.participants)
+    ]
+    layout, updates = Layout.of(clients[0]), np.empty((options.participants, options.parameters), np.float32)
 
     def unpacked() -> None:
         for client, row in zip(clients, updates, strict=True):
@@ -76,7 +78,7 @@ def main() -> None:
     unpacked()
     inner = shapley.gram(updates, reference)
     values = shapley.utilities(inner)
-    shares = np.full(told.participants, 1 / told.participants, np.float32)
+    shares = np.full(options.participants, 1 / options.participants, np.float32)
     off = np.abs(shapley.shapley(values) - shapley.shapley(coalitions(updates, reference))).max()
     steps: dict[str, Callable[[], Any]] = {
         "gram": lambda: shapley.gram(updates, reference),
@@ -88,9 +90,10 @@ def main() -> None:
         "aggregate": lambda: start + shares @ updates,
     }
     print(
-        f"{measuring.machine()}; {told.participants} participants, {told.parameters:,} parameters; ms of processor time"
+        f"{measuring.machine()}; {options.participants} participants, {options.parameters:,} parameters; "
+        "ms of processor time"
     )
-    measuring.table(["step", "ms"], [[name, f"{median_ms(work, told.repeats):.3f}"] for name, work in steps.items()])
+    measuring.table(["step", "ms"], [[name, f"{median_ms(work, options.repeats):.3f}"] for name, work in steps.items()])
     print(f"\nThe values differ by {off:.1e} at most.")
 
 

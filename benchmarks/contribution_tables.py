@@ -68,18 +68,20 @@ class Run:
 def runs(folder: Path) -> Iterator[Run]:
     """The runs of a sweep, in its order."""
     for place in tables.load(folder).points["run"]:
-        found = json.loads((folder / "points" / str(place) / "result.json").read_text())
-        learn = found["scenario"]["learn"]
+        result = json.loads((folder / "points" / str(place) / "result.json").read_text())
+        learn = result["scenario"]["learn"]
         name = "fedavg, uniform" if learn.get("weights") == "uniform" else str(learn["name"])
-        kind = found["scenario"]["clients"]["behaviour"][0]["kind"]
-        told = found["learn"]
-        yield Run(name, kind, found["seed"], told["detail"]["rounds"], told["metrics"], folder / "points" / str(place))
+        kind = result["scenario"]["clients"]["behaviour"][0]["kind"]
+        learn = result["learn"]
+        yield Run(
+            name, kind, result["seed"], learn["detail"]["rounds"], learn["metrics"], folder / "points" / str(place)
+        )
 
 
-def grouped(found: list[Run], *keys: str) -> dict[tuple[str, ...], list[Run]]:
+def grouped(all_runs: list[Run], *keys: str) -> dict[tuple[str, ...], list[Run]]:
     """By these fields, in the order in which they come."""
     groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in found:
+    for run in all_runs:
         groups.setdefault(tuple(getattr(run, key) for key in keys), []).append(run)
     return groups
 
@@ -110,9 +112,9 @@ def published(folder: Path) -> None:
 
 def attacks(folder: Path) -> None:
     """Three tables, a row an attack and a column a strategy."""
-    found = list(runs(folder))
-    names, kinds = (list(dict.fromkeys(getattr(run, key) for run in found)) for key in ("strategy", "attack"))
-    groups = grouped(found, "attack", "strategy")
+    all_runs = list(runs(folder))
+    names, kinds = (list(dict.fromkeys(getattr(run, key) for run in all_runs)) for key in ("strategy", "attack"))
+    groups = grouped(all_runs, "attack", "strategy")
     for title, cell in (
         ("accuracy over the last fifty rounds", lambda group: mean([run.settled for run in group])),
         (
@@ -142,11 +144,11 @@ def plot(path: Path, folder: Path) -> None:
 
 def _curves(axes: plt.Axes, groups: dict[str, list[Run]]) -> None:
     for i, (name, group) in enumerate(groups.items()):
-        told = [{r["round"]: r["accuracy"] for r in run.rounds if r.get("accuracy") is not None} for run in group]
-        y = np.array([list(each.values()) for each in told])
+        accuracies = [{r["round"]: r["accuracy"] for r in run.rounds if r.get("accuracy") is not None} for run in group]
+        y = np.array([list(each.values()) for each in accuracies])
         colour = look(i)["color"]
-        axes.plot(list(told[0]), y.mean(axis=0), label=name, linestyle=DASHES[i], markersize=4, **look(i))
-        axes.fill_between(list(told[0]), y.min(axis=0), y.max(axis=0), color=colour, alpha=0.12, linewidth=0)
+        axes.plot(list(accuracies[0]), y.mean(axis=0), label=name, linestyle=DASHES[i], markersize=4, **look(i))
+        axes.fill_between(list(accuracies[0]), y.min(axis=0), y.max(axis=0), color=colour, alpha=0.12, linewidth=0)
     axes.set(xlabel="round", ylabel="accuracy on the clients' test rows")
     axes.legend(loc="lower right")
     axes.set_title("The federation's model; bands hold all seeds", loc="left")
@@ -155,9 +157,9 @@ def _curves(axes: plt.Axes, groups: dict[str, list[Run]]) -> None:
 def _weights(axes: plt.Axes, groups: dict[str, list[Run]]) -> None:
     kinds = ("honest, common data", "honest, rare data", "misbehaving")
     for row, group in enumerate(groups.values()):
-        told = pd.concat([_clients(run) for run in group])
+        clients = pd.concat([_clients(run) for run in group])
         for i, kind in enumerate(kinds):
-            mine = np.sort(told.loc[told["kind"] == kind, "weight"])
+            mine = np.sort(clients.loc[clients["kind"] == kind, "weight"])
             place = row + 0.27 * (i - 1) + np.linspace(-0.07, 0.07, len(mine))
             axes.plot(mine, place, linestyle="", markersize=3.5, alpha=0.6, label=None if row else kind, **look(i))
     axes.set_yticks(range(len(groups)), list(groups))
@@ -168,10 +170,10 @@ def _weights(axes: plt.Axes, groups: dict[str, list[Run]]) -> None:
 
 
 def _clients(run: Run) -> pd.DataFrame:
-    told = pd.read_csv(run.folder / "clients.csv")
-    told["kind"] = np.where(told["behaviour"].notna(), "misbehaving", "honest, " + told["tier"] + " data")
-    told["weight"] = told["weight"] / max(told["weight"].max(), np.finfo(float).tiny)
-    return told
+    clients = pd.read_csv(run.folder / "clients.csv")
+    clients["kind"] = np.where(clients["behaviour"].notna(), "misbehaving", "honest, " + clients["tier"] + " data")
+    clients["weight"] = clients["weight"] / max(clients["weight"].max(), np.finfo(float).tiny)
+    return clients
 
 
 def main(words: list[str]) -> None:

@@ -40,36 +40,39 @@ WAYS = ("floor", "ray", "flower", "ordinary", "pfl")
 HERE = Path(__file__).resolve().parent
 
 
-def scenario(told: argparse.Namespace, runtime: str = "inline") -> Any:
+def scenario(options: argparse.Namespace, runtime: str = "inline") -> Any:
     """The world."""
     from fl_sim import Scenario
 
-    cores = max(1.0, (os.cpu_count() or 1) / told.processes)
+    cores = max(1.0, (os.cpu_count() or 1) / options.processes)
     return Scenario.load(
-        "fashion", f"data.train={told.train}", "data.calibration=2_000", f"clients.count={told.clients}",
-        "clients.tier.weak.share=0.0", f"clients.tier.strong.epochs={told.epochs}", "learn=fedavg",
-        f"learn.rounds={told.rounds}", f"learn.fraction={told.cohort / told.clients}", f"runtime.name={runtime}",
+        "fashion", f"data.train={options.train}", "data.calibration=2_000", f"clients.count={options.clients}",
+        "clients.tier.weak.share=0.0", f"clients.tier.strong.epochs={options.epochs}", "learn=fedavg",
+        f"learn.rounds={options.rounds}", f"learn.fraction={options.cohort / options.clients}",
+        f"runtime.name={runtime}",
         "runtime.device=cpu", f"runtime.cpus_per_client={cores}",
     )  # fmt: skip
 
 
-def ours(told: argparse.Namespace, runtime: str) -> dict[str, Any]:
+def ours(options: argparse.Namespace, runtime: str) -> dict[str, Any]:
     """Seconds of each round of `simulate`, from its messages to those of the next, and the accuracy."""
     from fl_sim import simulate
 
     stamps = measuring.Stamps()
-    found = simulate(scenario(told, runtime), progress=stamps)
-    return {"rounds": stamps.lasted("train"), "accuracy": found.learn["accuracy"]}
+    result = simulate(scenario(options, runtime), progress=stamps)
+    return {"rounds": stamps.lasted("train"), "accuracy": result.learn["accuracy"]}
 
 
-def ordinary(told: argparse.Namespace) -> dict[str, Any]:
+def ordinary(options: argparse.Namespace) -> dict[str, Any]:
     """The same of Flower's runtime with an ordinary app."""
     from ordinary import averaging, calibration
 
-    return calibration.simulate(averaging.app, told.clients, lambda grid: averaging.serve(grid, told.rounds), cores=1)
+    return calibration.simulate(
+        averaging.app, options.clients, lambda grid: averaging.serve(grid, options.rounds), cores=1
+    )
 
 
-def prepare(told: argparse.Namespace, master: Path, folder: Path) -> None:
+def prepare(options: argparse.Namespace, master: Path, folder: Path) -> None:
     """The store with data and clients, and what the rivals read."""
     import torch
     from ordinary import preparing
@@ -79,17 +82,17 @@ def prepare(told: argparse.Namespace, master: Path, folder: Path) -> None:
     from fl_sim.population.clients import populate
     from fl_sim.store.artifacts import Store
 
-    world, store = scenario(told), Store(master)
+    world, store = scenario(options), Store(master)
     prepared = preparation.prepare(world.data, world.seed, store)
     people = populate(world, prepared, store)
     preparing.write_images(folder)
     preparing.write_partition(folder, people, preparing.published_rows(prepared))
-    preparing.write_arrays(folder, people, draws(told, people, world.seed), told.epochs)
+    preparing.write_arrays(folder, people, draws(options, people, world.seed), options.epochs)
     recipe = people.recipe(people.tier(0), "federation")
     torch.save(training.initial(recipe, prepared.shape, 10).state_dict(), folder / "initial.pt")
 
 
-def draws(told: argparse.Namespace, people: Any, seed: int) -> np.ndarray:
+def draws(options: argparse.Namespace, people: Any, seed: int) -> np.ndarray:
     """Who trains in each round, (rounds, cohort), drawn as `strategies/fedavg.py` draws.
 
     Raises:
@@ -100,28 +103,28 @@ def draws(told: argparse.Namespace, people: Any, seed: int) -> np.ndarray:
     able = [k for k in range(len(people)) if len(people.client(k).train)]
     if len(able) < len(people):
         sys.exit(f"{len(people) - len(able)} clients have no training row; take fewer clients or more rows")
-    rounds = range(1, told.rounds + 1)
-    return np.array([sorted(stream(seed, "fedavg", r, 0).permutation(able)[: told.cohort].tolist()) for r in rounds])
+    rounds = range(1, options.rounds + 1)
+    return np.array([sorted(stream(seed, "fedavg", r, 0).permutation(able)[: options.cohort].tolist()) for r in rounds])
 
 
-def timed(way: str, told: argparse.Namespace, master: Path, folder: Path) -> measuring.Done:
+def timed(way: str, options: argparse.Namespace, master: Path, folder: Path) -> measuring.Done:
     """A whole command; it tells the seconds of each round and the accuracy."""
     with tempfile.TemporaryDirectory() as place:
         store = Path(place) / "store"
         shutil.copytree(master, store)
         environment = {"FL_SIM_STORE": str(store), "FASHION_MNIST": str(folder), "RAY_DEDUP_LOGS": "0"}
-        return measuring.command(words_of(way, told, folder), environment=environment, cwd=place)
+        return measuring.command(words_of(way, options, folder), environment=environment, cwd=place)
 
 
-def words_of(way: str, told: argparse.Namespace, folder: Path) -> list[str]:
+def words_of(way: str, options: argparse.Namespace, folder: Path) -> list[str]:
     """The command of a way."""
     if way == "floor":
-        return [sys.executable, str(HERE / "ordinary" / "bare.py"), str(folder), str(told.processes)]
+        return [sys.executable, str(HERE / "ordinary" / "bare.py"), str(folder), str(options.processes)]
     if way == "pfl":
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(told.processes)]
-        return [told.pfl, *torchrun, str(HERE / "ordinary" / "pfl_averaging.py"), str(folder)]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
+        return [options.pfl, *torchrun, str(HERE / "ordinary" / "pfl_averaging.py"), str(folder)]
     sizes = ("clients", "cohort", "rounds", "epochs", "train", "processes")
-    return [sys.executable, __file__, "--do", way, *(f"--{name}={getattr(told, name)}" for name in sizes)]
+    return [sys.executable, __file__, "--do", way, *(f"--{name}={getattr(options, name)}" for name in sizes)]
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -144,53 +147,53 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the floor always is")
     parser.add_argument("--pfl", metavar="PYTHON", help="an interpreter with pfl-research; without one it is left out")
     parser.add_argument("--do", help=argparse.SUPPRESS)
-    told = parser.parse_args(words)
-    if told.rounds < 2 or not 1 <= told.cohort <= told.clients:
+    options = parser.parse_args(words)
+    if options.rounds < 2 or not 1 <= options.cohort <= options.clients:
         parser.error("at least 2 rounds are needed, and a cohort of 1 to all clients")
-    told.ways = [way for way in WAYS if way in {"floor", *told.ways} and (way != "pfl" or told.pfl)]
-    return told
+    options.ways = [way for way in WAYS if way in {"floor", *options.ways} and (way != "pfl" or options.pfl)]
+    return options
 
 
 def main() -> None:
     """Print the table."""
-    told = arguments()
-    if told.do:
-        print(json.dumps(ordinary(told) if told.do == "ordinary" else ours(told, told.do)))
+    options = arguments()
+    if options.do:
+        print(json.dumps(ordinary(options) if options.do == "ordinary" else ours(options, options.do)))
         return
-    found: dict[str, list[measuring.Done]] = {way: [] for way in told.ways}
+    timings: dict[str, list[measuring.Done]] = {way: [] for way in options.ways}
     with tempfile.TemporaryDirectory() as place:
         master, folder = Path(place) / "store", Path(place) / "images"
-        prepare(told, master, folder)
-        for repeat in range(told.repeats):
-            for way in told.ways:
-                found[way].append(timed(way, told, master, folder))
-                print(f"{repeat + 1}, {way}: {steady(found[way][-1]):.2f} s a round", file=sys.stderr)
-    print(f"{measuring.machine()}; {told.processes} processes, medians of {told.repeats}")
-    print_table(told, found)
+        prepare(options, master, folder)
+        for repeat in range(options.repeats):
+            for way in options.ways:
+                timings[way].append(timed(way, options, master, folder))
+                print(f"{repeat + 1}, {way}: {steady(timings[way][-1]):.2f} s a round", file=sys.stderr)
+    print(f"{measuring.machine()}; {options.processes} processes, medians of {options.repeats}")
+    print_table(options, timings)
 
 
 def steady(done: measuring.Done) -> float:
     """Seconds of a steady round: the median without the first."""
-    return statistics.median(done.told["rounds"][1:])
+    return statistics.median(done.printed["rounds"][1:])
 
 
-def print_table(told: argparse.Namespace, found: dict[str, list[measuring.Done]]) -> None:
+def print_table(options: argparse.Namespace, timings: dict[str, list[measuring.Done]]) -> None:
     """A row a way."""
-    base = statistics.median(map(steady, found["floor"]))
+    base = statistics.median(map(steady, timings["floor"]))
 
     def cells(way: str) -> list[str]:
-        mine = statistics.median(map(steady, found[way]))
-        first = statistics.median(done.told["rounds"][0] for done in found[way])
-        whole = statistics.median(done.seconds for done in found[way])
-        accuracy = statistics.median(done.told["accuracy"] for done in found[way])
+        mine = statistics.median(map(steady, timings[way]))
+        first = statistics.median(done.printed["rounds"][0] for done in timings[way])
+        whole = statistics.median(done.seconds for done in timings[way])
+        accuracy = statistics.median(done.printed["accuracy"] for done in timings[way])
         steady_one, first_one, whole_one = map(measuring.seconds, (mine, first, whole))
         return [way, steady_one, f"{mine / base:.3f}", first_one, whole_one, f"{accuracy:.4f}"]
 
-    rounds = f"{told.clients} clients, {told.cohort} a round, rounds 2 to {told.rounds}"
-    head = ["way", "steady round", "/ floor", "first round", "whole command", f"accuracy after {told.rounds} rounds"]
-    measuring.table(head, map(cells, told.ways), rounds)
-    if len(told.ways) < len(WAYS):
-        print(f"\nNot run: {', '.join(way for way in WAYS if way not in told.ways)}.")
+    rounds = f"{options.clients} clients, {options.cohort} a round, rounds 2 to {options.rounds}"
+    head = ["way", "steady round", "/ floor", "first round", "whole command", f"accuracy after {options.rounds} rounds"]
+    measuring.table(head, map(cells, options.ways), rounds)
+    if len(options.ways) < len(WAYS):
+        print(f"\nNot run: {', '.join(way for way in WAYS if way not in options.ways)}.")
 
 
 if __name__ == "__main__":

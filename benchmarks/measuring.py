@@ -30,7 +30,7 @@ class Done(NamedTuple):
     """A command that ended well."""
 
     seconds: float  # from its start to its end
-    told: Any  # the JSON in the last line of what it printed
+    printed: Any  # the JSON in the last line of what it printed
     peak: int | None  # bytes; None where nobody looked
 
 
@@ -162,8 +162,8 @@ def ratio(over: float | None, under: float | None) -> str:
     """over / under; a dash where one of them was not run."""
     if over is None or not under:
         return "-"
-    found = over / under
-    return f"{found:.2f}" if found < 10 else f"{found:.0f}"
+    quotient = over / under
+    return f"{quotient:.2f}" if quotient < 10 else f"{quotient:.0f}"
 
 
 def gigabytes(count: float | None) -> str:
@@ -179,8 +179,8 @@ def machine() -> str:
 
     named = [text.partition(":")[2].strip() for text in _lines("/proc/cpuinfo") if text.startswith("model name")]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    told = f"{os.cpu_count()} cores ({named[0] if named else platform.machine()})"
-    return f"{told}, {', '.join(gpus) or 'no GPU'}; Python {platform.python_version()}, torch {torch.__version__}"
+    words = f"{os.cpu_count()} cores ({named[0] if named else platform.machine()})"
+    return f"{words}, {', '.join(gpus) or 'no GPU'}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def _lines(path: str) -> list[str]:

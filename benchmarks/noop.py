@@ -15,8 +15,8 @@ app = ClientApp()
 @app.query("noop")
 def noop(message: Message, context: Context) -> Message:
     """Two numbers."""
-    told = MetricRecord({"partition": int(context.node_config["partition-id"]), "process": os.getpid()})
-    return Message(RecordDict({"told": told}), reply_to=message)
+    metrics = MetricRecord({"partition": int(context.node_config["partition-id"]), "process": os.getpid()})
+    return Message(RecordDict({"told": metrics}), reply_to=message)
 
 
 @app.query("average")

@@ -61,7 +61,7 @@ CLOSE = 0.0005  # how near the coverage of the ordinary app must come
 RAY_STARTS = 9.0  # seconds that the whole command on ray may take beside twice the floor
 LAST = "evaluate"  # how the type of the last exchange's messages begins
 EXCHANGES = ("train", "query", LAST)
-Told = tuple[float, float, float]  # coverage; seconds of the first exchanges, and of the last
+Exchanged = tuple[float, float, float]  # coverage; seconds of the first exchanges, and of the last
 
 
 def scenario(count: int, runtime: str = "inline", *overrides: str) -> Any:
@@ -86,13 +86,13 @@ class Stamps(measuring.Stamps):
         return last - first, self.begun[0][1] + phases["total"] - phases["write"] - last
 
 
-def ours(count: int, runtime: str, *overrides: str) -> Told:
+def ours(count: int, runtime: str, *overrides: str) -> Exchanged:
     """`simulate` as anybody calls it."""
     from fl_sim import simulate
 
     stamps = Stamps()
-    found = simulate(scenario(count, runtime, *overrides), progress=stamps)
-    return (found.calibrate["coverage"], *stamps.exchanges(found.summary["seconds"]))
+    result = simulate(scenario(count, runtime, *overrides), progress=stamps)
+    return (result.calibrate["coverage"], *stamps.exchanges(result.summary["seconds"]))
 
 
 @functools.cache  # once a process, also in the workers of `maps`
@@ -102,12 +102,12 @@ def world(count: int) -> tuple[Any, Any, dict[str, str]]:
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    told, store = scenario(count), Store(Path(os.environ["FL_SIM_STORE"]))
-    population = populate(told, prepare(told.data, told.seed, store), store)
+    run_scenario, store = scenario(count), Store(Path(os.environ["FL_SIM_STORE"]))
+    population = populate(run_scenario, prepare(run_scenario.data, run_scenario.seed, store), store)
     return store, population, json.loads((store.root / "models.json").read_text())
 
 
-def floor(count: int) -> Told:
+def floor(count: int) -> Exchanged:
     """Each model once over all rows, then NumPy."""
     from fl_sim.population.model_cache import outputs_on
 
@@ -118,10 +118,14 @@ def floor(count: int) -> Told:
     labels = np.array(people.data.targets[first:last])
     scores = {tier: lac(outputs_on(store, key, people.data, rows), labels) for tier, key in keys.items()}
     clients = [people.client(k) for k in range(count)]
-    told = [(scores[c.tier.name][c.calibration - first], scores[c.tier.name][c.test - first]) for c in clients]
-    shared = weighted_mean([(threshold(mine), len(mine)) for mine, _ in told if len(mine)])
+    scores_by_client = [
+        (scores[c.tier.name][c.calibration - first], scores[c.tier.name][c.test - first]) for c in clients
+    ]
+    shared = weighted_mean([(threshold(mine), len(mine)) for mine, _ in scores_by_client if len(mine)])
     calibrated = time.perf_counter()
-    coverage = sum(int((test <= shared).sum()) for _, test in told) / sum(len(test) for _, test in told)
+    coverage = sum(int((test <= shared).sum()) for _, test in scores_by_client) / sum(
+        len(test) for _, test in scores_by_client
+    )
     return coverage, calibrated - begun, time.perf_counter() - calibrated
 
 
@@ -146,15 +150,17 @@ def weighted_mean(pairs: list[tuple[float, int]]) -> float:
     return float(sum(Fraction(q) * n for q, n in pairs) / sum(n for _, n in pairs))
 
 
-def ordinary(count: int, cores: int | None = None) -> Told:
+def ordinary(count: int, cores: int | None = None) -> Exchanged:
     """Flower's runtime, and the app that an ordinary user writes; `cores` a client, or as many as Flower gives it."""
     from ordinary import calibration
 
-    told: Told = calibration.simulate(calibration.app, count, lambda grid: calibration.serve(grid, ALPHA), cores)
-    return told
+    exchanged: Exchanged = calibration.simulate(
+        calibration.app, count, lambda grid: calibration.serve(grid, ALPHA), cores
+    )
+    return exchanged
 
 
-def maps(count: int) -> Told:
+def maps(count: int) -> Exchanged:
     """Flower's runtime, and clients on our memory maps, each computing by itself."""
     from flwr.app import Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
@@ -176,8 +182,8 @@ def maps(count: int) -> Told:
     @client.query()
     def calibrate(message: Message, context: Context) -> Message:
         mine = scores(context, "calibration")
-        told = {"threshold": threshold(mine) if len(mine) else 0.0, "n": len(mine)}
-        return Message(RecordDict({"metrics": MetricRecord(told)}), reply_to=message)
+        report = {"threshold": threshold(mine) if len(mine) else 0.0, "n": len(mine)}
+        return Message(RecordDict({"metrics": MetricRecord(report)}), reply_to=message)
 
     @client.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -185,18 +191,18 @@ def maps(count: int) -> Told:
         covered = int((mine <= message.content["asked"]["threshold"]).sum())
         return Message(RecordDict({"metrics": MetricRecord({"covered": covered, "n": len(mine)})}), reply_to=message)
 
-    def server(grid: Grid) -> Told:
+    def server(grid: Grid) -> Exchanged:
         while len(nodes := list(grid.get_node_ids())) < count:
             time.sleep(0.1)
-        told = calibration.ask(grid, nodes, "query", [RecordDict()] * count)
-        shared = weighted_mean([(t["threshold"], t["n"]) for t in told if t["n"]])
+        thresholds = calibration.ask(grid, nodes, "query", [RecordDict()] * count)
+        shared = weighted_mean([(t["threshold"], t["n"]) for t in thresholds if t["n"]])
         content = RecordDict({"asked": MetricRecord({"threshold": shared})})
-        found = calibration.ask(grid, nodes, "evaluate", [content] * count)
+        counts = calibration.ask(grid, nodes, "evaluate", [content] * count)
         first, last = calibration.ask.seconds
-        return sum(t["covered"] for t in found) / sum(t["n"] for t in found), first, last
+        return sum(t["covered"] for t in counts) / sum(t["n"] for t in counts), first, last
 
-    told: Told = calibration.simulate(client, count, server, cores=1)
-    return told
+    exchanged: Exchanged = calibration.simulate(client, count, server, cores=1)
+    return exchanged
 
 
 # ------------------------------------------------------------------------------------------------------- what is timed
@@ -209,11 +215,11 @@ def prepare_store(root: Path) -> None:
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    store, told = Store(root), scenario(100)
-    data = prepare(told.data, told.seed, store)
-    people = populate(told, data, store)
+    store, run_scenario = Store(root), scenario(100)
+    data = prepare(run_scenario.data, run_scenario.seed, store)
+    people = populate(run_scenario, data, store)
     rows = data.rows("train")
-    keys = {t.name: trained(store, data, people.recipe(t, "shared"), rows) for t in told.clients.tier}
+    keys = {t.name: trained(store, data, people.recipe(t, "shared"), rows) for t in run_scenario.clients.tier}
     (root / "models.json").write_text(json.dumps(keys))
 
 
@@ -226,8 +232,8 @@ def prepare_images(master: Path, folder: Path) -> np.ndarray:
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    store, told = Store(master), scenario(100)
-    data = prepare(told.data, told.seed, store)
+    store, run_scenario = Store(master), scenario(100)
+    data = prepare(run_scenario.data, run_scenario.seed, store)
     preparing.write_images(folder)
     for tier, key in json.loads((master / "models.json").read_text()).items():
         torch.save(load_model(store, key, data)[0].state_dict(), folder / f"{preparing.MODELS[tier]}.pt")
@@ -242,18 +248,20 @@ def prepare_partition(master: Path, folder: Path, count: int, rows: np.ndarray) 
     from fl_sim.population.prepared_data import prepare
     from fl_sim.store.artifacts import Store
 
-    told = scenario(count)
+    run_scenario = scenario(count)
     with tempfile.TemporaryDirectory() as place:
         shutil.copytree(master, Path(place) / "store")
         store = Store(Path(place) / "store")
-        preparing.write_partition(folder, populate(told, prepare(told.data, told.seed, store), store), rows)
+        preparing.write_partition(
+            folder, populate(run_scenario, prepare(run_scenario.data, run_scenario.seed, store), store), rows
+        )
 
 
 def timed(
     way: str, count: int, master: Path, images: Path | None = None, *, weigh: bool = False,
     overrides: Sequence[str] = (),
 ) -> measuring.Done:  # fmt: skip
-    """A whole command, from a store that holds data and models only; it tells what it was `Told`."""
+    """A whole command, from a store that holds data and models only; it tells what it was `Exchanged`."""
     with tempfile.TemporaryDirectory() as place:
         store = Path(place) / "store"
         shutil.copytree(master, store, ignore=shutil.ignore_patterns("outputs", "population"))
@@ -264,7 +272,7 @@ def timed(
         return measuring.command(words, environment=environment, cwd=place, weigh=weigh)
 
 
-class Found:
+class Figures:
     """What one number of clients took, by way."""
 
     def __init__(self, count: int) -> None:
@@ -277,7 +285,7 @@ class Found:
 
     def add(self, way: str, done: measuring.Done) -> None:
         """One run of one way."""
-        self.coverage[way], first, last = done.told
+        self.coverage[way], first, last = done.printed
         for seconds, table in ((done.seconds, self.commands), (first, self.first), (last, self.last)):
             table.setdefault(way, []).append(seconds)
 
@@ -288,25 +296,25 @@ class Found:
 
     def check(self) -> None:
         """All ways found the same."""
-        exact = {way: found for way, found in self.coverage.items() if way not in ORDINARY}
+        exact = {way: coverage for way, coverage in self.coverage.items() if way not in ORDINARY}
         assert len(set(exact.values())) == 1, self.coverage
-        assert all(abs(found - exact["floor"]) <= CLOSE for found in self.coverage.values()), self.coverage
+        assert all(abs(coverage - exact["floor"]) <= CLOSE for coverage in self.coverage.values()), self.coverage
 
 
-def measured(count: int, told: argparse.Namespace, master: Path, images: Path, rows: np.ndarray) -> Found:
+def measured(count: int, options: argparse.Namespace, master: Path, images: Path, rows: np.ndarray) -> Figures:
     """All ways at one number of clients, in turn."""
-    found = Found(count)
-    ways = [way for way in told.ways if way not in ON_FLOWER or count <= told.most_on_flower]
+    figures = Figures(count)
+    ways = [way for way in options.ways if way not in ON_FLOWER or count <= options.most_on_flower]
     if set(ways) & set(ORDINARY):
         prepare_partition(master, images, count, rows)
-    for repeat in range(told.repeats):
+    for repeat in range(options.repeats):
         for way in ways:
-            found.add(way, timed(way, count, master, images))
-            print(f"K = {count}, {repeat + 1}, {way}: {found.commands[way][-1]:.2f} s", file=sys.stderr)
-    found.check()
+            figures.add(way, timed(way, count, master, images))
+            print(f"K = {count}, {repeat + 1}, {way}: {figures.commands[way][-1]:.2f} s", file=sys.stderr)
+    figures.check()
     if "ray" in ways:
-        found.peak = timed("ray", count, master, images, weigh=True).peak
-    return found
+        figures.peak = timed("ray", count, master, images, weigh=True).peak
+    return figures
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -317,36 +325,36 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the floor always is")
     parser.add_argument("--most-on-flower", type=int, default=MOST_ON_FLOWER, metavar="K")
     parser.add_argument("--do", nargs="+", help=argparse.SUPPRESS)
-    told = parser.parse_args(words)
-    told.ways = [way for way in WAYS if way in {"floor", *told.ways}]
-    return told
+    options = parser.parse_args(words)
+    options.ways = [way for way in WAYS if way in {"floor", *options.ways}]
+    return options
 
 
 def main() -> None:
     """Print the tables: whole commands, exchanges alone, memory, and what another client costs."""
-    told = arguments()
-    if told.do:
-        way, *overrides = told.do
+    options = arguments()
+    if options.do:
+        way, *overrides = options.do
         tuned = functools.partial(ordinary, cores=1)
         work = {"floor": floor, "ordinary": ordinary, "tuned": tuned, "maps": maps}.get(way)
-        print(json.dumps(work(told.counts[0]) if work else ours(told.counts[0], way, *overrides)))
+        print(json.dumps(work(options.counts[0]) if work else ours(options.counts[0], way, *overrides)))
         return
     with tempfile.TemporaryDirectory() as place:
         master, images = Path(place) / "store", Path(place) / "images"
         prepare_store(master)
         rows = prepare_images(master, images)
-        found = [measured(count, told, master, images, rows) for count in told.counts]
-    print(f"{measuring.machine()}; medians of {told.repeats}")
-    print_commands(found)
-    print_exchanges(found)
-    print_memory(found)
-    print_slopes(found)
+        figures = [measured(count, options, master, images, rows) for count in options.counts]
+    print(f"{measuring.machine()}; medians of {options.repeats}")
+    print_commands(figures)
+    print_exchanges(figures)
+    print_memory(figures)
+    print_slopes(figures)
 
 
-def print_commands(found: list[Found]) -> None:
+def print_commands(figures: list[Figures]) -> None:
     """Whole commands."""
 
-    def cells(one: Found) -> list[str]:
+    def cells(one: Figures) -> list[str]:
         of = {way: one.median(way) for way in WAYS}
         ray, base = of["ray"], of["floor"] or 0.0
         return [
@@ -358,47 +366,47 @@ def print_commands(found: list[Found]) -> None:
     head = ["K", *WAYS, "inline / floor", "ray / floor", f"ray - 2 floor (≤ {RAY_STARTS:g} s)"]
     title = "Whole commands"
     ratios = [f"{way} / {mine}" for mine in OURS for way in ORDINARY]
-    measuring.table([*head, *ratios, "coverage"], map(cells, found), title)
+    measuring.table([*head, *ratios, "coverage"], map(cells, figures), title)
 
 
-def print_exchanges(found: list[Found]) -> None:
+def print_exchanges(figures: list[Figures]) -> None:
     """The exchanges alone, a row a way."""
 
-    def cells(one: Found, way: str) -> list[str]:
-        told = [f"{one.count:,}", way]
+    def cells(one: Figures, way: str) -> list[str]:
+        row_cells = [f"{one.count:,}", way]
         for of in ("first", "last"):
             mine = one.median(way, of)
             over = None if way in ON_FLOWER else one.median("ordinary", of)
-            told += [measuring.seconds(mine), measuring.ratio(over, mine)]
-        return told
+            row_cells += [measuring.seconds(mine), measuring.ratio(over, mine)]
+        return row_cells
 
     first, last = "first exchanges (with the workers' start)", "last exchange (evaluation of K clients, workers warm)"
     head = ["K", "way", first, "ordinary / this", last, "ordinary / this"]
-    rows = [cells(one, way) for one in found for way in WAYS if way in one.commands]
+    rows = [cells(one, way) for one in figures for way in WAYS if way in one.commands]
     measuring.table(head, rows, "Exchanges alone")
     print("\nOurs asks every model about all rows in the first exchanges, the rivals about a client's in both.")
 
 
-def print_memory(found: list[Found]) -> None:
+def print_memory(figures: list[Figures]) -> None:
     """The memory of ours, and how far off the ordinary app's coverage is."""
 
-    def cells(one: Found) -> list[str]:
+    def cells(one: Figures) -> list[str]:
         off = one.coverage.get("ordinary")
-        told = "-" if off is None else f"{off - one.coverage['floor']:+.4f}"
-        return [f"{one.count:,}", measuring.gigabytes(one.peak), told]
+        apart = "-" if off is None else f"{off - one.coverage['floor']:+.4f}"
+        return [f"{one.count:,}", measuring.gigabytes(one.peak), apart]
 
     head = ["K", "peak memory, ray", "ordinary's coverage less ours"]
-    measuring.table(head, map(cells, found), "Memory and coverage")
+    measuring.table(head, map(cells, figures), "Memory and coverage")
 
 
-def print_slopes(found: list[Found]) -> None:
+def print_slopes(figures: list[Figures]) -> None:
     """What another client costs: the slope over all numbers of clients."""
-    counts = [one.count for one in found]
-    if len(set(counts)) < 2 or any(one.median("ray") is None for one in found):
+    counts = [one.count for one in figures]
+    if len(set(counts)) < 2 or any(one.median("ray") is None for one in figures):
         return
 
     def cells(name: str, of: str) -> list[str]:
-        taken = [one.median("ray", of) for one in found]
+        taken = [one.median("ray", of) for one in figures]
         fit = measuring.line(counts, taken)
         return [
             name, f"{fit.intercept:.2f} s", f"{fit.slope * 1000:.3f} ± {fit.slope_error * 1000:.3f} ms",

@@ -63,11 +63,11 @@ def class_sorted(rng: np.random.Generator, size: int, mean: int, keep: float, cl
     first, second = rng.choice(classes, (2, len(starts)), p=often)
     any_class, u = rng.choice(classes, len(indices), p=often), rng.random(len(indices))
     labels = np.where(u < PURITY, first[folder], np.where(u < PURITY + SECOND, second[folder], any_class))
-    told = (1 - PURITY - SECOND) * often[labels] + PURITY * (labels == first[folder])
-    told += SECOND * (labels == second[folder])
+    chances = (1 - PURITY - SECOND) * often[labels] + PURITY * (labels == first[folder])
+    chances += SECOND * (labels == second[folder])
     spread = -np.where((chance > 0) & (chance < 1), chance * np.log2(np.clip(chance, 1e-300, 1)), 0)
     spread -= np.where((chance > 0) & (chance < 1), (1 - chance) * np.log2(np.clip(1 - chance, 1e-300, 1)), 0)
-    return Made(indices, labels, starts, float((sizes * spread).sum() - np.log2(told).sum()) / 8)
+    return Made(indices, labels, starts, float((sizes * spread).sum() - np.log2(chances).sum()) / 8)
 
 
 def densities(gamma: NDArray[np.float64], sizes: NDArray[np.int64], wanted: float) -> NDArray[np.float64]:
@@ -81,17 +81,17 @@ def densities(gamma: NDArray[np.float64], sizes: NDArray[np.int64], wanted: floa
 
 def shuffled(rng: np.random.Generator, size: int, keep: float, classes: int) -> Made:
     """Kept references anywhere."""
-    kept = round(size * keep)
-    indices = np.sort(rng.choice(size, kept, replace=False))
-    labels = rng.choice(classes, kept, p=popularity(classes))
+    count = round(size * keep)
+    indices = np.sort(rng.choice(size, count, replace=False))
+    labels = rng.choice(classes, count, p=popularity(classes))
     return Made(indices, labels, np.zeros(1, np.int64), baselines.bound(labels, size))
 
 
 def timed(how, *what):
     """(what it returns, seconds)."""
     start = time.perf_counter()
-    found = how(*what)
-    return found, time.perf_counter() - start
+    result = how(*what)
+    return result, time.perf_counter() - start
 
 
 def real(place: Path, folders: Path | None) -> tuple[Made, int, int]:
@@ -99,8 +99,10 @@ def real(place: Path, folders: Path | None) -> tuple[Made, int, int]:
     file = place / "payload.plada" if place.is_dir() else place
     payload = Payload.from_bytes(file.read_bytes(), most_references=codec.MOST_REFERENCES, most_kept=20_000_000)
     beside = (file.with_suffix(".folders.npz"), file.with_name("folders.npz"))
-    held = folders or next((path for path in beside[: 1 + (file.name == "payload.plada")] if path.is_file()), None)
-    starts = None if held is None else read_folders(held.read_bytes(), payload.reference)
+    starts_file = folders or next(
+        (path for path in beside[: 1 + (file.name == "payload.plada")] if path.is_file()), None
+    )
+    starts = None if starts_file is None else read_folders(starts_file.read_bytes(), payload.reference)
     return Made(*payload.unpack(starts), starts, None), payload.num_references, len(payload.class_names)
 
 
@@ -108,35 +110,35 @@ def row(kind: str, made: Made, size: int, keep: float, classes: int) -> str:
     """One payload's line, its bodies decoded and compared."""
     indices, labels, starts, law = made
     zstd = baselines.zstd_sizes(indices, labels, size, classes)
-    best, told = min(zstd.values()), []
+    best, cells = min(zstd.values()), []
     for groups in [None] if starts is None else [None, starts]:
         body, writing = timed(codec.encode, indices, labels, size, classes, groups)
-        found, reading = timed(codec.decode, body, size, len(indices), classes, groups)
-        assert np.array_equal(found, [indices, labels])
+        decoded, reading = timed(codec.decode, body, size, len(indices), classes, groups)
+        assert np.array_equal(decoded, [indices, labels])
         under = f"{1 - len(body) / best:6.1%} {len(body) / baselines.bound(labels, size) - 1:+7.1%}"
-        told.append(f"{codec.reading_of(body):9} {len(body):7} {under} {writing:5.2f} {reading:5.2f}")
+        cells.append(f"{codec.reading_of(body):9} {len(body):7} {under} {writing:5.2f} {reading:5.2f}")
     bounds = f"{baselines.bound(labels, size):7.0f} " + ("      ?" if law is None else f"{law:7.0f}")
     sizes = f"{zstd['indices']:7} {zstd['bitmap']:7} {bounds}"
-    return f"{kind:8} {size:9} {keep:6.1%} {classes:4} {len(indices):7} | {sizes} | " + " | ".join(told)
+    return f"{kind:8} {size:9} {keep:6.1%} {classes:4} {len(indices):7} | {sizes} | " + " | ".join(cells)
 
 
 def main() -> None:
     """Print the table."""
-    asked = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    asked.add_argument("payloads", nargs="*", type=Path, help="payload files or run folders; none: made payloads")
-    asked.add_argument("--reference-folders", type=Path, help="a .npz file, where the reference set's folders start")
-    asked.add_argument("--small", action="store_true", help="without the made payloads over 14.2 million references")
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("payloads", nargs="*", type=Path, help="payload files or run folders; none: made payloads")
+    parser.add_argument("--reference-folders", type=Path, help="a .npz file, where the reference set's folders start")
+    parser.add_argument("--small", action="store_true", help="without the made payloads over 14.2 million references")
+    options = parser.parse_args()
     ours = "reading     bytes  under bound+    enc   dec"
     print(
         "kind             N   keep    C       k |     idx     bmp   bound     law | alone:", ours, "| by folders:", ours
     )
-    for place in given.payloads:
-        found, size, classes = real(place, given.reference_folders)
+    for place in options.payloads:
+        decoded, size, classes = real(place, options.reference_folders)
         name = place.parent.name if place.name == "payload.plada" else place.stem
-        print(row(name[-8:], found, size, len(found.indices) / size, classes), flush=True)
-    if not given.payloads:
-        made(given.small)
+        print(row(name[-8:], decoded, size, len(decoded.indices) / size, classes), flush=True)
+    if not options.payloads:
+        made(options.small)
 
 
 def made(small: bool) -> None:

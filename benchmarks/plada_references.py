@@ -20,8 +20,8 @@ def main() -> None:
         world = scenario(task, 0, None)
         assert world.reference is not None
         channels, height, width = prepare(world.data, world.seed, store).shape
-        held = refer(world.reference.sets, (channels, height, width), store)
-        print(f"| {task} | {len(held):,} | {world.data.server:,} | {world.data.test:,} |", flush=True)
+        references = refer(world.reference.sets, (channels, height, width), store)
+        print(f"| {task} | {len(references):,} | {world.data.server:,} | {world.data.test:,} |", flush=True)
 
 
 if __name__ == "__main__":

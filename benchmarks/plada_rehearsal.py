@@ -48,22 +48,22 @@ def accuracy(task: str, seed: int, rule: Rule | None) -> tuple[float, str]:
 def main() -> None:
     """Print the table, task by task as they are done."""
     tasks = [name for name in TASKS if name in sys.argv[1:]] or list(TASKS)
-    found = {}
+    accuracies = {}
     for task in tasks:
         fixed = np.array([[accuracy(task, seed, rule)[0] for seed in SEEDS] for rule in RULES])
         rehearsed, chosen = zip(*[accuracy(task, seed, None) for seed in SEEDS], strict=True)
         best = int(fixed.mean(axis=1).argmax())
         gap = np.array(rehearsed) - fixed[best]
         half = stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / len(gap) ** 0.5
-        found[task] = (fixed.mean(axis=1), float(np.mean(rehearsed)))
-        told = f"{task}: rehearsed {np.mean(rehearsed):.3f}, hindsight {fixed[best].mean():.3f} ({RULES[best]})"
-        print(f"{told}, difference {gap.mean():+.3f} ± {half:.3f}; best of each seed {fixed.max(axis=0).mean():.3f}")
+        accuracies[task] = (fixed.mean(axis=1), float(np.mean(rehearsed)))
+        line = f"{task}: rehearsed {np.mean(rehearsed):.3f}, hindsight {fixed[best].mean():.3f} ({RULES[best]})"
+        print(f"{line}, difference {gap.mean():+.3f} ± {half:.3f}; best of each seed {fixed.max(axis=0).mean():.3f}")
         print("    chosen:", "; ".join(chosen), flush=True)
         for rule, mean in zip(RULES, fixed, strict=True):
             print(f"    {rule!s:34} {mean.mean():.3f}   " + " ".join(f"{one:.3f}" for one in mean))
-    print(f"\nmean over {len(found)} tasks")
-    rows = {str(rule): np.mean([fixed[i] for fixed, _ in found.values()]) for i, rule in enumerate(RULES)}
-    rows["rehearsed"] = np.mean([mean for _, mean in found.values()])
+    print(f"\nmean over {len(accuracies)} tasks")
+    rows = {str(rule): np.mean([fixed[i] for fixed, _ in accuracies.values()]) for i, rule in enumerate(RULES)}
+    rows["rehearsed"] = np.mean([mean for _, mean in accuracies.values()])
     for name, mean in sorted(rows.items(), key=lambda row: -row[1]):
         print(f"    {name:34} {mean:.3f}")
 

@@ -66,8 +66,8 @@ def _cell(result: Result) -> Cell:
     learn, metrics = result.scenario.learn, result.learn
     tiers = [metrics["tiers"][tier]["accuracy"] for tier in ("weak", "strong")]
     rehearsal = result.summary["learn"]["detail"].get("rehearsal") or [{"rule": ""}]
-    told = _what(learn)
-    return Cell(*told, metrics["payload_bytes"], *tiers, metrics, rehearsal[0]["rule"])
+    what = _what(learn)
+    return Cell(*what, metrics["payload_bytes"], *tiers, metrics, rehearsal[0]["rule"])
 
 
 def _what(learn) -> tuple[str, float | None]:
@@ -78,18 +78,18 @@ def _what(learn) -> tuple[str, float | None]:
     if learn.name == "weights":
         return f"weights {learn.precision}", None
     name = str(Rule(learn.rule, learn.safety and Safety(learn.safety.share, learn.safety.exponent)))
-    for said, words in ((learn.labels == "random", "random labels"), (learn.soft_labels, "soft labels"),
+    for applies, words in ((learn.labels == "random", "random labels"), (learn.soft_labels, "soft labels"),
                         (learn.curriculum, "curriculum"), (learn.keep_fraction == 1, "all labels")):  # fmt: skip
-        name = words if said else name
+        name = words if applies else name
     return name, learn.keep_fraction
 
 
 def grouped(folder: Path) -> dict[tuple[str, float | None], list[Cell]]:
     """(what, size) -> its points, one a seed; in the order of the file."""
-    found: dict[tuple[str, float | None], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[str, float | None], list[Cell]] = defaultdict(list)
     for cell in cells(folder):
-        found[cell.what, cell.size].append(cell)
-    return found
+        groups[cell.what, cell.size].append(cell)
+    return groups
 
 
 def spread(values: list[float]) -> str:
@@ -101,26 +101,26 @@ def spread(values: list[float]) -> str:
     )
 
 
-def both(found: list[Cell]) -> str:
+def both(cells: list[Cell]) -> str:
     """Weak / strong."""
-    return f"{spread([c.weak for c in found])} / {spread([c.strong for c in found])}"
+    return f"{spread([c.weak for c in cells])} / {spread([c.strong for c in cells])}"
 
 
 def rules(folders: list[Path]) -> None:
     """Task by task: a row a rule, and for each share kept the payload's bytes and the students' accuracy."""
     for folder in folders:
-        found = grouped(folder)
-        shares = sorted({size for what, size in found if size and size < 1 and not what.startswith(("core", "probe"))})
-        names = list(dict.fromkeys(what for what, size in found if size == shares[0]))
-        teacher = np.mean([c.metrics["teacher_accuracy"] for c in found["rehearsed", shares[0]]])
+        groups = grouped(folder)
+        shares = sorted({size for what, size in groups if size and size < 1 and not what.startswith(("core", "probe"))})
+        names = list(dict.fromkeys(what for what, size in groups if size == shares[0]))
+        teacher = np.mean([c.metrics["teacher_accuracy"] for c in groups["rehearsed", shares[0]]])
         print(f"\n**{TITLES[task_of(folder)]}** (teacher {100 * teacher:.1f} %)\n")
         print("| rule | " + " | ".join(f"{s:.1%}: bytes | weak / strong" for s in shares) + " |")
         print("|---" * (1 + 2 * len(shares)) + "|")
         order = sorted(
-            names, key=lambda n: (n == "rehearsed", np.mean([c.weak + c.strong for c in found[n, shares[1]]]))
+            names, key=lambda n: (n == "rehearsed", np.mean([c.weak + c.strong for c in groups[n, shares[1]]]))
         )
         for name in order:
-            line = [f"{np.mean([c.bytes for c in found[name, s]]):,.0f} | {both(found[name, s])}" for s in shares]
+            line = [f"{np.mean([c.bytes for c in groups[name, s]]):,.0f} | {both(groups[name, s])}" for s in shares]
             print(f"| {f'**{name}**' if name == 'rehearsed' else name} | {' | '.join(line)} |")
 
 
@@ -129,11 +129,11 @@ def rivals(folders: list[Path]) -> None:
     for folder in folders:
         print(f"\n**{TITLES[task_of(folder)]}**\n")
         print("| what is sent | bytes | weak / strong |\n|---|---|---|")
-        told = ("random labels", "soft labels", "curriculum", "all labels", "coreset", "probe", "weights")
-        for (what, size), found in sorted(grouped(folder).items(), key=lambda row: np.mean([c.bytes for c in row[1]])):
-            if what.startswith(told):
+        order = ("random labels", "soft labels", "curriculum", "all labels", "coreset", "probe", "weights")
+        for (what, size), cells in sorted(grouped(folder).items(), key=lambda row: np.mean([c.bytes for c in row[1]])):
+            if what.startswith(order):
                 words = f"{what}{amount(what, size)}"
-                print(f"| {words} | {np.mean([c.bytes for c in found]):,.0f} | {both(found)} |")
+                print(f"| {words} | {np.mean([c.bytes for c in cells]):,.0f} | {both(cells)} |")
 
 
 def amount(what: str, size: float | None) -> str:
@@ -155,14 +155,16 @@ def codec(folders: list[Path]) -> None:
     )
     for folder in folders:
         sizes: dict[float, list[dict]] = defaultdict(list)
-        for (_, size), found in grouped(folder).items():
-            sizes[size or 0] += [c.metrics["codec"] for c in found if "codec" in c.metrics]
-        for size in sorted(size for size, told in sizes.items() if told):
+        for (_, size), cells in grouped(folder).items():
+            sizes[size or 0] += [c.metrics["codec"] for c in cells if "codec" in c.metrics]
+        for size in sorted(size for size, values in sizes.items() if values):
             ours, zstd, bound = (np.array([c[k] for c in sizes[size]]) for k in ("body", "zstd", "entropy_bound"))
             under = 1 - ours / zstd
-            told = f"{len(ours)} | {ours.mean():,.0f} | {zstd.mean():,.0f} | "
-            told += f"{under.mean():.1%} ({under.min():.1%} to {under.max():.1%}) | {ours.sum() / bound.sum() - 1:+.1%}"
-            print(f"| {task_of(folder)} | {size:.1%} | {told} |")
+            values = f"{len(ours)} | {ours.mean():,.0f} | {zstd.mean():,.0f} | "
+            values += (
+                f"{under.mean():.1%} ({under.min():.1%} to {under.max():.1%}) | {ours.sum() / bound.sum() - 1:+.1%}"
+            )
+            print(f"| {task_of(folder)} | {size:.1%} | {values} |")
 
 
 def task_of(folder: Path) -> str:
@@ -174,12 +176,12 @@ def plot(path: Path, folders: list[Path]) -> None:
     """Accuracy against bytes: a column a task, the strong student above, the weak below."""
     figure, panels = plt.subplots(2, len(folders), figsize=(3.3 * len(folders), 6.2), sharex="col", squeeze=False)
     for column, folder in zip(panels.T, folders, strict=True):
-        found = grouped(folder)
+        groups = grouped(folder)
         teacher = np.mean(
-            [c.metrics["teacher_accuracy"] for (w, _), cs in found.items() if w == "rehearsed" for c in cs]
+            [c.metrics["teacher_accuracy"] for (w, _), cs in groups.items() if w == "rehearsed" for c in cs]
         )
         for axes, tier in zip(column, ("strong", "weak"), strict=True):
-            _draw(axes, found, tier)
+            _draw(axes, groups, tier)
             axes.axhline(teacher, color="0.5", linewidth=0.8, linestyle="--")
             axes.text(0.99, teacher, "teacher", ha="right", va="bottom", fontsize=7, color="0.4",
                       transform=axes.get_yaxis_transform())  # fmt: skip
@@ -200,9 +202,9 @@ def plot(path: Path, folders: list[Path]) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _draw(axes: plt.Axes, found: dict[tuple[str, float | None], list[Cell]], tier: str) -> None:
+def _draw(axes: plt.Axes, groups: dict[tuple[str, float | None], list[Cell]], tier: str) -> None:
     for name, (colour, marker, dashes) in LINES.items():
-        mine = [cs for (what, _), cs in found.items() if what == name or (name == "weights" and what.startswith(name))]
+        mine = [cs for (what, _), cs in groups.items() if what == name or (name == "weights" and what.startswith(name))]
         mine.sort(key=lambda cs: np.mean([c.bytes for c in cs]))
         x = [np.mean([c.bytes for c in cs]) for cs in mine]
         y = np.array([[getattr(c, tier) for c in cs] for cs in mine])
@@ -218,7 +220,7 @@ def _draw(axes: plt.Axes, found: dict[tuple[str, float | None], list[Cell]], tie
         )
         axes.fill_between(x, y.min(1), y.max(1), color=colour, alpha=0.12, linewidth=0)
     for name, marker in (("random labels", "x"), ("all labels", "*")):
-        for (what, _), cs in found.items():
+        for (what, _), cs in groups.items():
             if what == name:
                 axes.plot(np.mean([c.bytes for c in cs]), np.mean([getattr(c, tier) for c in cs]), marker, color="0.35",
                           markersize=7, label=name, linestyle="none")  # fmt: skip

@@ -21,6 +21,7 @@ from typing import Any
 
 Results = tuple[list[dict[str, str]], Any]  # rows of clients.csv, and result.json
 
+FIRST = {"one-round": "fedwq-cp", "many-rounds": {"name": "dp-fedcp", "rounds": 50}}  # of the kinds of strategies
 LEFT_OUT = {"seconds", "versions", "machine", "sha256"}  # keys of result.json
 
 
@@ -34,9 +35,12 @@ def inline(value: Any) -> str:
 
 
 def first_point(file: Path) -> list[str]:
-    """Overrides that take the first value of each axis of a file's sweep."""
+    """Overrides that take the first value of each axis of a file's sweep, of a kind of strategies its first one."""
     axes = tomllib.loads(file.read_text(encoding="utf-8")).get("sweep", {})
-    return [f"{axis}={inline(values[0])}" for axis, values in axes.items()]
+    first = {axis: values[0] for axis, values in axes.items()}
+    if isinstance(first.get("calibrate"), dict) and "kind" in first["calibrate"]:
+        first["calibrate"] = FIRST[first["calibrate"]["kind"]]
+    return [f"{axis}={inline(value)}" for axis, value in first.items()]
 
 
 def command(tree: Path) -> list[str]:

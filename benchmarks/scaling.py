@@ -58,32 +58,32 @@ class Point(NamedTuple):
     peak: int  # bytes
 
 
-def against_clients(told: argparse.Namespace, master: Path) -> list[Point]:
+def against_clients(options: argparse.Namespace, master: Path) -> list[Point]:
     """The one-shot world, whole commands."""
     from one_shot import timed
 
     def point(count: int) -> Point:
-        ray, floor = in_turn(told.repeats, [partial(timed, way, count, master) for way in ("ray", "floor")])
+        ray, floor = in_turn(options.repeats, [partial(timed, way, count, master) for way in ("ray", "floor")])
         return made(count, ray, floor, timed("ray", count, master, weigh=True).peak)
 
-    found = [point(count) for count in told.counts]
-    print_points("K", "Clients: one-shot world, whole commands", found)
-    print_fit("s", {"ray": [p.ray for p in found], "ray, exchanges alone": [p.rounds for p in found]}, told.counts)
-    print_fit("MB", {"peak memory": [p.peak / 1e6 for p in found]}, told.counts)
-    return found
+    points = [point(count) for count in options.counts]
+    print_points("K", "Clients: one-shot world, whole commands", points)
+    print_fit("s", {"ray": [p.ray for p in points], "ray, exchanges alone": [p.rounds for p in points]}, options.counts)
+    print_fit("MB", {"peak memory": [p.peak / 1e6 for p in points]}, options.counts)
+    return points
 
 
-def against_actors(told: argparse.Namespace, master: Path) -> list[Point]:
+def against_actors(options: argparse.Namespace, master: Path) -> list[Point]:
     """One world on more and more actors."""
     from one_shot import timed
 
     cores = os.cpu_count() or 1
     numbers = sorted({min(2**i, cores) for i in range(cores.bit_length() + 1)})
-    ways = [partial(timed, "ray", told.clients, master, overrides=(per_client(n, cores),)) for n in numbers]
-    taken = in_turn(told.repeats, ways)
-    found = [made(n, done, [], way(weigh=True).peak) for n, way, done in zip(numbers, ways, taken, strict=True)]
-    print_points("actors", f"Actors: {told.clients:,} clients, whole commands", found)
-    return found
+    ways = [partial(timed, "ray", options.clients, master, overrides=(per_client(n, cores),)) for n in numbers]
+    taken = in_turn(options.repeats, ways)
+    points = [made(n, done, [], way(weigh=True).peak) for n, way, done in zip(numbers, ways, taken, strict=True)]
+    print_points("actors", f"Actors: {options.clients:,} clients, whole commands", points)
+    return points
 
 
 def per_client(actors: int, cores: int) -> str:
@@ -102,23 +102,28 @@ def in_turn(repeats: int, ways: Sequence[Callable[[], measuring.Done]]) -> list[
 
 def made(x: int, ray: list[measuring.Done], floor: list[measuring.Done], peak: int | None) -> Point:
     """Medians."""
-    found = Point(
-        x, statistics.median(d.seconds for d in ray), statistics.median(sum(d.told[1:]) for d in ray),
+    figures = Point(
+        x, statistics.median(d.seconds for d in ray), statistics.median(sum(d.printed[1:]) for d in ray),
         statistics.median(d.seconds for d in floor) if floor else None, peak or 0,
     )  # fmt: skip
-    print(f"{x}: ray {found.ray:.2f} s, {found.peak / 1e6:.0f} MB", file=sys.stderr)
-    return found
+    print(f"{x}: ray {figures.ray:.2f} s, {figures.peak / 1e6:.0f} MB", file=sys.stderr)
+    return figures
 
 
-def print_points(name: str, title: str, found: list[Point]) -> None:
+def print_points(name: str, title: str, points: list[Point]) -> None:
     """A row a point."""
 
     def cells(p: Point) -> list[str]:
-        told = (p.ray, p.rounds, p.floor)
-        return [f"{p.x:,}", *map(measuring.seconds, told), measuring.ratio(p.ray, p.floor), measuring.gigabytes(p.peak)]
+        seconds = (p.ray, p.rounds, p.floor)
+        return [
+            f"{p.x:,}",
+            *map(measuring.seconds, seconds),
+            measuring.ratio(p.ray, p.floor),
+            measuring.gigabytes(p.peak),
+        ]
 
     head = [name, "ray", "exchanges alone", "floor", "ray / floor", "peak memory, ray"]
-    measuring.table(head, map(cells, found), title)
+    measuring.table(head, map(cells, points), title)
 
 
 def print_fit(unit: str, series: dict[str, list[float]], counts: Sequence[int]) -> None:
@@ -188,9 +193,9 @@ def on_ray(count: int, work: Callable[[Any], Any]) -> Any:
         )  # fmt: skip
         while len(one_round(grid, "query.noop")[1]) < min(ACTORS, count):  # until all actors have started
             time.sleep(0.1)
-        found = work(grid)
+        result = work(grid)
         grid.close()
-    return found
+    return result
 
 
 def on_flower(count: int, work: Callable[[Any], Any]) -> Any:
@@ -206,13 +211,13 @@ def on_flower(count: int, work: Callable[[Any], Any]) -> Any:
     return simulate(noop.app, count, serve)
 
 
-def noop(told: argparse.Namespace) -> None:
+def noop(options: argparse.Namespace) -> None:
     """The table of no-op rounds."""
-    ways = [(where, count) for where, counts in NOOP.items() for count in counts if count <= told.most]
+    ways = [(where, count) for where, counts in NOOP.items() for count in counts if count <= options.most]
     taken: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
-    for _ in range(told.repeats):
+    for _ in range(options.repeats):
         for where, count in ways:
-            rounds = done_here("noop", where, count, told.noop_rounds).told
+            rounds = done_here("noop", where, count, options.noop_rounds).printed
             taken[where, count].append(statistics.median(rounds))
             print(f"no-op, {where}, {count}: {taken[where, count][-1]:.3f} s", file=sys.stderr)
     seconds = {way: statistics.median(each) for way, each in taken.items()}
@@ -222,7 +227,7 @@ def noop(told: argparse.Namespace) -> None:
         ratio = measuring.ratio(mine, seconds.get(("ray", count)))
         return [where, f"{count:,}", measuring.seconds(mine), f"{1e6 * mine / count:.0f} µs", ratio]
 
-    title = f"No-op rounds: {ACTORS} actors, medians of {told.noop_rounds} rounds after {WARM_UP}"
+    title = f"No-op rounds: {ACTORS} actors, medians of {options.noop_rounds} rounds after {WARM_UP}"
     measuring.table(["runtime", "clients", "a round", "a client", "/ ray"], [cells(*way) for way in ways], title)
 
 
@@ -239,12 +244,12 @@ def memory_of(kind: str, count: int, rounds: int, warm_up: int) -> list[tuple[in
         return RecordDict({"arrays": ArrayRecord({"weights": Array(np.zeros(100_000, np.float32))})})
 
     def work(grid: Any) -> list[tuple[int, ...]]:
-        found = []
+        sizes = []
         for number in range(1 - warm_up, rounds + 1):
             one_round(grid, f"query.{kind}", content())
             if number > 0 and number % max(1, rounds // 10) == 0:
-                found.append((number, *weighed()))
-        return found
+                sizes.append((number, *weighed()))
+        return sizes
 
     return on_ray(count, work)
 
@@ -257,11 +262,11 @@ def weighed() -> tuple[int, int, int]:
     return measuring.pss(os.getpid(), "Pss_Anon"), sum(own), sum(measuring.pss(pid, "Pss_Shmem") for pid in everyone)
 
 
-def memory(told: argparse.Namespace) -> dict[str, list[list[int]]]:
+def memory(options: argparse.Namespace) -> dict[str, list[list[int]]]:
     """The table of memory against rounds."""
     kinds = ("noop", "average")
-    sizes = (told.memory_clients, told.memory_rounds, told.memory_warm_up)
-    taken = {kind: done_here("memory", kind, *sizes).told for kind in kinds}
+    sizes = (options.memory_clients, options.memory_rounds, options.memory_warm_up)
+    taken = {kind: done_here("memory", kind, *sizes).printed for kind in kinds}
 
     def slope(rows: list[list[int]], place: int) -> str:
         fit = measuring.line([row[0] for row in rows], [row[1 + place] / 1e3 for row in rows])
@@ -273,7 +278,7 @@ def memory(told: argparse.Namespace) -> dict[str, list[list[int]]]:
         return [kind, PLACES[place], sizes, slope(rows, place), slope(rows[len(rows) // 2 :], place)]
 
     when = ", ".join(str(row[0]) for row in taken["noop"])
-    title = f"Memory against rounds: {told.memory_clients} clients, {ACTORS} actors"
+    title = f"Memory against rounds: {options.memory_clients} clients, {ACTORS} actors"
     head = ["round", "of", f"MB after round {when}", "a round", "a round of the last half"]
     measuring.table(head, [cells(kind, place) for kind in kinds for place in range(len(PLACES))], title)
     return taken
@@ -338,29 +343,29 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Print the tables of the parts that are wanted."""
-    told = arguments()
-    if told.do:
-        what, way, *numbers = told.do
+    options = arguments()
+    if options.do:
+        what, way, *numbers = options.do
         work: Callable[..., Any] = noop_rounds if what == "noop" else memory_of
         print(json.dumps(work(way, *map(int, numbers))))
         return
-    print(f"{measuring.machine()}; medians of {told.repeats}")
+    print(f"{measuring.machine()}; medians of {options.repeats}")
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as place:
         master = Path(place) / "store"
-        if {"clients", "actors"} & set(told.parts):
+        if {"clients", "actors"} & set(options.parts):
             from one_shot import prepare_store
 
             prepare_store(master)
-        if "clients" in told.parts:
-            points = against_clients(told, master)
-        if "actors" in told.parts:
-            against_actors(told, master)
-    if "noop" in told.parts:
-        noop(told)
-    rounds = memory(told) if "memory" in told.parts else {}
-    if told.figure:
-        draw(told.figure, points, rounds)
+        if "clients" in options.parts:
+            points = against_clients(options, master)
+        if "actors" in options.parts:
+            against_actors(options, master)
+    if "noop" in options.parts:
+        noop(options)
+    rounds = memory(options) if "memory" in options.parts else {}
+    if options.figure:
+        draw(options.figure, points, rounds)
 
 
 if __name__ == "__main__":

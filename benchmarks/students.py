@@ -50,14 +50,14 @@ class Way(NamedTuple):
         return self.runtime if self.runtime == ALONE else f"{self.runtime}, cohort {self.cohort}"
 
 
-def scenario(told: argparse.Namespace, device: str, tier: str, way: Way, *overrides: str) -> Any:
+def scenario(options: argparse.Namespace, device: str, tier: str, way: Way, *overrides: str) -> Any:
     """The world; every client is of the tier called strong, which has that architecture."""
     from fl_sim import Scenario
 
     runtime = "inline" if way.runtime == ALONE else way.runtime
     return Scenario.load(
-        "plada-then-fedwqcp", f"clients.count={told.clients}", "clients.tier.weak.share=0.0",
-        f"clients.tier.strong.architecture={tier}", f"clients.tier.strong.epochs={told.epochs}", "learn.rule=random",
+        "plada-then-fedwqcp", f"clients.count={options.clients}", "clients.tier.weak.share=0.0",
+        f"clients.tier.strong.architecture={tier}", f"clients.tier.strong.epochs={options.epochs}", "learn.rule=random",
         "learn.keep_fraction=0.01", "learn.per_client=true", "learn.teacher.epochs=5", "calibrate=none",
         "data.calibration=1", f"clients.tier.strong.cohort={way.cohort}", f"runtime.name={runtime}",
         f"runtime.device={device}", *overrides,
@@ -67,64 +67,64 @@ def scenario(told: argparse.Namespace, device: str, tier: str, way: Way, *overri
 # -------------------------------------------------------------------------------------------------------- what is timed
 
 
-def prepare(told: argparse.Namespace, device: str, master: Path) -> None:
+def prepare(options: argparse.Namespace, device: str, master: Path) -> None:
     """Data, reference set, payload and transfer set of both seeds."""
     from fl_sim import simulate
 
     for seed in (0, WARM):
         few = ("clients.count=1", "clients.tier.strong.epochs=1", f"seed={seed}")
-        simulate(scenario(told, device, "linear", Way("inline", "1"), *few), store=master)
+        simulate(scenario(options, device, "linear", Way("inline", "1"), *few), store=master)
 
 
-def through_simulate(told: argparse.Namespace, device: str, tier: str, way: Way, store: Path) -> float:
+def through_simulate(options: argparse.Namespace, device: str, tier: str, way: Way, store: Path) -> float:
     """Clients a minute."""
     from fl_sim.preflight import check
     from fl_sim.simulation import simulator
 
-    world, warm = scenario(told, device, tier, way), warmed(told, device, tier, way)
+    world, warm = scenario(options, device, tier, way), warmed(options, device, tier, way)
     check(world)
-    with simulator(world.runtime, told.clients, store=store) as run:
+    with simulator(world.runtime, options.clients, store=store) as run:
         few = (f"clients.count={warm}", "clients.tier.strong.epochs=1", f"seed={WARM}")
-        run(scenario(told, device, tier, way, *few), measuring.Stamps())
+        run(scenario(options, device, tier, way, *few), measuring.Stamps())
         watch = measuring.Stamps()
         run(world, watch)
-    return 60 * told.clients / sum(watch.lasted("payload"))
+    return 60 * options.clients / sum(watch.lasted("payload"))
 
 
-def warmed(told: argparse.Namespace, device: str, tier: str, way: Way) -> int:
+def warmed(options: argparse.Namespace, device: str, tier: str, way: Way) -> int:
     """Clients trained before the clock starts: at least two cohorts for each worker, of which there is no more than one
     a processor, where there are so many clients."""
-    if told.warm is not None:
-        return min(told.clients, told.warm)
+    if options.warm is not None:
+        return min(options.clients, options.warm)
     from fl_sim.models.stacked_training import AUTO, AUTO_GPU
 
     auto = AUTO.get(tier, 1) if device == "cpu" else AUTO_GPU
     workers = (os.cpu_count() or 1) if way.runtime == "ray" else 1
-    return min(told.clients, max(FEW, 2 * workers * (auto if way.cohort == "auto" else int(way.cohort))))
+    return min(options.clients, max(FEW, 2 * workers * (auto if way.cohort == "auto" else int(way.cohort))))
 
 
-def alone(told: argparse.Namespace, device: str, tier: str, store: Path) -> float:
+def alone(options: argparse.Namespace, device: str, tier: str, store: Path) -> float:
     """Clients a minute, by the first `--alone` of them."""
     from clients.behaviour import own_recipe
     from fl_sim.population.model_cache import student
     from fl_sim.simulation import made_ready
     from fl_sim.store.artifacts import Store
 
-    held = Store(store)
-    people = made_ready(scenario(told, device, tier, Way(ALONE, "1")), held)
-    transfer = transfer_set(held)
+    artifacts = Store(store)
+    people = made_ready(scenario(options, device, tier, Way(ALONE, "1")), artifacts)
+    transfer = transfer_set(artifacts)
 
     def train(name: str, k: int) -> None:
         student(people.data, own_recipe(people.client(k), people, f"{name} {k}", "image"), transfer)
 
-    for k in range(min(warmed(told, device, tier, Way(ALONE, "1")), told.alone)):
+    for k in range(min(warmed(options, device, tier, Way(ALONE, "1")), options.alone)):
         train("warm", k)
     synchronise(device)
     start = time.perf_counter()
-    for k in range(told.alone):
+    for k in range(options.alone):
         train("student of client", k)
     synchronise(device)
-    return 60 * told.alone / (time.perf_counter() - start)
+    return 60 * options.alone / (time.perf_counter() - start)
 
 
 def transfer_set(store: Any) -> Any:
@@ -132,8 +132,8 @@ def transfer_set(store: Any) -> Any:
     from fl_sim.population.model_cache import TransferSet
 
     key = min(place.name for place in (store.root / "transfer").iterdir())
-    found = store.open("transfer", key).arrays
-    return TransferSet(key, found["images"], found["labels"], found.get("soft"), found.get("levels"))
+    arrays = store.open("transfer", key).arrays
+    return TransferSet(key, arrays["images"], arrays["labels"], arrays.get("soft"), arrays.get("levels"))
 
 
 def synchronise(device: str) -> None:
@@ -144,14 +144,14 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def measured(told: argparse.Namespace, device: str, tier: str, way: Way, master: Path) -> float:
+def measured(options: argparse.Namespace, device: str, tier: str, way: Way, master: Path) -> float:
     """Clients a minute, from a store without students."""
     with tempfile.TemporaryDirectory() as place:
         store = Path(place) / "store"
         shutil.copytree(master, store, ignore=shutil.ignore_patterns("model", "outputs"))
         if way.runtime == ALONE:
-            return alone(told, device, tier, store)
-        return through_simulate(told, device, tier, way, store)
+            return alone(options, device, tier, store)
+        return through_simulate(options, device, tier, way, store)
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
@@ -180,43 +180,45 @@ def main() -> None:
     """Print a table a device."""
     import torch
 
-    told = arguments()
-    devices = told.devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    ways = [Way(ALONE, "1"), *(Way(runtime, cohort) for runtime in told.runtimes for cohort in told.cohorts)]
+    options = arguments()
+    devices = options.devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    ways = [Way(ALONE, "1"), *(Way(runtime, cohort) for runtime in options.runtimes for cohort in options.cohorts)]
     print(measuring.machine())
     if "cuda" not in devices:
         print("No GPU was measured.")
     for device in devices:
         with tempfile.TemporaryDirectory() as place:
             master = Path(place) / "store"
-            prepare(told, device, master)
-            rows = [(tier, rates(told, device, tier, ways, master)) for tier in told.tiers]
-        print_table(told, device, ways, rows)
+            prepare(options, device, master)
+            rows = [(tier, rates(options, device, tier, ways, master)) for tier in options.tiers]
+        print_table(options, device, ways, rows)
 
 
-def rates(told: argparse.Namespace, device: str, tier: str, ways: list[Way], master: Path) -> dict[Way, float]:
+def rates(options: argparse.Namespace, device: str, tier: str, ways: list[Way], master: Path) -> dict[Way, float]:
     """Clients a minute by way, medians of runs in turn."""
-    found: dict[Way, list[float]] = {way: [] for way in ways}
-    for repeat in range(told.repeats):
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    for repeat in range(options.repeats):
         for way in ways:
-            found[way].append(measured(told, device, tier, way, master))
-            print(f"{device}, {tier}, {repeat + 1}, {way}: {found[way][-1]:.0f} a minute", file=sys.stderr)
-    return {way: statistics.median(each) for way, each in found.items()}
+            seconds[way].append(measured(options, device, tier, way, master))
+            print(f"{device}, {tier}, {repeat + 1}, {way}: {seconds[way][-1]:.0f} a minute", file=sys.stderr)
+    return {way: statistics.median(each) for way, each in seconds.items()}
 
 
 def print_table(
-    told: argparse.Namespace, device: str, ways: list[Way], rows: list[tuple[str, dict[Way, float]]]
+    options: argparse.Namespace, device: str, ways: list[Way], rows: list[tuple[str, dict[Way, float]]]
 ) -> None:
     """Rates, and each runtime's cohorts over its first."""
-    first = {runtime: Way(runtime, told.cohorts[0]) for runtime in told.runtimes}
+    first = {runtime: Way(runtime, options.cohorts[0]) for runtime in options.runtimes}
     compared = [way for way in ways if way.runtime != ALONE and way != first[way.runtime]]
 
-    def cells(tier: str, found: dict[Way, float]) -> list[str]:
-        ratios = [f"{found[way] / found[first[way.runtime]]:.2f}" for way in compared]
-        return [tier, *(f"{found[way]:,.0f}" for way in ways), *ratios]
+    def cells(tier: str, by_way: dict[Way, float]) -> list[str]:
+        ratios = [f"{by_way[way] / by_way[first[way.runtime]]:.2f}" for way in compared]
+        return [tier, *(f"{by_way[way]:,.0f}" for way in ways), *ratios]
 
-    head = ["tier", *map(str, ways), *(f"{way} / cohort {told.cohorts[0]}" for way in compared)]
-    title = f"{device}: clients a minute; {told.clients} clients, {told.epochs} epochs, medians of {told.repeats}"
+    head = ["tier", *map(str, ways), *(f"{way} / cohort {options.cohorts[0]}" for way in compared)]
+    title = (
+        f"{device}: clients a minute; {options.clients} clients, {options.epochs} epochs, medians of {options.repeats}"
+    )
     measuring.table(head, [cells(*row) for row in rows], title)
 
 

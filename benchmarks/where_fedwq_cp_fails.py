@@ -59,11 +59,11 @@ def main(names: list[str]) -> None:
 
 def figures(result: Result) -> list[float | None]:
     """The row of one run."""
-    found = result.calibrate
+    metrics = result.calibrate
     tested = [r["coverage"] for r in result.clients if r["num_test"] >= LEAST_TESTED and r["coverage"] is not None]
-    tiers = [found["tiers"].get(tier, {}).get("coverage") for tier in ("weak", "strong")]
-    size = found.get("mean_set_size", found.get("mean_interval_length"))
-    return [found["coverage"], found["coverage_client_mean"], min(tested), *tiers, size]
+    tiers = [metrics["tiers"].get(tier, {}).get("coverage") for tier in ("weak", "strong")]
+    size = metrics.get("mean_set_size", metrics.get("mean_interval_length"))
+    return [metrics["coverage"], metrics["coverage_client_mean"], min(tested), *tiers, size]
 
 
 def _cell(values: Sequence[float | None]) -> str:

@@ -71,9 +71,9 @@ def main(wanted: list[str]) -> None:
                 if method == "class-conditional" and scenarios[0].calibrate.score.task == "regression":
                     cells.append("-")
                     continue
-                found = [run(s.with_(f"calibrate={method}"), Silent()) for s in scenarios]
-                sizes[method] = float(np.mean([size(result) for result in found]))
-                cells.append(f"{judged(found)}, {sizes[method]:.2f}")
+                results = [run(s.with_(f"calibrate={method}"), Silent()) for s in scenarios]
+                sizes[method] = float(np.mean([size(result) for result in results]))
+                cells.append(f"{judged(results)}, {sizes[method]:.2f}")
             ratio = sizes["grouped"] / float(np.mean([oracle_size(s) for s in scenarios]))
             print(f"| {name} | {' | '.join(cells)} | {ratio:.3f} |", flush=True)
 
@@ -87,17 +87,17 @@ def scenario(file: str, overrides: list[str]) -> Scenario:
     return Scenario.of(override(tables, [*overrides, "runtime.name=inline"]))
 
 
-def judged(found: list[Result]) -> str:
+def judged(results: list[Result]) -> str:
     """Rejected clients over the seeds, and the lowest coverage of a client with enough test points."""
-    least = [result.calibrate["coverage_client_min_tested"] for result in found]
+    least = [result.calibrate["coverage_client_min_tested"] for result in results]
     lowest = f"{min(x for x in least if x is not None):.2f}" if any(x is not None for x in least) else "-"
-    return f"{sum(rejected(result, slack=SLACK) for result in found)}, {lowest}"
+    return f"{sum(rejected(result, slack=SLACK) for result in results)}, {lowest}"
 
 
 def size(result: Result) -> float:
     """Mean size of a run's sets or intervals."""
-    found = result.calibrate.get("mean_set_size", result.calibrate.get("mean_interval_length"))
-    return float("inf") if found is None else float(found)
+    mean_size = result.calibrate.get("mean_set_size", result.calibrate.get("mean_interval_length"))
+    return float("inf") if mean_size is None else float(mean_size)
 
 
 def oracle_size(world: Scenario) -> float:

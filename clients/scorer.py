@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from clients.behaviour import told_scores
 from clients.context import ClientContext, model_of
-from fl_sim.conformal import alignment
 from fl_sim.conformal.alignment import RankScale, Ratio, root_mean_square
 from fl_sim.conformal.calibrator_plan import Plan, plan_of
-from fl_sim.conformal.probability_calibrators import Calibrator, Temperature, fit
+from fl_sim.conformal.probability_calibrators import Calibrator, Temperature, best_temperature, fit
 from fl_sim.conformal.reliability import log_softmax
 from fl_sim.conformal.scores import from_json
 from fl_sim.errors import log
@@ -163,7 +162,7 @@ class Scorer:
         """What the client's logits are divided by."""
         if self.align != "temperature" or self._regression:
             return 1.0
-        return alignment.best_temperature(self.client_context.outputs("train"), self.client_context.targets("train"))
+        return best_temperature(self.client_context.outputs("train"), self.client_context.targets("train"))
 
     @cached_property
     def scale(self) -> RankScale | Ratio | None:

@@ -287,6 +287,7 @@ class Calibration(Method):
 
     kind = "calibrate"
     task: ClassVar[str | None] = None  # the only one it is for
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # the settings in which comparisons by kind have it
     rounds_before: int = 0  # in which clients agreed on something before they were calibrated
 
     def __init__(self, federation: Federation = ALONE, *, alpha: float, score: str = "") -> None:

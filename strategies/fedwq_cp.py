@@ -86,6 +86,8 @@ DENSEST = 1e100  # no density is taken for more, so that its square stays finite
 class FedWQCP(Calibration):
     """The size-weighted mean of the clients' thresholds, and what the literature would mend of it."""
 
+    compared = ({}, {"correction": "density"}, {"feedback": 16}, {"align": "rank"})
+
     @classmethod
     def check(cls, told: Any) -> None:
         """One calibrator, and one rule for the weights."""

@@ -70,6 +70,7 @@ class Grouped(HistogramCalibration):
     """A threshold for each client from the clients like it and its own labels."""
 
     by_class = True
+    compared = ({}, {"groups": "found"})
 
     def __init__(
         self,

@@ -117,7 +117,7 @@ def test_two_points_leave_no_error(measuring):
 def test_a_command_tells_json_in_its_last_line(measuring, tmp_path):
     code = "import json, os; print('a word before'); print(json.dumps([os.getcwd(), os.environ['WORD']]))"
     done = measuring.command([sys.executable, "-c", code], environment={"WORD": "told"}, cwd=tmp_path)
-    assert done.told == [str(tmp_path), "told"]
+    assert done.printed == [str(tmp_path), "told"]
     assert done.peak is None
 
 
@@ -186,9 +186,9 @@ def test_each_exchange_of_a_rival_is_noted(benchmark, monkeypatch):
 
 def test_exchanges_are_set_beside_the_ordinary_ones(benchmark, capsys):
     one_shot = benchmark("one_shot")
-    found = one_shot.Found(10)
+    found = one_shot.Figures(10)
     for way, first, last in (("floor", 1.0, 0.5), ("ray", 4.0, 1.0), ("ordinary", 12.0, 5.0)):
-        found.add(way, SimpleNamespace(seconds=20.0, told=[0.95, first, last]))
+        found.add(way, SimpleNamespace(seconds=20.0, printed=[0.95, first, last]))
     one_shot.print_exchanges([found])
     rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("| 10 ")]
     assert rows[1] == "| 10 | ray | 4.00 s | 3.00 | 1.00 s | 5.00 |"
@@ -210,7 +210,7 @@ def test_only_the_ordinary_app_may_differ_and_not_by_much(benchmark):
     one_shot = benchmark("one_shot")
 
     def found(**coverage: float) -> object:
-        one = one_shot.Found(10)
+        one = one_shot.Figures(10)
         one.coverage = coverage
         return one
 

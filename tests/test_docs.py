@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import compare
 import numpy as np
 import pytest
+import scenario_page
+import shown
 from PIL import Image
 
 from fl_sim import Scenario, simulate
@@ -46,7 +49,7 @@ def test_the_pages_that_are_made_are_current():
 
 
 def test_a_field_is_said_in_the_comment_beside_it_or_just_above():
-    rows = {row.name: row for row in generate.keys(Clients)}
+    rows = {row.name: row for row in scenario_page.keys(Clients)}
     assert rows["count"] == ("count", "whole number, 1 to 1,000,000", "needed", "how many clients")
     assert rows["concentration"].kind == "number, above 0"
     assert rows["concentration"].default == "none"
@@ -100,7 +103,7 @@ def test_every_link_leads_somewhere(page):
         assert there.exists(), target
         if part and there.suffix == ".md":
             headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
-            assert part in [generate.anchor(heading.replace("`", "")) for heading in headings], target
+            assert part in [scenario_page.anchor(heading.replace("`", "")) for heading in headings], target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -124,11 +127,11 @@ def test_the_faq_holds_no_key_that_is_unknown():
 def test_every_table_and_figure_says_where_it_is_from():
     found = check.everything()
     assert len(found) > 100
-    assert [one.place for one in found if not one.told] == []
+    assert [one.place for one in found if not one.origin] == []
 
 
 def test_what_is_quoted_stands_there():
-    quoted = [one for one in check.everything() if "quoted from" in one.told]
+    quoted = [one for one in check.everything() if "quoted from" in one.origin]
     assert len(quoted) >= 3
     assert [fault for one in quoted for fault in check.misquoted(one)] == []
 
@@ -137,7 +140,7 @@ def test_the_commands_are_ours_and_the_fast_ones_take_less_than_four_minutes():
     jobs = {job.command: job for one in check.everything() if (job := check.job(one, check.A_MINUTE)) is not None}
     assert 0 < sum(job.seconds for job in jobs.values()) < 240
     for one in check.everything():
-        for step in filter(None, one.told.get("made by", "").split(" && ")):
+        for step in filter(None, one.origin.get("made by", "").split(" && ")):
             words = shlex.split(step)
             if words[0] == "for":
                 continue
@@ -148,21 +151,21 @@ def test_the_commands_are_ours_and_the_fast_ones_take_less_than_four_minutes():
 
 
 def test_every_measured_table_says_on_which_kind_of_processor():
-    markers = [one.told for one in check.everything() if "made by" in one.told]
+    markers = [one.origin for one in check.everything() if "made by" in one.origin]
     assert [told for told in markers if not told.get("on")] == []
     for told in markers:
-        check.spread_of(told, "elsewhere")  # what cannot be read raises
+        compare.spread_of(told, "elsewhere")  # what cannot be read raises
 
 
 def test_the_gallery_shows_each_figure_with_its_command():
     text = (ROOT / check.GALLERY).read_text()
-    shown = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text_shown = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     pictures = [one for one in check.everything() if one.page == check.GALLERY]
     assert {one.image for one in pictures} == {
         f"docs/images/{path.name}" for path in (ROOT / "docs/images").glob("*.png")
     }
     for one in pictures:
-        assert one.told["made by"].split(" && ")[-1] in shown
+        assert one.origin["made by"].split(" && ")[-1] in text_shown
 
 
 # ------------------------------------------------------------------------------------------------- the check itself
@@ -179,17 +182,17 @@ PAGE = """# A page
 
 @pytest.fixture
 def one():
-    (table,) = check.tables_in(PAGE)
-    return check.Shown("page.md", 4, table, "", check.marker(check.COMMENT.search(PAGE)[1]))
+    (table,) = shown.tables_in(PAGE)
+    return check.Shown("page.md", 4, table, "", shown.marker(shown.COMMENT.search(PAGE)[1]))
 
 
 def faults(one, output, *, sampled=False, here="here", **told):
-    changed = check.Shown(one.page, one.line, one.table, one.image, {"on": "here"} | one.told | told)
+    changed = check.Shown(one.page, one.line, one.table, one.image, {"on": "here"} | one.origin | told)
     return [*check.differences(changed, output, sampled=sampled, folder=Path(), here=here)]
 
 
 def test_a_table_is_compared_cell_by_cell(one):
-    assert one.told == {"made by": ".venv/bin/python benchmarks/x.py", "seconds": "5"}
+    assert one.origin == {"made by": ".venv/bin/python benchmarks/x.py", "seconds": "5"}
     assert faults(one, PAGE) == []
     assert faults(one, PAGE.replace(".912", ".911")) == ["a, coverage: .912 ± .001 is shown, .911 ± .001 was made"]
     assert faults(one, "nothing")[0].startswith("the command prints no table")
@@ -227,26 +230,27 @@ def test_on_the_recorded_kind_of_processor_every_digit_counts_and_on_another_the
 
 def test_a_mean_is_given_the_median_standard_error_of_its_column(one):
     page = PAGE.replace("| **b(k=1)** | .95 |", "| **b(k=1)** | .950 ± .000 |") + "| c | .500 ± .010 | 1 |\n"
-    (table,) = check.tables_in(page)
-    several = check.Shown("page.md", 4, table, "", one.told)
+    (table,) = shown.tables_in(page)
+    several = check.Shown("page.md", 4, table, "", one.origin)
     # Errors .001, .000 and .010: their median is .001, so that .000 counts as .001, and .010 as itself.
-    for shown, made, wrong in (
+    for stated, made, wrong in (
         (".950 ± .000", ".954 ± .003", 0), (".950 ± .000", ".957 ± .000", 1), (".500 ± .010", ".540 ± .010", 0),
     ):  # fmt: skip
-        assert len(faults(several, page.replace(shown, made), here="elsewhere")) == wrong, made
+        assert len(faults(several, page.replace(stated, made), here="elsewhere")) == wrong, made
 
 
 def test_a_cell_of_several_numbers_has_a_spread_for_each(one):
     page = PAGE.replace(".912 ± .001", "3, 0.81, inf").replace("| .95 |", "| 0, 0.90, 1.00 |")
-    (table,) = check.tables_in(page)
-    several = check.Shown("page.md", 4, table, "", one.told | {"spread": "coverage = 2, 0.02, 0.5"})
+    (table,) = shown.tables_in(page)
+    several = check.Shown("page.md", 4, table, "", one.origin | {"spread": "coverage = 2, 0.02, 0.5"})
     assert faults(several, page.replace("3, 0.81", "5, 0.79"), here="elsewhere") == []
     assert len(faults(several, page.replace("3, 0.81", "6, 0.81"), here="elsewhere")) == 1
     assert len(faults(several, page.replace("3, 0.81, inf", "3, 0.81, 9.00"), here="elsewhere")) == 1
 
 
 def test_words_that_name_a_number_are_held_to_what_the_command_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "ROOT", tmp_path)
+    for place in (check, compare, shown):
+        monkeypatch.setattr(place, "ROOT", tmp_path)
     (tmp_path / "README.md").write_text("36 of the 200\nlie below theirs.")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
     told = {"on": "here", "says": "36 of 200 clients", "words": "README.md: 36 of the 200 lie below"}
@@ -274,7 +278,8 @@ def test_numbers_laid_out_anew_have_a_spread_too(one):
 
 
 def test_what_was_made_is_written_into_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "ROOT", tmp_path)
+    for place in (check, compare, shown):
+        monkeypatch.setattr(place, "ROOT", tmp_path)
     text = PAGE.replace("seconds: 5", "seconds: 5 | on: elsewhere")
     (tmp_path / "page.md").write_text(text)
     (one,) = check.shown(tmp_path / "page.md")
@@ -284,12 +289,13 @@ def test_what_was_made_is_written_into_the_page(tmp_path, monkeypatch):
 
 
 def test_a_quotation_is_held_against_its_source(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "ROOT", tmp_path)
+    for place in (check, compare, shown):
+        monkeypatch.setattr(place, "ROOT", tmp_path)
     (tmp_path / "source.md").write_text(PAGE.replace("# A page", "**A table** of this page"))
     told = {"quoted from": "source.md", "table": "A table"}
     quoted = check.Shown("page.md", 1, one.table, "", told)
     assert [*check.misquoted(quoted)] == []
-    other = check.Table("", ["name", "both"], [["a", ".912, 1.20"], ["b", ".95, 4,095"]])
+    other = shown.Table("", ["name", "both"], [["a", ".912, 1.20"], ["b", ".95, 4,095"]])
     two = check.Shown("page.md", 1, other, "", told | {"columns": "both = coverage, size"})
     assert [*check.misquoted(two)] == ["b: .95, 4,095 is shown, .95, 4,096 stands in source.md"]
 
@@ -299,7 +305,7 @@ def test_a_picture_is_compared_coarsely(tmp_path):
     for name, values in (("ours", grey), ("same", grey ^ 1), ("other", grey[:, ::-1]), ("small", grey[:50])):
         Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{name}.png")
     faults = {
-        name: [*check._picture(tmp_path / "ours.png", tmp_path / f"{name}.png")]
+        name: [*compare._picture(tmp_path / "ours.png", tmp_path / f"{name}.png")]
         for name in ("same", "other", "small", "no")
     }
     assert faults["same"] == []
@@ -318,10 +324,10 @@ def test_steps_run_once_in_a_folder_of_their_own(tmp_path):
 
 def test_a_wrong_marker_is_refused():
     with pytest.raises(ValueError, match="keys are"):
-        check.marker("made by: x | second: 5")
+        shown.marker("made by: x | second: 5")
     with pytest.raises(ValueError, match="keys are"):
-        check.marker("made by: x")
-    assert check.marker("any other comment") == {}
+        shown.marker("made by: x")
+    assert shown.marker("any other comment") == {}
 
 
 def test_a_page_that_is_not_current_is_named(tmp_path, monkeypatch):

@@ -58,17 +58,17 @@ def serve(grid: Grid, rounds: int) -> dict[str, Any]:
     def stamp(server_round: int, arrays: ArrayRecord) -> None:
         stamps.append(time.perf_counter())  # before the first round, and after each
 
-    told = np.load(task.folder() / "arrays.npz")
-    found = Drawn(told["draws"], count).start(
+    arrays = np.load(task.folder() / "arrays.npz")
+    result = Drawn(arrays["draws"], count).start(
         grid,
         ArrayRecord(torch.load(task.folder() / "initial.pt")),
         num_rounds=rounds,
-        train_config=ConfigRecord({"epochs": int(told["epochs"]), "lr": 1e-3, "batch-size": 64}),
+        train_config=ConfigRecord({"epochs": int(arrays["epochs"]), "lr": 1e-3, "batch-size": 64}),
         evaluate_fn=stamp,
     )
     return {
         "rounds": [after - before for before, after in pairwise(stamps)],
-        "accuracy": accuracy(found.arrays.to_torch_state_dict(), count),
+        "accuracy": accuracy(result.arrays.to_torch_state_dict(), count),
     }
 
 

@@ -97,8 +97,8 @@ def main(folder: Path, processes: int) -> None:
         worker.join()
     load(net, shared.weights)
     with torch.no_grad():
-        said = net(torch.from_numpy(data["test_x"])).argmax(dim=1).numpy()
-    print(json.dumps({"rounds": seconds, "accuracy": float((said == data["test_y"]).mean())}))
+        labels = net(torch.from_numpy(data["test_x"])).argmax(dim=1).numpy()
+    print(json.dumps({"rounds": seconds, "accuracy": float((labels == data["test_y"]).mean())}))
 
 
 def one_round(shared: Shared, drawn: np.ndarray, sizes: np.ndarray) -> float:

@@ -55,19 +55,19 @@ def serve(grid: Grid, alpha: float) -> tuple[float, float, float]:
     # In the order of the partitions, which decide who has which model.
     ids = [node.node_id for node in sorted(nodes, key=lambda node: node.registered_at)]
     weights = {name: ArrayRecord(torch.load(task.folder() / f"{name}.pt")) for name in sorted(set(models))}
-    told = ask(grid, ids, "query", contents(weights, models, alpha=alpha))
-    total = sum(t["num-examples"] for t in told)
-    threshold = sum(t["threshold"] * t["num-examples"] for t in told) / total
-    found = ask(grid, ids, "evaluate", contents(weights, models, threshold=threshold))
-    coverage = sum(t["covered"] for t in found) / sum(t["num-examples"] for t in found)
+    thresholds = ask(grid, ids, "query", contents(weights, models, alpha=alpha))
+    total = sum(t["num-examples"] for t in thresholds)
+    threshold = sum(t["threshold"] * t["num-examples"] for t in thresholds) / total
+    counts = ask(grid, ids, "evaluate", contents(weights, models, threshold=threshold))
+    coverage = sum(t["covered"] for t in counts) / sum(t["num-examples"] for t in counts)
     first, last = ask.seconds
     return coverage, first, last
 
 
-def contents(weights: dict[str, ArrayRecord], models: Sequence[str], **told: float) -> list[RecordDict]:
+def contents(weights: dict[str, ArrayRecord], models: Sequence[str], **numbers: float) -> list[RecordDict]:
     """What each client is sent: its model's weights, and a number."""
     made = {
-        name: RecordDict({"arrays": arrays, "config": ConfigRecord({"model": name, **told})})
+        name: RecordDict({"arrays": arrays, "config": ConfigRecord({"model": name, **numbers})})
         for name, arrays in weights.items()
     }
     return [made[name] for name in models]

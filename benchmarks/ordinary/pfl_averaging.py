@@ -78,9 +78,9 @@ def main(folder: Path) -> None:
     data = np.load(folder / "arrays.npz")
     x, y, rows, starts = (torch.from_numpy(data[name]) for name in ("train_x", "train_y", "rows", "starts"))
     parts = [rows[starts[k] : starts[k + 1]] for k in range(len(starts) - 1)]
-    held = [PyTorchTensorDataset((x[mine], y[mine]), user_id=str(k)) for k, mine in enumerate(parts)]
+    datasets = [PyTorchTensorDataset((x[mine], y[mine]), user_id=str(k)) for k, mine in enumerate(parts)]
     draws, sampler = data["draws"], cycle(data["draws"].ravel().tolist())
-    clients = FederatedDataset(held.__getitem__, sampler.__next__, {k: len(mine) for k, mine in enumerate(parts)})
+    clients = FederatedDataset(datasets.__getitem__, sampler.__next__, {k: len(mine) for k, mine in enumerate(parts)})
     net = Net()
     net.load_state_dict(torch.load(folder / "initial.pt"))
     model = PyTorchModel(net, torch.optim.Adam, torch.optim.SGD(net.parameters(), lr=1.0))
@@ -102,9 +102,9 @@ def main(folder: Path) -> None:
     if pytorch_ops.distributed.global_rank:
         return
     with torch.no_grad():
-        said = net.eval()(torch.from_numpy(data["test_x"])).argmax(dim=1).numpy()
+        labels = net.eval()(torch.from_numpy(data["test_x"])).argmax(dim=1).numpy()
     rounds = np.diff(stamps.at).tolist()
-    print(json.dumps({"rounds": rounds, "accuracy": float((said == data["test_y"]).mean())}), flush=True)
+    print(json.dumps({"rounds": rounds, "accuracy": float((labels == data["test_y"]).mean())}), flush=True)
 
 
 if __name__ == "__main__":

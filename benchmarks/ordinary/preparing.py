@@ -52,14 +52,14 @@ def digest(data: Any, row: int) -> tuple[bytes, int]:
 def write_partition(folder: Path, people: Any, rows: NDArray[np.int64]) -> None:
     """Who has which model and which published rows; the moments of pixels that ToTensor has divided by 255."""
 
-    def held(k: int) -> dict[str, Any]:
+    def rows_of(k: int) -> dict[str, Any]:
         client = people.client(k)
         splits = {split: rows[getattr(client, split)].tolist() for split in ("train", "calibration", "test")}
         return {"model": MODELS[client.tier.name], **splits}
 
     mean, std = (float(part.reshape(())) / 255 for part in (people.data.mean, people.data.std))
-    told = {"mean": mean, "std": std, "clients": [held(k) for k in range(len(people))]}
-    (folder / "partition.json").write_text(json.dumps(told))
+    world = {"mean": mean, "std": std, "clients": [rows_of(k) for k in range(len(people))]}
+    (folder / "partition.json").write_text(json.dumps(world))
 
 
 def write_arrays(folder: Path, people: Any, draws: NDArray[np.int64], epochs: int) -> None:

@@ -50,8 +50,8 @@ def load_data(partition_id: int, split: str, batch_size: int, *, shuffle: bool =
     """A client's "train", "calibration" or "test" rows."""
     global _DATA
     if _DATA is None:
-        told = partition()
-        transforms = Compose([ToTensor(), Normalize((told["mean"],), (told["std"],))])
+        world = partition()
+        transforms = Compose([ToTensor(), Normalize((world["mean"],), (world["std"],))])
         _DATA = ConcatDataset([FashionMNIST(folder(), train=part, transform=transforms) for part in (True, False)])
     rows = partition()["clients"][partition_id][split]
     return DataLoader(Subset(_DATA, rows), batch_size=batch_size, shuffle=shuffle)

@@ -45,13 +45,13 @@ ROUNDING = 1e-9  # of the risks: what is lost where weights are found through th
 
 @dataclass(frozen=True)
 class Draws:
-    """What the draws of one k found, each (draws,)."""
+    """What the draws of one k gave, each (draws,)."""
 
     k: int
     risk: Floats  # the mean of both stacks' R
     risk_2k: Floats  # of the stack of both groups
     disagreement: Floats  # of the two stacks
-    held: Floats  # as risk, on rows that the weights were not found on
+    held_out: Floats  # as risk, on rows that the weights were not found on
     held_2k: Floats
 
 
@@ -77,14 +77,14 @@ class Doubling:
     holds: bool  # `bound_holds`
 
 
-def fit(found: Gram, members: Sequence[int]) -> Floats:
+def fit(gram: Gram, members: Sequence[int]) -> Floats:
     """(k,) weights of the stack of these models: least squares on the rows, of minimum norm.
 
     A scalar weight a model, the outputs of a model's classes one after the other: n C equations, k unknowns. They are
     solved as normal equations, whose minimum-norm solution is the same: (AᵀA)⁺ Aᵀy = A⁺ y.
     """
     here = np.asarray(members, np.int64)
-    products, wanted = found.products[np.ix_(here, here)], found.with_target[here]
+    products, wanted = gram.products[np.ix_(here, here)], gram.with_target[here]
     if _well_posed(products):
         return np.linalg.solve(products, wanted).astype(np.float64)
     return np.linalg.lstsq(products, wanted, rcond=None)[0].astype(np.float64)
@@ -99,17 +99,17 @@ def _well_posed(products: Floats) -> bool:
     return bool(pivots.min() > PIVOT * pivots.max())
 
 
-def risk(found: Gram, members: Sequence[int], weights: Floats) -> float:
-    """R of a stack, on the rows of `found`."""
+def risk(gram: Gram, members: Sequence[int], weights: Floats) -> float:
+    """R of a stack, on the rows of `gram`."""
     here = np.asarray(members, np.int64)
-    square = weights @ found.products[np.ix_(here, here)] @ weights
-    return max(float(square - 2 * weights @ found.with_target[here] + found.target) / found.rows, 0.0)
+    square = weights @ gram.products[np.ix_(here, here)] @ weights
+    return max(float(square - 2 * weights @ gram.with_target[here] + gram.target) / gram.rows, 0.0)
 
 
-def distance(found: Gram, one: Sequence[int], first: Floats, two: Sequence[int], second: Floats) -> float:
-    """D of two stacks, on the rows of `found`."""
+def distance(gram: Gram, one: Sequence[int], first: Floats, two: Sequence[int], second: Floats) -> float:
+    """D of two stacks, on the rows of `gram`."""
     here, both = np.asarray([*one, *two], np.int64), np.concatenate([first, -second])
-    return max(float(both @ found.products[np.ix_(here, here)] @ both) / found.rows, 0.0)
+    return max(float(both @ gram.products[np.ix_(here, here)] @ both) / gram.rows, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,44 +140,44 @@ def draw(rows: Halves, k: int, draws: int, rng: np.random.Generator) -> Draws:
     Raises:
         ValueError: there are fewer than 2k models.
     """
-    found = rows.both
-    models = len(found.with_target)
+    gram = rows.both
+    models = len(gram.with_target)
     if not 1 <= k <= models // 2:
         raise ValueError(f"k = {k}: two disjoint groups of {models} models hold 1 to {models // 2} each")
 
-    def held(members: Sequence[int]) -> float:
+    def held_out(members: Sequence[int]) -> float:
         return risk(rows.second, members, fit(rows.first, members))
 
-    told = []
+    measured = []
     for _ in range(draws):
         both = rng.permutation(models)[: 2 * k].tolist()
         one, two = both[:k], both[k:]
-        first, second = fit(found, one), fit(found, two)
-        told.append((
-            (risk(found, one, first) + risk(found, two, second)) / 2, risk(found, both, fit(found, both)),
-            distance(found, one, first, two, second), (held(one) + held(two)) / 2, held(both),
+        first, second = fit(gram, one), fit(gram, two)
+        measured.append((
+            (risk(gram, one, first) + risk(gram, two, second)) / 2, risk(gram, both, fit(gram, both)),
+            distance(gram, one, first, two, second), (held_out(one) + held_out(two)) / 2, held_out(both),
         ))  # fmt: skip
-    return Draws(k, *np.array(told).T)
+    return Draws(k, *np.array(measured).T)
 
 
-def bound_holds(found: Draws, mu: float = BRIER) -> bool:
+def bound_holds(draws: Draws, mu: float = BRIER) -> bool:
     """Whether D <= (8 / mu) (R_k - R_2k) on average over the draws, but for 3 standard errors of the difference, which
     a draw tells by itself, and for rounding."""
-    beyond = found.disagreement - 8 / mu * (found.risk - found.risk_2k)
-    slack = BEYOND * standard_error(beyond) + ROUNDING * float(found.risk.max(initial=1.0))
+    beyond = draws.disagreement - 8 / mu * (draws.risk - draws.risk_2k)
+    slack = BEYOND * standard_error(beyond) + ROUNDING * float(draws.risk.max(initial=1.0))
     return bool(beyond.mean() <= slack)
 
 
-def doubling(found: Draws, mu: float = BRIER) -> Doubling:
+def doubling(draws: Draws, mu: float = BRIER) -> Doubling:
     """The means of the draws of one k."""
 
-    def told(values: Floats) -> tuple[float, float]:
+    def mean(values: Floats) -> tuple[float, float]:
         return float(values.mean()), standard_error(values)
 
     return Doubling(
-        found.k, *told(found.risk), *told(found.risk_2k), *told(found.disagreement), *told(found.held),
-        *told(found.held_2k), *told(found.held - found.held_2k), *told(8 / mu * (found.risk - found.risk_2k)),
-        bound_holds(found, mu),
+        draws.k, *mean(draws.risk), *mean(draws.risk_2k), *mean(draws.disagreement), *mean(draws.held_out),
+        *mean(draws.held_2k), *mean(draws.held_out - draws.held_2k), *mean(8 / mu * (draws.risk - draws.risk_2k)),
+        bound_holds(draws, mu),
     )  # fmt: skip
 
 
@@ -195,15 +195,15 @@ def enough(points: Sequence[Doubling], within: float, mu: float = BRIER) -> int 
     two standard errors; and two stacks of 2k, where they are measured, differ less than two of k by at most
     (8 / mu) `within`, or by less than two standard errors.
     """
-    found = None
+    smallest = None
     for index, point in reversed(list(enumerate(points))):
         accuracy = point.gain <= max(within, 2 * point.gain_se)
         larger = points[index + 1] if index + 1 < len(points) else point
         closer, doubt = point.disagreement - larger.disagreement, point.disagreement_se + larger.disagreement_se
         if not (accuracy and closer <= max(8 / mu * within, 2 * doubt)):
             break
-        found = point.k
-    return found
+        smallest = point.k
+    return smallest
 
 
 def standard_error(values: Floats) -> float:

@@ -54,7 +54,7 @@ class AgreementSummary:
     files: dict[str, bytes]
 
 
-def measure(told: CommonAnswers, seed: int, draws: int, within: float) -> AgreementSummary:
+def measure(answers: CommonAnswers, seed: int, draws: int, within: float) -> AgreementSummary:
     """Everything of the section `[agreement]`, with one thread: how many there are would decide the last bits, and on a
     busy machine several wait for each other for 20 times as long as one takes.
 
@@ -63,18 +63,18 @@ def measure(told: CommonAnswers, seed: int, draws: int, within: float) -> Agreem
     """
     from threadpoolctl import threadpool_limits
 
-    if len(told.predictions) < 2:
-        raise ValueError(f"{len(told.predictions)} client has answered on the common rows: disagreement takes two")
+    if len(answers.predictions) < 2:
+        raise ValueError(f"{len(answers.predictions)} client has answered on the common rows: disagreement takes two")
     with threadpool_limits(limits=1, user_api="blas"):
-        return _measured(told, seed, draws, within)
+        return _measured(answers, seed, draws, within)
 
 
-def _measured(told: CommonAnswers, seed: int, draws: int, within: float) -> AgreementSummary:
-    many, rows, _ = told.predictions.shape
-    halves = _halves(told, seed)
-    found = halves.both
-    first = pairwise.same_models(told.predictions)
-    matrices = _matrices(told, found, first)
+def _measured(answers: CommonAnswers, seed: int, draws: int, within: float) -> AgreementSummary:
+    many, rows, _ = answers.predictions.shape
+    halves = _halves(answers, seed)
+    gram = halves.both
+    first = pairwise.same_models(answers.predictions)
+    matrices = _matrices(answers, gram, first)
     between = matrices["disagreement"]
     rng = stream(seed, "agreement", "pairs")
     pairs = [tuple(rng.choice(many, 2, replace=False).tolist()) for _ in range(PAIRS_CHECKED)]
@@ -82,34 +82,35 @@ def _measured(told: CommonAnswers, seed: int, draws: int, within: float) -> Agre
         "rows": rows,
         "clients": many,
         **_means(matrices),
-        "risk": float(found.risks.mean()),
-        "risk_of_the_mean": _risk_of_mean(found),
-        "identity_residual": pairwise.identity_residual(told.predictions, told.targets, between, pairs),
+        "risk": float(gram.risks.mean()),
+        "risk_of_the_mean": ensembles.risk(gram, range(many), np.full(many, 1 / many)),  # which no client has
+        "identity_residual": pairwise.identity_residual(answers.predictions, answers.targets, between, pairs),
         "identity_pairs": len(pairs),
         "tiers": {
-            name: _means(matrices, mine, other) for name, mine, other in pairwise.groups_of(told.tiers, told.order)
+            name: _means(matrices, mine, other)
+            for name, mine, other in pairwise.groups_of(answers.tiers, answers.order)
         },
-        **_honest(told, matrices),
-        "by_class": _by_class(told),
-        **_curve(told, halves, first, seed, draws, within),
+        **_honest(answers, matrices),
+        "by_class": _by_class(answers),
+        **_curve(answers, halves, first, seed, draws, within),
     }
     means = between.sum(axis=1) / (many - 1)
-    files = {MATRIX: _csv(told.clients, between)} if many <= MOST_IN_MATRIX else {}
-    return AgreementSummary(summary, dict(zip(told.clients, means.tolist(), strict=True)), files)
+    files = {MATRIX: _csv(answers.clients, between)} if many <= MOST_IN_MATRIX else {}
+    return AgreementSummary(summary, dict(zip(answers.clients, means.tolist(), strict=True)), files)
 
 
-def _matrices(told: CommonAnswers, found: Gram, first: NDArray[np.int64]) -> dict[str, Floats]:
+def _matrices(answers: CommonAnswers, gram: Gram, first: NDArray[np.int64]) -> dict[str, Floats]:
     """Name -> (K, K), of what is measured on pairs."""
-    between = pairwise.disagreement(found)
+    between = pairwise.disagreement(gram)
     between[first[:, None] == first] = 0.0  # the same model twice differs by nothing, and not by rounding
     matrices = {"disagreement": between}
-    if told.classes is not None:
-        labels = told.predictions.argmax(axis=2).astype(np.int64)
-        matrices["label_disagreement"] = pairwise.label_disagreement(labels, len(told.classes))
-    if told.sets is not None:
-        matrices["jaccard"], matrices["contradiction"] = pairwise.set_overlap(told.sets)
-    elif told.intervals is not None:
-        matrices["jaccard"], matrices["contradiction"] = pairwise.interval_overlap(told.intervals)
+    if answers.classes is not None:
+        labels = answers.predictions.argmax(axis=2).astype(np.int64)
+        matrices["label_disagreement"] = pairwise.label_disagreement(labels, len(answers.classes))
+    if answers.sets is not None:
+        matrices["jaccard"], matrices["contradiction"] = pairwise.set_overlap(answers.sets)
+    elif answers.intervals is not None:
+        matrices["jaccard"], matrices["contradiction"] = pairwise.interval_overlap(answers.intervals)
     return matrices
 
 
@@ -119,27 +120,21 @@ def _means(
     return {name: pair_mean(matrix, group, other) for name, matrix in matrices.items()}
 
 
-def _honest(told: CommonAnswers, matrices: dict[str, Floats]) -> Metrics:
+def _honest(answers: CommonAnswers, matrices: dict[str, Floats]) -> Metrics:
     """The clients that behave, as a group of their own where there are others."""
-    honest = [k for k, behaves in enumerate(told.behaves) if behaves]
-    return {} if len(honest) == len(told.behaves) else {"honest": _means(matrices, honest)}
+    honest = [k for k, behaves in enumerate(answers.behaves) if behaves]
+    return {} if len(honest) == len(answers.behaves) else {"honest": _means(matrices, honest)}
 
 
-def _risk_of_mean(found: Gram) -> float:
-    """R of the plain average of all models, which no client has."""
-    many = len(found.with_target)
-    return ensembles.risk(found, range(many), np.full(many, 1 / many))
-
-
-def _by_class(told: CommonAnswers) -> Metrics:
+def _by_class(answers: CommonAnswers) -> Metrics:
     """Class of the row -> means over all pairs of clients; nothing in regression."""
-    if told.classes is None:
+    if answers.classes is None:
         return {}
-    of_rows = pairwise.by_row(told.predictions)
-    of_labels = pairwise.labels_by_row(told.predictions.argmax(axis=2).astype(np.int64), len(told.classes))
-    true = told.targets.argmax(axis=1)
+    of_rows = pairwise.by_row(answers.predictions)
+    of_labels = pairwise.labels_by_row(answers.predictions.argmax(axis=2).astype(np.int64), len(answers.classes))
+    true = answers.targets.argmax(axis=1)
     by_class = {}
-    for index, name in enumerate(told.classes):
+    for index, name in enumerate(answers.classes):
         here = true == index
         by_class[name] = {
             "rows": int(here.sum()),
@@ -152,20 +147,20 @@ def _by_class(told: CommonAnswers) -> Metrics:
 # --------------------------------------------------------------------------------------------------- the learning curve
 
 
-def _halves(told: CommonAnswers, seed: int) -> Halves:
+def _halves(answers: CommonAnswers, seed: int) -> Halves:
     """Two halves of the rows, drawn at random; of one row alone both halves are that row."""
-    rows = told.predictions.shape[1]
+    rows = answers.predictions.shape[1]
     order = stream(seed, "agreement", "halves").permutation(rows)
     parts = np.sort(order[: (rows + 1) // 2]), np.sort(order[rows // 2 :] if rows == 1 else order[(rows + 1) // 2 :])
-    return Halves(*(pairwise.gram(told.predictions[:, part], told.targets[part]) for part in parts))
+    return Halves(*(pairwise.gram(answers.predictions[:, part], answers.targets[part]) for part in parts))
 
 
 def _curve(
-    told: CommonAnswers, halves: Halves, first: NDArray[np.int64], seed: int, draws: int, within: float
+    answers: CommonAnswers, halves: Halves, first: NDArray[np.int64], seed: int, draws: int, within: float
 ) -> Metrics:
     """The curve, from which k on doubling buys nothing, and whether the bound's conditions hold."""
     points = ensembles.curve(halves, draws, stream(seed, "agreement", "stacks"))
-    conditions = _conditions(told, first, 2 * points[-1].k)
+    conditions = _conditions(answers, first, 2 * points[-1].k)
     applies = all(each["holds"] for each in conditions)
     return {
         "curve": [_point(point, applies) for point in points],
@@ -180,16 +175,16 @@ def _curve(
 
 def _point(point: ensembles.Doubling, applies: bool) -> Metrics:
     """A point as JSON; without its bound where that is not promised."""
-    told = asdict(point)
-    return told if applies else told | dict.fromkeys(("bound", "bound_se", "holds"))
+    row = asdict(point)
+    return row if applies else row | dict.fromkeys(("bound", "bound_se", "holds"))
 
 
-def _conditions(told: CommonAnswers, first: NDArray[np.int64], most: int) -> list[Metrics]:
+def _conditions(answers: CommonAnswers, first: NDArray[np.int64], most: int) -> list[Metrics]:
     """What theorem 3.1 asks for, and whether it is so; each {"holds", "said"}."""
-    honest = np.array(told.behaves, np.bool_)
+    honest = np.array(answers.behaves, np.bool_)
     models, clients = len(set(first[honest].tolist())), int(honest.sum())
-    _, rows, width = told.predictions.shape
-    equations = rows * (width if told.classes is None else width - 1)  # probabilities add up to 1
+    _, rows, width = answers.predictions.shape
+    equations = rows * (width if answers.classes is None else width - 1)  # probabilities add up to 1
     independent = models == clients > 1
     shared = f"{clients:,} {'client that behaves has' if clients == 1 else 'clients that behave have'} {models:,} "
     shared += f"different {'model' if models == 1 else 'models'}"

@@ -80,14 +80,14 @@ def size_of(architecture: str, epochs: int) -> tuple[str, int] | None:
     return ("stages", epochs) if architecture == "boosting" and epochs else None
 
 
-def doublings(found: Iterable[Measured]) -> list[DoublingOfSize]:
+def doublings(measured: Iterable[Measured]) -> list[DoublingOfSize]:
     """A row for each size, ascending.
 
     Raises:
         ValueError: two runs of one size and one seed, which differ in something else.
     """
     runs: dict[int, dict[int, Measured]] = {}
-    for one in found:
+    for one in measured:
         if runs.setdefault(one.size, {}).setdefault(one.seed, one) is not one:
             raise ValueError(f"size {one.size}, seed {one.seed}: two runs, and one is needed")
     return [_doubling(size, runs[size], runs.get(2 * size, {})) for size in sorted(runs)]
@@ -99,25 +99,25 @@ def _doubling(size: int, here: dict[int, Measured], twice: dict[int, Measured]) 
     gains = np.array([small.risk - large.risk for small, large in both])
     left = np.array([small.disagreement for small, _ in both]) / 4 - gains
 
-    def told(values: Floats) -> tuple[float, float]:
+    def mean(values: Floats) -> tuple[float, float]:
         return float(values.mean()), standard_error(values)
 
     none = (None, 0.0)
     return DoublingOfSize(
-        size, len(here), *told(risks), *told(apart), *(told(4 * gains) if both else none),
-        *(told(left) if both else none),
+        size, len(here), *mean(risks), *mean(apart), *(mean(4 * gains) if both else none),
+        *(mean(left) if both else none),
     )  # fmt: skip
 
 
 def enough(rows: Sequence[DoublingOfSize], within: float) -> int | None:
     """The least size from which on, up to the largest measured, doubling lowers the risk by no more than `within`, or
     than two standard errors of that; None where the last doubling still does."""
-    found = None
+    smallest = None
     for row in reversed([row for row in rows if row.four_gains is not None]):
         if (row.four_gains or 0.0) / 4 > max(within, row.four_gains_se / 2):
             break
-        found = row.size
-    return found
+        smallest = row.size
+    return smallest
 
 
 def cells(row: DoublingOfSize) -> Iterator[tuple[float, float] | None]:
@@ -126,12 +126,3 @@ def cells(row: DoublingOfSize) -> Iterator[tuple[float, float] | None]:
     yield None if row.four_gains is None else (row.four_gains, row.four_gains_se)
     yield row.disagreement, row.disagreement_se
     yield None if row.excess is None else (row.excess, row.excess_se)
-
-
-def markdown(rows: Sequence[DoublingOfSize], what: str) -> str:
-    """The rows as a table, means ± standard errors over the seeds; `what` n is."""
-    lines = [f"| {' | '.join([what, *HEADERS])} |", "|--:" * (1 + len(HEADERS)) + "|"]
-    for row in rows:
-        told = ["" if cell is None else f"{cell[0]:.3f} ± {cell[1]:.3f}" for cell in cells(row)]
-        lines.append(f"| {' | '.join([str(row.size), *told])} |")
-    return "\n".join(lines)

@@ -80,10 +80,10 @@ def gram(predictions: NDArray[np.float32], targets: Floats) -> Gram:
     return Gram(products, with_target, float((targets.astype(np.float64) ** 2).sum()), rows)
 
 
-def disagreement(found: Gram) -> Floats:
+def disagreement(gram: Gram) -> Floats:
     """(K, K) D of each pair: not negative, symmetric, exactly 0 on the diagonal."""
-    own = np.diag(found.products)
-    between = (own[:, None] + own[None, :] - 2 * found.products) / found.rows
+    own = np.diag(gram.products)
+    between = (own[:, None] + own[None, :] - 2 * gram.products) / gram.rows
     np.fill_diagonal(between, 0.0)
     return np.maximum((between + between.T) / 2, 0.0)
 
@@ -125,12 +125,12 @@ def identity_residual(
 
 def by_row(predictions: NDArray[np.float32]) -> Floats:
     """(n,) |f_i - f_j|^2 at each row, the mean over all pairs of K >= 2 models; their sum: K sum |f|^2 - |sum f|^2."""
-    models, found = len(predictions), np.empty(predictions.shape[1])
+    models, summed = len(predictions), np.empty(predictions.shape[1])
     for first, last in _blocks(predictions.shape):
         block = predictions[:, first:last].astype(np.float64)
         block -= block.mean(axis=0)  # around their mean, so that those who agree give 0
-        found[first:last] = models * (block**2).sum(axis=(0, 2)) - (block.sum(axis=0) ** 2).sum(axis=1)
-    return np.maximum(found, 0.0) / (models * (models - 1) / 2)
+        summed[first:last] = models * (block**2).sum(axis=(0, 2)) - (block.sum(axis=0) ** 2).sum(axis=1)
+    return np.maximum(summed, 0.0) / (models * (models - 1) / 2)
 
 
 def labels_by_row(labels: NDArray[np.int64], classes: int) -> Floats:
@@ -162,8 +162,8 @@ def set_overlap(sets: Bits) -> tuple[Floats, Floats]:
     overlap, contradiction = np.zeros((models, models)), np.zeros((models, models))
     for row in range(rows):
         distinct, which = _distinct(sets[:, row])
-        held = distinct.astype(np.float64)
-        shared, sizes = held @ held.T, held.sum(axis=1)
+        labels = distinct.astype(np.float64)
+        shared, sizes = labels @ labels.T, labels.sum(axis=1)
         union = sizes[:, None] + sizes[None, :] - shared
         _spread(overlap, np.where(union > 0, shared / np.maximum(union, 1), 1.0), which)
         apart = (shared == 0) & (sizes[:, None] > 0) & (sizes[None, :] > 0)
@@ -203,17 +203,17 @@ def interval_overlap(ends: Floats) -> tuple[Floats, Floats]:
     overlap, contradiction = np.zeros((models, models)), np.zeros((models, models))
     for row in range(rows):
         low, high = ends[:, row, 0], ends[:, row, 1]
-        held, finite = high >= low, np.isfinite(low) & np.isfinite(high)
-        same = (low[:, None] == low) & (high[:, None] == high) | ~held[:, None] & ~held
+        nonempty, finite = high >= low, np.isfinite(low) & np.isfinite(high)
+        same = (low[:, None] == low) & (high[:, None] == high) | ~nonempty[:, None] & ~nonempty
         bottom, top = np.where(finite, low, 0.0), np.where(finite, high, 0.0)
-        length = np.where(held, top - bottom, 0.0)
+        length = np.where(nonempty, top - bottom, 0.0)
         between = np.minimum(top[:, None], top) - np.maximum(bottom[:, None], bottom)
-        measured = (held & finite)[:, None] & held & finite
+        measured = (nonempty & finite)[:, None] & nonempty & finite
         shared = np.where(measured, np.maximum(between, 0.0), 0.0)
         union = length[:, None] + length - shared
         overlap += np.where(same, 1.0, shared / np.where(union > 0, union, 1.0))
         touch = np.minimum(high[:, None], high) >= np.maximum(low[:, None], low)
-        contradiction += held[:, None] & held & ~touch
+        contradiction += nonempty[:, None] & nonempty & ~touch
     return overlap / rows, contradiction / rows
 
 

@@ -40,5 +40,5 @@ def hand_over(name: str | None, place: Path) -> None:
         from fl_sim.results.tracking import track
 
         count = track(name, place)
-        told = f"{name} was told of {count} run{'' if count == 1 else 's'}" if count else f"{name} was told before"
-        out.print(told, highlight=False)
+        words = f"{name} was told of {count} run{'' if count == 1 else 's'}" if count else f"{name} was told before"
+        out.print(words, highlight=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from numpy.typing import NDArray
 
 from fl_sim.data import Dataset, glyphs
 from fl_sim.errors import FlSimError, ScenarioError
-from fl_sim.messages.exchange import Columns
-from fl_sim.messages.summaries import LabelCountsReport, LabelCountsRequest
 from fl_sim.models.recipe import Recipe
 from fl_sim.models.stacked_training import cohort_size
 from fl_sim.preflight import check
@@ -33,21 +30,17 @@ from fl_sim.scenario.tables import Runtime
 from fl_sim.scenario.toml import override
 from fl_sim.simulation import Progress, simulator
 from fl_sim.store.artifacts import Store, default_root
-from strategies.base import Calibration
 
-SECONDS = 4.0  # for a line: four of them, the start-up and the messages make half a minute on two processors
+SECONDS = 4.0  # for a line: four of them and the start-up make half a minute on two processors
 FIRST = {"shared": 20, "own": 4}  # clients of a line's first run, at least
 WAVES = 2  # cohorts that every worker trains in the first run of a line with models of the clients' own
 MOST_CLIENTS = 1000
 MOST_ROWS = 350_000  # of 784 bytes
 ROOM = 4e9  # bytes of disk, about twice what the runs keep there
 DRAWN = 2000  # glyphs that are drawn; where more rows are wanted they come again, which no client minds
-ROUNDS = 5  # of questions
 CALIBRATION, TEST, TRAIN, EPOCHS = 100, 50, 500, 5  # of each client
 WARM = 10  # training rows of each client of the first run
 ARCHITECTURES = ("linear", "mlp", "cnn")
-
-ROLL_CALL = {"name": "fl_sim.cli.bench:RollCall", "alpha": 0.1, "score": "lac"}
 
 NOTES = (
     f"One-shot: a client has {CALIBRATION} calibration and {TEST} test rows of 28 x 28, is calibrated and tested. With "
@@ -93,30 +86,6 @@ class Line:
                 more = (seconds - less) / (clients - fewer)
                 return cls(max(0.0, less - more * fewer), more, (fewer, clients))
         return cls(0.0, seconds / clients, (clients,))
-
-
-class RollCall(Calibration):
-    """Messages and next to nothing else: in each round every client says what it knows by heart."""
-
-    num_rounds = ROUNDS
-
-    def __init__(self, **told: Any) -> None:
-        super().__init__(**told)
-        self.took: list[float] = []  # seconds of each round
-        self._began = 0.0
-
-    def question(self) -> LabelCountsRequest:
-        """How many calibration points of each class."""
-        self._began = time.perf_counter()
-        return LabelCountsRequest()
-
-    def take(self, server_round: int, reports: Columns[LabelCountsReport]) -> None:
-        """Look at the watch; without thresholds nobody is tested."""
-        self.took.append(time.perf_counter() - self._began)
-
-    def detail(self) -> dict[str, Any]:
-        """Seconds of each round."""
-        return {"seconds": self.took}
 
 
 def repeated_glyphs(count: int, image_size: int | None, seed: int) -> Dataset:
@@ -167,7 +136,7 @@ def bench(settings: Sequence[str], watch: Progress) -> tuple[str, list[Figure]]:
                 Scenario.of(tables | {"seed": next(seeds), "runtime": runtime.model_dump(mode="json")}), watch
             )
 
-        begun = run(_roll_call(2 * FIRST["shared"]))
+        begun = run(_one_shot(FIRST["shared"]))
         machine, workers = begun.summary["machine"], _workers(runtime)
         waves = {name: workers * _together(name, machine["device"]) for name in ARCHITECTURES}
         run(_warm_up(min(MOST_CLIENTS, len(waves) * max(waves.values()))))
@@ -179,7 +148,7 @@ def _runtime(settings: Sequence[str]) -> Runtime:
     for setting in settings:
         if not setting.startswith("runtime."):
             raise ScenarioError(f"{setting}: --bench has a world of its own; say runtime.KEY=VALUE")
-    scenario: Scenario = Scenario.of(override(_roll_call(1), settings))
+    scenario: Scenario = Scenario.of(override(_one_shot(1), settings))
     if scenario.runtime.name == "flower":
         raise ScenarioError("runtime.name = 'flower': starts anew with every run; --bench measures ray or inline")
     check(scenario)
@@ -206,26 +175,12 @@ def _figures(run: Run, begun: Result, waves: dict[str, int]) -> Iterator[Figure]
     """`waves`: architecture -> clients that give every worker one cohort."""
     start = begun.summary["seconds"]["start"]
     yield Figure("start-up", f"{start:.1f} s")
-    yield _messages(run, begun)
     shared = _line(run, FIRST["shared"], CALIBRATION + TEST, _one_shot)
     yield _clients("one-shot, shared models", shared, start)
     for name, wave in waves.items():
         first = max(FIRST["own"], WAVES * wave)
         own = _line(run, first, CALIBRATION + TEST + TRAIN, partial(_own, name), wave)
         yield _clients(f"one-shot, own {name}", own, start)
-
-
-def _messages(run: Run, begun: Result) -> Figure:
-    """The first run says for how many clients there is time."""
-    clients = len(begun.clients)
-    there_is_time = int(SECONDS / 4 / ROUNDS * clients / _round(begun))
-    clients = max(clients, min(MOST_CLIENTS, there_is_time))
-    rate = clients / _round(run(_roll_call(clients)))
-    return Figure("messages, nothing to do", f"{about(rate)} a second ({clients:,})", 60 * rate, 1000 / rate)
-
-
-def _round(result: Result) -> float:
-    return statistics.median(result.summary["calibrate"]["detail"]["seconds"])
 
 
 def _line(run: Run, first: int, rows: int, tables: Callable[[int], Tables], wave: int = 1) -> Line:
@@ -282,15 +237,10 @@ def _own(architecture: str, clients: int) -> Tables:
 
 
 def _warm_up(clients: int) -> Tables:
-    """A roll call in which every worker meets every architecture, so that what it loads then is nobody's cost later."""
+    """Every worker meets every architecture, so that what it loads then is nobody's cost later."""
     tiers = [_tier(name, 1, 1 / len(ARCHITECTURES)) for name in ARCHITECTURES]
     rows = {"train": WARM * clients, "calibration": clients, "test": clients}
-    return _world(clients, "own", tiers, rows) | {"calibrate": ROLL_CALL}
-
-
-def _roll_call(clients: int) -> Tables:
-    rows = {"train": 100, "calibration": clients, "test": clients}
-    return _world(clients, "shared", [_tier("linear", 0)], rows) | {"calibrate": ROLL_CALL}
+    return _world(clients, "own", tiers, rows)
 
 
 def _world(clients: int, learn: str, tiers: list[Tables], rows: dict[str, int]) -> Tables:

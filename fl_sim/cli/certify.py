@@ -32,12 +32,12 @@ def certify(
         raise FlSimError(f"--format {form}: choose one of {', '.join(FORMATS)}")
     claim = certificate.Claim(slack, level, min_calibration)
     if is_there(folder / SWEEP):
-        found = certificate.points(folder, claim)
-        shown = certificate.of_points(found, tables.load(folder).title, claim)
+        rows = certificate.points(folder, claim)
+        shown = certificate.of_points(rows, tables.load(folder).title, claim)
     else:
         result = Result.load(folder)
-        found, shown = certificate.clients(result, claim), certificate.of_run(result, claim)
+        rows, shown = certificate.clients(result, claim), certificate.of_run(result, claim)
     if form == "table":
         out.print(shown)
     else:
-        tables.write(found, form, sys.stdout)
+        tables.write(rows, form, sys.stdout)

@@ -25,7 +25,7 @@ class Finding:
 
     subject: str
     ok: bool
-    told: str
+    details: str
 
 
 def findings() -> Iterator[Finding]:
@@ -70,5 +70,5 @@ def _store() -> Finding:
 def _data() -> Iterator[Finding]:
     yield Finding("data folder", True, f"{data_root()}")
     for source in DATASETS.values():
-        told = "at hand" if source.at_hand() else "not here; get it with: " + " or ".join(source.to_get)
-        yield Finding(source.name, True, told)
+        state = "at hand" if source.at_hand() else "not here; get it with: " + " or ".join(source.to_get)
+        yield Finding(source.name, True, state)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fl_sim.cli import certify, plada, report
+from fl_sim.cli import certify, names, plada, report
 from fl_sim.cli import sweep as cli_sweep
 from fl_sim.cli.arguments import (
     FileArgument,
@@ -87,9 +87,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except ScenarioError as error:
-        _refuse(_said(error), 2)
+        _refuse(_message(error), 2)
     except FlSimError as error:
-        _refuse(_said(error), 1)
+        _refuse(_message(error), 1)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         notes = getattr(error, "__notes__", _KEPT.get("".join(sys.argv[1:2]), []))
@@ -101,7 +101,7 @@ def main() -> None:
         if {"-v", "--verbose"} & set(sys.argv):
             traceback.print_exc()
         _refuse(
-            f"this should not have happened: {type(error).__name__}: {_said(error)}\n"
+            f"this should not have happened: {type(error).__name__}: {_message(error)}\n"
             "Run again with -v for the traceback, and please report it.",
             70,
         )
@@ -132,7 +132,7 @@ def _call() -> None:
         command.invoke(context)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return "; ".join([str(error), *getattr(error, "__notes__", [])])
 
 
@@ -194,8 +194,8 @@ def run(
     out.print(f"[dim]{took(result)}[/]", highlight=False)
     if not first:
         out.print("Another process has finished the same run there in the meantime: its files stay.")
-    names = ", ".join(["result.json, clients.csv", *(path.name for path in drawn if path.suffix == ".png")])
-    out.print(f"{names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
+    written = ", ".join(["result.json, clients.csv", *(path.name for path in drawn if path.suffix == ".png")])
+    out.print(f"{written} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
     hand_over(track, place)
 
 
@@ -220,127 +220,27 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
     from fl_sim.scenario.toml import locate, read, still_swept, values_of
 
     many = any(len(values_of(assignment)[1]) > 1 for assignment in overrides or [])
-    if many or still_swept(read(locate(file)), overrides or []):
-        _validate_sweep(file, overrides or [])
-        return
     from fl_sim.preflight import check
     from fl_sim.scenario.scenario import Scenario
 
+    if many or still_swept(read(locate(file)), overrides or []):
+        from fl_sim.sweep.expand import load_sweep
+
+        sweep = load_sweep(file, overrides or [])
+        for point in sweep.runs.values():
+            check(point.scenario)
+        out.print(f"{escape(file)} can be run here: {len(sweep.points)} points, {len(sweep.runs)} different runs")
+        return
     scenario = Scenario.load(file, *(overrides or []))
     check(scenario)
-    told = f"{scenario.clients.count} clients on {scenario.data.name}, {scenario.learn.name}, {scenario.calibrate.name}"
-    out.print(f"{escape(file)} can be run here: {told}")
-
-
-def _validate_sweep(file: str, assignments: list[str]) -> None:
-    from fl_sim.preflight import check
-    from fl_sim.sweep.expand import load_sweep
-
-    sweep = load_sweep(file, assignments)
-    for point in sweep.runs.values():
-        check(point.scenario)
-    out.print(f"{escape(file)} can be run here: {len(sweep.points)} points, {len(sweep.runs)} different runs")
-
-
-@app.command()
-def new(
-    file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
-    like: Annotated[str, typer.Option(help="The shipped scenario to start from.")] = "digits",
-) -> None:
-    """Write a commented scenario to start from."""
-    from fl_sim.scenario.toml import locate, shipped
-
-    if file.exists():
-        raise FlSimError(f"{file}: is there already; choose another name")
-    text = locate(like).read_text(encoding="utf-8") if like in shipped() else ""
-    if not text:
-        raise FlSimError(f"--like {like}: no shipped scenario has that name; there are: {', '.join(shipped())}")
-    try:
-        file.write_text(text + _MORE, encoding="utf-8")
-    except OSError as error:
-        raise FlSimError(f"{file}: cannot be written: {error.strerror}") from None
-    out.print(
-        f"{escape(str(file))} is a copy of {like}. Change it, then: fl-sim run {escape(str(file))}", soft_wrap=True
+    world = (
+        f"{scenario.clients.count} clients on {scenario.data.name}, {scenario.learn.name}, {scenario.calibrate.name}"
     )
+    out.print(f"{escape(file)} can be run here: {world}")
 
 
-_MORE = """
-# What else can be said (fl-sim list shows all names):
-#
-# [data]       image_size = 28;  calibration_from = "test" (of a set that has one of its own)
-# [clients]    partition = "iid" | "dirichlet" | "pathological" (with classes_per_client = 2) | "quantity-skew"
-#              min_calibration = 10      draw the partition again until every client has that many points
-#              test = "shared"           every client is tested on the whole test set
-#              tier_by = "size"          the first tier takes the clients with the fewest points
-# [[clients.tier]]      optimizer = "adamw" | "sgd", schedule = "cosine"
-#                       partition = "dirichlet", concentration = 0.1    of this tier's clients alone
-#                       cohort = 16       so many clients with models of their own train together; 1: one by one
-# [[clients.tier]]      quantiles = [0.025, 0.975]    regression with score = "cqr": two heads in place of the mean
-# [[clients.behaviour]] kind = "label-shuffle" | "sign-flip" | "noise" | "inflate" | "free-rider" | "constant" | "nan" |
-#                       "wrong-n" | "raise" | "dropout" | "straggler" (with delay = 10);  share = 0.1, tier = "weak"
-# [learn]      name = "own" | "fedavg" (with rounds = 10) | "module:object"
-#              name = "plada" (with budget_bytes = 2000 or keep_fraction = 0.01, rule = "rehearsed" | "lowest" | ...),
-#              [learn.teacher] with architecture and epochs, [reference] sets = ["glyphs-pool"], and data.server;
-#              or what it is measured against: "coreset", "weights", "probe"; see plada-then-fedwqcp
-# [calibrate]  name = "grouped" | "local" | "pooled" | "fcp" | "none" | ... (fl-sim list strategies) | "module:object"
-#              score = "aps" | { name = "raps", randomized = true, penalty = 0.01, k_reg = 1 }
-#              small_n = "clip" | "inf" | "drop"
-# [runtime]    name = "ray" | "inline" | "flower";  on_failure = "stop" | "skip";  timeout = 600;  device = "cuda"
-"""
-
-
-@app.command("list")
-def list_names(
-    what: Annotated[
-        str | None, typer.Argument(help="strategies, datasets, models or scenarios; all if left out.")
-    ] = None,
-) -> None:
-    """What there is, by name."""
-    if what is not None and what not in _LISTS:
-        raise FlSimError(f"list {what}: choose one of {', '.join(_LISTS)}")
-    for name in [what] if what else _LISTS:
-        table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
-        for row in _LISTS[name]():
-            table.add_row(*map(escape, row))
-        out.print(table)
-        out.print()
-
-
-def _first_line(thing: Any) -> str:
-    return (thing.__doc__ or "").strip().splitlines()[0]
-
-
-def _strategies() -> list[tuple[str, ...]]:
-    from fl_sim.scenario.strategies import CALIBRATE, LEARN
-
-    return [
-        (name, kind, _first_line(model))
-        for kind, table in (("learn", LEARN), ("calibrate", CALIBRATE))
-        for name, model in table.items()
-    ]
-
-
-def _datasets() -> list[tuple[str, ...]]:
-    from fl_sim.data.datasets import DATASETS
-
-    return [(s.name, s.task or "", "at hand" if s.at_hand() else "not here", s.about) for s in DATASETS.values()]
-
-
-def _models() -> list[tuple[str, ...]]:
-    from fl_sim.models.architectures import ARCHITECTURES
-
-    return [(name, _first_line(build)) for name, build in ARCHITECTURES.items()]
-
-
-def _scenarios() -> list[tuple[str, ...]]:
-    from fl_sim.scenario.toml import shipped
-
-    return [(name, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")) for name, path in shipped().items()]
-
-
-_LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
-    "scenarios": _scenarios, "strategies": _strategies, "datasets": _datasets, "models": _models,
-}  # fmt: skip
+app.command()(names.new)
+app.command("list")(names.list_names)
 
 
 # ----------------------------------------------------------------------------------------------- data, store, doctor
@@ -357,8 +257,8 @@ def data_get(
     kind, _, model = name.partition(":")
     with Bars(err) as bars:
         bars.phase(f"getting {escape(name)}", None)
-        said = get_weights(model) if kind == "weights" else get(name)
-    out.print(escape(said), soft_wrap=True)
+        happened = get_weights(model) if kind == "weights" else get(name)
+    out.print(escape(happened), soft_wrap=True)
 
 
 @app.command()
@@ -373,15 +273,15 @@ def store(
     """What the artifact store holds."""
     from fl_sim.store.artifacts import Store, default_root, located
 
-    kept = Store(located(place or default_root()))
+    artifacts = Store(located(place or default_root()))
     if prune:
-        count, freed = kept.prune(days)
+        count, freed = artifacts.prune(days)
         out.print(f"deleted {count} artifacts, {freed / 1e6:.1f} MB")
-    table = Table(title=f"artifact store {kept.root}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"artifact store {artifacts.root}", title_justify="left", box=None, pad_edge=False)
     for column in ("kind", "artifacts", "MB"):
         table.add_column(column, justify="left" if column == "kind" else "right")
-    damaged = kept.check() if check else None
-    entries = kept.listing()
+    damaged = artifacts.check() if check else None
+    entries = artifacts.listing()
     for kind in sorted({entry.kind for entry in entries}):
         mine = [entry.num_bytes for entry in entries if entry.kind == kind]
         table.add_row(kind, str(len(mine)), f"{sum(mine) / 1e6:.1f}")
@@ -389,7 +289,8 @@ def store(
     out.print(table)
     if damaged:
         raise FlSimError(
-            f"artifact store {kept.root}: deleted what was damaged, {damaged} of {damaged + len(entries)} artifacts"
+            f"artifact store {artifacts.root}: deleted what was damaged, {damaged} of {damaged + len(entries)} "
+            "artifacts"
         )
     if check:
         out.print("no artifact is damaged")
@@ -413,7 +314,7 @@ def doctor(
     healthy = True
     for finding in findings():
         healthy &= finding.ok
-        table.add_row("[green]ok[/]" if finding.ok else "[red]no[/]", finding.subject, escape(finding.told))
+        table.add_row("[green]ok[/]" if finding.ok else "[red]no[/]", finding.subject, escape(finding.details))
     out.print(table)
     if not healthy:
         raise FlSimError("what is marked 'no' above keeps fl-sim from working here")

@@ -62,14 +62,14 @@ def pack(
         _refuse(path, suffix)
     with Bars(err) as bars:
         learn = _learning(scenario, Store(located(store or default_root())), bars)
-        contents, found = learn.files(), learn.metrics()
+        contents, metrics = learn.files(), learn.metrics()
         if FOLDERS_IN_RUN in contents:
             _write(beside, contents[FOLDERS_IN_RUN])
         _write(to, contents[IN_RUN])
         if sheet is not None:
             bars.phase("drawing", None)
-            _draw(learn, found, sheet)
-    _say_made(to, beside if FOLDERS_IN_RUN in contents else None, sheet, found, learn.detail()["kept_by_class"])
+            _draw(learn, metrics, sheet)
+    _say_made(to, beside if FOLDERS_IN_RUN in contents else None, sheet, metrics, learn.detail()["kept_by_class"])
 
 
 def _learning(scenario: Any, store: Any, bars: Any) -> Any:
@@ -101,12 +101,12 @@ def _write(path: Path, content: bytes) -> None:
         raise FlSimError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _draw(learn: Any, found: dict[str, Any], sheet: Path) -> None:
+def _draw(learn: Any, metrics: dict[str, Any], sheet: Path) -> None:
     from fl_sim.report.figures.kept import draw_kept
 
     references, payload = learn.server.references, learn.payload
     indices, labels = payload.unpack(references.groups)
-    about = f"{found['rule']}; of {payload.num_references:,} references ({', '.join(references.sets)})"
+    about = f"{metrics['rule']}; of {payload.num_references:,} references ({', '.join(references.sets)})"
     try:
         sheet.parent.mkdir(parents=True, exist_ok=True)
         draw_kept(references.images, indices, labels, payload.class_names, sheet, about)
@@ -115,7 +115,7 @@ def _draw(learn: Any, found: dict[str, Any], sheet: Path) -> None:
 
 
 def _say_made(
-    to: Path, beside: Path | None, sheet: Path | None, found: dict[str, Any], by_class: dict[str, int]
+    to: Path, beside: Path | None, sheet: Path | None, metrics: dict[str, Any], by_class: dict[str, int]
 ) -> None:
     from fl_sim.report.payload import kept, unlabelled
     from fl_sim.report.wording import percent, size_of
@@ -125,8 +125,8 @@ def _say_made(
     if beside is not None:
         needed = f"{beside}: where these folders start; its readers need that too, because it is {packed_by}"
     for line in (
-        f"{to}: {size_of(found['payload_bytes'])}, the labels of {kept(found)}; {found['rule']}",
-        f"the teacher's accuracy on the test rows is {percent(found['teacher_accuracy'])}",
+        f"{to}: {size_of(metrics['payload_bytes'])}, the labels of {kept(metrics)}; {metrics['rule']}",
+        f"the teacher's accuracy on the test rows is {percent(metrics['teacher_accuracy'])}",
         *unlabelled([name for name, many in by_class.items() if not many]),
         needed,
         *[f"{sheet}: some kept images of each class"] * (sheet is not None),
@@ -161,8 +161,7 @@ def info(
     for line in (
         f"{payload.num_kept:,} of {payload.num_references:,} references{share}, {classes}",
         f"reference set {payload.reference.hex()}",
-        *_rates(payload, labels, mask),
-        *_rivals(payload, indices, labels),
+        *_rates(payload, indices, labels, mask),
     ):
         out.print(line, soft_wrap=True, highlight=False)
     counts = np.bincount(labels, minlength=len(payload.class_names))
@@ -185,28 +184,20 @@ def _parts(payload: Any, mask: int) -> Table:
     return table
 
 
-def _rates(payload: Any, labels: Any, mask: int) -> list[str]:
-    from fl_sim.plada import baselines
-
-    if not payload.num_kept:
-        return []
-    body, bits = len(payload.body), 8 / payload.num_kept
-    return [
-        f"{bits * body:.2f} bits a kept reference: {bits * mask:.2f} for which it is, {bits * (body - mask):.2f} for "
-        f"its label (the entropy of the labels alone is {baselines.entropy(labels):.2f})"
-    ]
-
-
-def _rivals(payload: Any, indices: Any, labels: Any) -> list[str]:
+def _rates(payload: Any, indices: Any, labels: Any, mask: int) -> list[str]:
+    """Bits a kept reference, of which there may be none, and what the body would take otherwise."""
     from fl_sim.plada import baselines, codec
 
     sizes = baselines.zstd_sizes(indices, labels, payload.num_references, len(payload.class_names))
-    bound = baselines.bound(labels, payload.num_references)
-    return [
-        f"the body takes {len(payload.body):,} bytes, read as {codec.reading_of(payload.body)}; the paper's encodings "
-        f"with Zstd-19 would take {sizes['indices']:,} (indices) and {sizes['bitmap']:,} (bitmap), the entropy bound "
-        f"of a payload without clusters is {bound:,.0f}"
+    bound, body, bits = baselines.bound(labels, payload.num_references), len(payload.body), 8 / max(payload.num_kept, 1)
+    lines = [
+        f"{bits * body:.2f} bits a kept reference: {bits * mask:.2f} for which it is, {bits * (body - mask):.2f} for "
+        f"its label (the entropy of the labels alone is {baselines.entropy(labels):.2f})",
+        f"the body takes {body:,} bytes, read as {codec.reading_of(payload.body)}; the paper's encodings with Zstd-19 "
+        f"would take {sizes['indices']:,} (indices) and {sizes['bitmap']:,} (bitmap), the entropy bound of a payload "
+        f"without clusters is {bound:,.0f}",
     ]
+    return lines if payload.num_kept else lines[1:]
 
 
 def _by_class(names: tuple[str, ...], counts: Any) -> Any:
@@ -215,8 +206,8 @@ def _by_class(names: tuple[str, ...], counts: Any) -> Any:
 
     if len(names) > MOST_CLASSES:
         fewest, most = (names[int(place)] for place in (counts.argmin(), counts.argmax()))
-        said = f"kept of each class: {counts.min():,} ({fewest}) to {counts.max():,} ({most}), "
-        return escape(f"{said}median {np.median(counts):,.0f}")
+        ends = f"kept of each class: {counts.min():,} ({fewest}) to {counts.max():,} ({most}), "
+        return escape(f"{ends}median {np.median(counts):,.0f}")
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     table.add_column("kept", justify="right")
@@ -271,8 +262,8 @@ def unpack(
                 writer.writerows(zip(*written.values(), strict=True))
     except OSError as error:
         raise FlSimError(f"{to}: cannot be written: {error.strerror or error}") from None
-    told = ", ".join([*columns, *["name"] * names])
-    out.print(f"{len(indices):,} references, by {told}, are in {escape(str(to))}", soft_wrap=True, highlight=False)
+    by = ", ".join([*columns, *["name"] * names])
+    out.print(f"{len(indices):,} references, by {by}, are in {escape(str(to))}", soft_wrap=True, highlight=False)
 
 
 def _place(file: Path) -> Path:
@@ -299,7 +290,7 @@ def _read(file: Path, most_references: int, most_kept: int | None) -> Any:
         raise FlSimError(f"{file}: {error}") from None
 
 
-def _folders(told: Path | None, file: Path, payload: Any) -> Any:
+def _folders(named: Path | None, file: Path, payload: Any) -> Any:
     """Where folders start, for a payload that was packed by them: as told, or as lies beside it; else None.
 
     Raises:
@@ -310,7 +301,7 @@ def _folders(told: Path | None, file: Path, payload: Any) -> Any:
 
     place, needed = _place(file), reading_of(payload.body) == "foldered"
     beside = [place.with_suffix(BESIDE), *[place.with_name(FOLDERS_IN_RUN)] * (place.name == IN_RUN)]
-    source = told or next((path for path in beside if needed and path.is_file()), None)
+    source = named or next((path for path in beside if needed and path.is_file()), None)
     if source is None:
         if needed:
             raise FlSimError(

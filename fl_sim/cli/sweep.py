@@ -100,15 +100,15 @@ def _show_sweep(place: Path, *, compared: bool) -> None:
     from fl_sim.report.sweep_labels import shortened
     from fl_sim.results.tables import load, write
 
-    found = load(place)
-    points, same = shortened(found.points, found.axes)
-    title = "; ".join(filter(None, [found.title, same]))
-    told = (points, found.axes, title)
-    out.print(sweep_table.comparison(*told) if compared else sweep_table.summary(*told))
-    steady = found.points[[column for column in found.points if not str(column).startswith("seconds.")]]
+    tables = load(place)
+    points, same = shortened(tables.points, tables.axes)
+    title = "; ".join(filter(None, [tables.title, same]))
+    shown = (points, tables.axes, title)
+    out.print(sweep_table.comparison(*shown) if compared else sweep_table.summary(*shown))
+    steady = tables.points[[column for column in tables.points if not str(column).startswith("seconds.")]]
     write(steady, "csv", place / "points.csv")
-    drawn = [*draw_sweep(*told, place), *draw_plane(*told, place)]
-    drawn += draw_bytes(points, found.clients, found.axes, title, place)
+    drawn = [*draw_sweep(*shown, place), *draw_plane(*shown, place)]
+    drawn += draw_bytes(points, tables.clients, tables.axes, title, place)
     names = ", ".join(path.name for path in drawn if path.suffix == ".png")
     out.print(f"points.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
 

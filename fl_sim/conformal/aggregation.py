@@ -72,8 +72,6 @@ def aggregated(
 
 def capped(weights: ArrayLike, cap: float) -> Floats:
     """`weights` (K,), none of them above `cap` times the lower median of the positive ones."""
-    if not 0 < cap < math.inf:
-        raise ValueError(f"cap = {cap}: must be finite and above 0")
     masses = np.asarray(weights, np.float64)
     positive = np.sort(masses[masses > 0])
     return np.minimum(masses, cap * positive[(len(positive) - 1) // 2]) if len(positive) else masses
@@ -93,8 +91,6 @@ def _middle(thresholds: Floats, weights: Floats) -> Floats:
 
 def _trimmed(thresholds: Floats, weights: Floats, trim: float) -> Floats:
     """What is left of each weight when `trim` of their sum is cut off at either end of the sorted thresholds."""
-    if not 0 <= trim < 0.5:
-        raise ValueError(f"trim = {trim}: must lie in [0, 0.5)")
     whole, share = sum(map(Fraction, weights.tolist()), Fraction(0)), as_meant(trim)
     low, high = share * whole, (1 - share) * whole
     left, so_far = np.zeros_like(weights), Fraction(0)
@@ -146,19 +142,17 @@ def candidates(thresholds: ArrayLike, weights: ArrayLike, centre: float, count: 
     and never more than 2 / (count - 1) of the range apart where, between two groups of clients, there is none. +inf
     alone where no threshold is finite. A `count` of 1 leaves only the largest.
     """
-    if count < 1:
-        raise ValueError(f"count = {count}: must be at least 1")
     values, masses = np.asarray(thresholds, np.float64), np.asarray(weights, np.float64)
-    told = (masses > 0) & np.isfinite(values)
-    if not told.any():
+    counts = (masses > 0) & np.isfinite(values)
+    if not counts.any():
         return np.array([math.inf])
-    order = np.argsort(values[told], kind="stable")
-    at, mass = values[told][order], masses[told][order]
+    order = np.argsort(values[counts], kind="stable")
+    at, mass = values[counts][order], masses[counts][order]
     middle = np.cumsum(mass) - mass / 2
     law = [(side - side[0]) / ((side[-1] - side[0]) or 1.0) for side in (middle, at)]
     others = np.interp(np.arange(1, count - 1) / (count - 1), (law[0] + law[1]) / 2, at)
-    found = np.concatenate([others, [centre][: count - 1], at[-1:]])
-    return np.unique(found[np.isfinite(found)])
+    choices = np.concatenate([others, [centre][: count - 1], at[-1:]])
+    return np.unique(choices[np.isfinite(choices)])
 
 
 def smallest_sufficient(choices: ArrayLike, counts: ArrayLike, n: int, alpha: float) -> float:
@@ -175,6 +169,4 @@ def least_coverage(covered: int, n: int, confidence: float = 0.95) -> float:
     1 - `confidence`; 0 for none covered."""
     from scipy.stats import beta
 
-    if not 0 <= covered <= n:
-        raise ValueError(f"covered = {covered} of n = {n}: must lie in 0..n")
     return float(beta.ppf(1 - confidence, covered, n - covered + 1)) if covered else 0.0

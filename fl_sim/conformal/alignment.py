@@ -7,7 +7,7 @@ that these stay exchangeable with its test points.
 line. A model that knows its training rows by heart scores new ones far beyond them, where ranks say nothing: then the
 scale is but a ratio of training ranges, and thresholds on it can be far too large. Compare "temperature".
 "temperature": in classification logits are divided by the one temperature that makes the training labels likeliest
-(Guo et al., "On calibration of modern neural networks", 2017); in regression scores are divided by their root mean
+(`probability_calibrators.best_temperature`); in regression scores are divided by their root mean
 square on the training rows.
 
 >>> ranks = RankScale(np.array([1.0, 3.0]))
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 
 Floats = NDArray[np.float64]
 
@@ -77,20 +76,4 @@ def root_mean_square(scores: ArrayLike) -> float:
     """Of the finite ones of scores (m,); 1 where there are none, or all are 0."""
     values = np.asarray(scores, np.float64)
     values = values[np.isfinite(values)]
-    found = math.sqrt(float(np.mean(values**2))) if len(values) else 1.0
-    return found or 1.0
-
-
-def best_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature in 1/20..20 under which `labels` (m,) are likeliest given `logits` (m, C); 1 for m = 0."""
-    from scipy.optimize import minimize_scalar
-
-    z, y = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
-    if not len(z):
-        return 1.0
-
-    def loss(log_temperature: float) -> float:
-        chosen = log_softmax(z * math.exp(-log_temperature), axis=1)[np.arange(len(y)), y]
-        return -float(chosen.mean())
-
-    return math.exp(float(minimize_scalar(loss, bounds=(-math.log(20), math.log(20)), method="bounded").x))
+    return math.sqrt(float(np.mean(values**2))) or 1.0 if len(values) else 1.0

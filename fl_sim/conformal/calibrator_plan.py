@@ -60,5 +60,5 @@ def with_plan(score: str, plan: Plan) -> str:
 @lru_cache(maxsize=64)
 def plan_of(score: str) -> Plan | None:
     """What such a text says of calibrating; None: nothing."""
-    told = json.loads(score).get(CALIBRATOR)
-    return None if told is None else Plan(**told)
+    plan = json.loads(score).get(CALIBRATOR)
+    return None if plan is None else Plan(**plan)

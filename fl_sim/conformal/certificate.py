@@ -57,6 +57,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, betabinom, binom
 
+from fl_sim.conformal.decimals import exact_alpha
 from fl_sim.conformal.thresholds import refuse_where
 
 Floats = NDArray[np.float64]
@@ -134,8 +135,7 @@ def certify(
     Raises:
         ValueError: counts that cannot be, or a number outside its range.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha = {alpha}: must lie strictly between 0 and 1")
+    exact_alpha(alpha)
     if not 0 <= slack < 1 - alpha:
         raise ValueError(f"slack = {slack}: must lie in 0..{1 - alpha:g}, 1 - alpha not included")
     if not 0 < level < 1:
@@ -152,7 +152,7 @@ def certify(
     for k in np.flatnonzero(considered).tolist():
         p_draws[k] = _over_draws(int(tested[k]), int(own[k]), claimed)[covered[k]]
     p_binomial[considered] = binom.cdf(covered[considered], tested[considered], claimed)
-    adjusted, adjusted_binomial = _holm_where(considered, p_draws), _holm_where(considered, p_binomial)
+    adjusted, adjusted_binomial = holm(p_draws), holm(p_binomial)
     low, high = clopper_pearson(covered, tested)
     rates = np.divide(covered, tested, out=np.full(len(own), np.nan), where=tested > 0)
     return Certificate(
@@ -223,15 +223,15 @@ def _over_draws(num_test: int, n: int, claimed: float) -> Floats:
 
 def holm(p_values: ArrayLike) -> Floats:
     """Holm's adjusted p-values of `p_values` (K,): reject those up to the level, and the probability of any false
-    rejection is at most the level, however they depend on each other.
+    rejection is at most the level, however they depend on each other; NaN stays NaN and counts for nothing.
 
     >>> holm([0.01, 0.04, 0.03])
     array([0.03, 0.06, 0.06])
     """
     p = np.asarray(p_values, np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
+    adjusted = np.full_like(p, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1.0)
     return adjusted
 
 
@@ -245,9 +245,3 @@ def clopper_pearson(
     low = np.where(x > 0, beta.ppf(tail, np.maximum(x, 1), m - x + 1), 0.0)
     high = np.where(x < m, beta.ppf(1 - tail, x + 1, np.maximum(m - x, 1)), 1.0)
     return low, high
-
-
-def _holm_where(considered: NDArray[np.bool_], p_values: Floats) -> Floats:
-    adjusted = np.full(len(p_values), np.nan)
-    adjusted[considered] = holm(p_values[considered])
-    return adjusted

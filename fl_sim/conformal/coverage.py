@@ -65,7 +65,7 @@ class Tally:
             raise ValueError(
                 f"tallies of {len(self.class_tested)} and {len(other.class_tested)} classes: must be as many"
             )
-        return Tally(*(mine + theirs for mine, theirs in zip(_fields(self), _fields(other), strict=True)))
+        return Tally(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def tally_sets(scores_all: ArrayLike, targets: ArrayLike, threshold: ArrayLike, predicted_labels: ArrayLike) -> Tally:
@@ -182,21 +182,22 @@ def coverage_summary(num_covered: ArrayLike, num_test: ArrayLike) -> dict[str, f
     `coverage_client_min_tested` is the smallest of the `clients_tested_enough` clients with at least LEAST_TESTED test
     points: a client with three that misses one stands at .67 under any method.
     """
-    covered, tested = _checked_counts(num_covered, num_test)
+    covered, tested = np.asarray(num_covered), np.asarray(num_test)
+    refuse_where((covered < 0) | (covered > tested), "num_covered", covered, "must lie in 0..num_test of its client")
     rates = sorted((covered[tested > 0] / tested[tested > 0]).tolist())
     enough = tested >= LEAST_TESTED
-    found: dict[str, float | int | None] = dict.fromkeys(_COVERAGES) | {
+    summary: dict[str, float | int | None] = dict.fromkeys(_COVERAGES) | {
         "clients_with_test": len(rates),
         "clients_tested_enough": int(enough.sum()),
     }
     if rates:
-        found["coverage"] = int(covered.sum()) / int(tested.sum())
-        found["coverage_client_mean"] = math.fsum(rates) / len(rates)
-        found["coverage_client_min"] = rates[0]
-        found["coverage_client_p05"] = rates[(len(rates) + 19) // 20 - 1]
+        summary["coverage"] = int(covered.sum()) / int(tested.sum())
+        summary["coverage_client_mean"] = math.fsum(rates) / len(rates)
+        summary["coverage_client_min"] = rates[0]
+        summary["coverage_client_p05"] = rates[(len(rates) + 19) // 20 - 1]
     if enough.any():
-        found["coverage_client_min_tested"] = float((covered[enough] / tested[enough]).min())
-    return found
+        summary["coverage_client_min_tested"] = float((covered[enough] / tested[enough]).min())
+    return summary
 
 
 def expected_coverage(n: int, alpha: float, small_n: SmallN) -> float:
@@ -217,10 +218,6 @@ def exchangeable_band(
     the threshold is +inf, None where there is nothing to test. A coverage outside is a client that is unlike
     its own calibration data, or one in twenty.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}: must lie strictly between 0 and 1")
-    if num_test < 0:
-        raise ValueError(f"num_test = {num_test}: must be at least 0")
     rank = local_rank(num_calibration, alpha, small_n)
     if num_test == 0:
         return None
@@ -237,21 +234,8 @@ def _beta_binomial_band(num_test: int, rank: int, n: int, level: float) -> tuple
     return int(low) / num_test, min(int(high), num_test) / num_test
 
 
-def _fields(tally: Tally) -> tuple:
-    return tuple(getattr(tally, name) for name in tally.__dataclass_fields__)
-
-
 def _refuse_nan(threshold: ArrayLike, scores: NDArray[np.float64]) -> None:
     # nan compares as "not in the set", even beside an infinite threshold.
     if np.isnan(threshold).any():
         raise ValueError("threshold = nan: must be a number; +inf covers everything")
     refuse_where(np.isnan(scores), "scores", scores, "a score must be a number")
-
-
-def _checked_counts(num_covered: ArrayLike, num_test: ArrayLike) -> tuple[Counts, Counts]:
-    covered, tested = np.asarray(num_covered), np.asarray(num_test)
-    if covered.ndim != 1 or covered.shape != tested.shape:
-        raise ValueError(f"num_covered {covered.shape} and num_test {tested.shape}: must both have shape (K,)")
-    wrong = (covered < 0) | (covered > tested)
-    refuse_where(wrong, "num_covered", covered, "must lie in 0..num_test of its client")
-    return covered, tested

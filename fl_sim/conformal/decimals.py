@@ -15,6 +15,18 @@ from fractions import Fraction
 DIGITS = 12  # significant ones; float arithmetic on a few decimals is off in the sixteenth
 
 
+def exact_alpha(alpha: float) -> Fraction:
+    """The miscoverage as it is meant.
+
+    Raises:
+        ValueError: it is none.
+    """
+    exact = as_meant(alpha) if 0 < alpha < 1 else Fraction(0)
+    if not 0 < exact < 1:
+        raise ValueError(f"alpha = {alpha}: must lie strictly between 0 and 1, in its first 12 digits")
+    return exact
+
+
 def as_meant(number: float | Fraction) -> Fraction:
     """The decimal of at most 12 significant digits nearest to a finite float; a `Fraction` is meant as it is.
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,15 +55,19 @@ class ScoreGrid:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
             raise ValueError(f"a grid from {self.low} to {self.high}: both must be finite, the first not the larger")
-        if not 1 <= self.bins <= MOST_BINS:
-            raise ValueError(f"bins = {self.bins}: must lie in 1..{MOST_BINS}")
-        if not 0 <= self.tail < math.inf:
-            raise ValueError(f"tail = {self.tail}: must be finite and at least 0")
 
-    @property
+    @cached_property
     def edges(self) -> Floats:
         """(bins,) upper ends of the bins, the last exactly `high`; read-only."""
-        return _edges(self)
+        t = np.arange(1, self.bins + 1) / self.bins
+        if self.tail:
+            whole = math.log((1 + self.tail) / self.tail)
+            t = 1 + self.tail - (1 + self.tail) * np.exp(-t * whole)
+        edges = self.low * (1 - t) + self.high * t  # high - low can be too large for a float
+        edges[-1] = self.high
+        edges = np.maximum.accumulate(np.clip(edges, self.low, self.high))
+        edges.setflags(write=False)
+        return edges
 
     def place(self, scores: ArrayLike) -> Counts:
         """The bin of each score, 0..bins; scores below `low` are in the first, NaN is refused."""
@@ -85,28 +89,11 @@ class ScoreGrid:
         """The grid as a message carries it."""
         return json.dumps(asdict(self))
 
-    @classmethod
-    def from_text(cls, text: str) -> ScoreGrid:
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def from_text(text: str) -> ScoreGrid:
         """The grid of a message."""
-        return _grid(text)
-
-
-@lru_cache(maxsize=64)
-def _grid(text: str) -> ScoreGrid:
-    return ScoreGrid(**json.loads(text))
-
-
-@lru_cache(maxsize=64)
-def _edges(grid: ScoreGrid) -> Floats:
-    t = np.arange(1, grid.bins + 1) / grid.bins
-    if grid.tail:
-        whole = math.log((1 + grid.tail) / grid.tail)
-        t = 1 + grid.tail - (1 + grid.tail) * np.exp(-t * whole)
-    edges = grid.low * (1 - t) + grid.high * t  # high - low can be too large for a float
-    edges[-1] = grid.high
-    edges = np.maximum.accumulate(np.clip(edges, grid.low, grid.high))
-    edges.setflags(write=False)
-    return edges
+        return ScoreGrid(**json.loads(text))
 
 
 def threshold_at(counts: ArrayLike, edges: Floats, rank: float) -> float:
@@ -143,18 +130,16 @@ def refined(counts: Counts, bins: int) -> Counts:
 def encode(counts: ArrayLike) -> NDArray[np.uint8]:
     """Counts (C, B + 1) as bytes: what it holds and the Rice parameter, number of bins, then the code. Counts below 0,
     as noise makes them, are coded as 2|c| - 1, the others then as 2c."""
-    told = np.asarray(counts, np.int64)
-    if told.ndim != 2 or told.shape[1] < 2 or not told.shape[0]:
-        raise ValueError(f"counts of shape {told.shape}: must be (C, B + 1), with at least one row and one bin")
-    flat = told.ravel()
-    held = {CELLS: flat}
+    cells = np.asarray(counts, np.int64)
+    flat = cells.ravel()
+    codes = {CELLS: flat}
     if (flat < 0).any():
-        held = {SIGNED: np.where(flat < 0, -2 * flat - 1, 2 * flat)}
+        codes = {SIGNED: np.where(flat < 0, -2 * flat - 1, 2 * flat)}
     elif flat.sum() < 4 * len(flat) + 64:  # beyond, the gaps are longer, and there are too many to try
-        held[GAPS] = np.diff(np.repeat(np.arange(len(flat)), flat), prepend=0).astype(np.int64)
-    _, kind, k = min((_rice_bits(values, k), kind, k) for kind, values in held.items() for k in range(31))
-    head = bytes([kind << 5 | k]) + _varint(told.shape[1] - 1) + (_varint(len(held[GAPS])) if kind == GAPS else b"")
-    return np.concatenate([np.frombuffer(head, np.uint8), _rice(held[kind], k)])
+        codes[GAPS] = np.diff(np.repeat(np.arange(len(flat)), flat), prepend=0).astype(np.int64)
+    _, kind, k = min((_rice_bits(values, k), kind, k) for kind, values in codes.items() for k in range(31))
+    head = bytes([kind << 5 | k]) + _varint(cells.shape[1] - 1) + (_varint(len(codes[GAPS])) if kind == GAPS else b"")
+    return np.concatenate([np.frombuffer(head, np.uint8), _rice(codes[kind], k)])
 
 
 def decode(code: NDArray[np.uint8], rows: int) -> Counts:

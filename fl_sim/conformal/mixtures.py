@@ -123,10 +123,10 @@ def spread(exceeding: Counts, expected: Floats, variance: Floats, sizes: Counts)
     total = float((variance * (sizes - 1)).sum())
     if total <= 0:
         return Spread(0.0, 0.0, math.inf)
-    found = float(((exceeding - expected) ** 2 - variance).sum()) / total
+    correlation = float(((exceeding - expected) ** 2 - variance).sum()) / total
     error = math.sqrt(float((2 * variance**2 + variance).sum())) / total
-    differ = found > SURE * error
-    return Spread(max(found, 0.0), found / error, max(1 / found - 1, 0.0) if differ else math.inf)
+    differ = correlation > SURE * error
+    return Spread(max(correlation, 0.0), correlation / error, max(1 / correlation - 1, 0.0) if differ else math.inf)
 
 
 def shrunk(own: Counts, group: Floats, pseudo_points: float) -> Floats:
@@ -161,8 +161,8 @@ def found_groups(counts: Counts, most: int = 4) -> tuple[Counts, NDArray[np.bool
         if best is None or criterion < best[0]:
             best = criterion, each
     assert best is not None
-    found, groups = np.unique(best[1].argmax(axis=1), return_inverse=True)
-    each = best[1][:, found] + np.log(np.bincount(groups, minlength=len(found)).clip(min=1) / max(1, len(groups)))
+    used, groups = np.unique(best[1].argmax(axis=1), return_inverse=True)
+    each = best[1][:, used] + np.log(np.bincount(groups, minlength=len(used)).clip(min=1) / max(1, len(groups)))
     return groups.astype(np.int64), each >= each.max(axis=1, keepdims=True) + math.log(UNLIKELY)
 
 

@@ -27,13 +27,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
-from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.decimals import exact_alpha
 from fl_sim.conformal.poisson_binomial import NEGLIGIBLE, at_most, fewer, reach
 
 Floats = NDArray[np.float64]
@@ -53,17 +53,10 @@ class Aim:
     guarantee: Guarantee = "marginal"
     beta: float = 0.1
 
-    def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must lie strictly between 0 and 1")
-        if self.guarantee not in get_args(Guarantee):
-            raise ValueError(f"guarantee = {self.guarantee!r}: must be one of {', '.join(get_args(Guarantee))}")
-
     @property
     def level(self) -> float:
         """1 - α, rounded once."""
-        return float(1 - as_meant(self.alpha))
+        return float(1 - exact_alpha(self.alpha))
 
     def met(self, coverage: ArrayLike, shortfall: ArrayLike) -> NDArray[np.bool_]:
         """Where M and P(coverage < 1 - α), of the same shape, are as asked; `TOLERANCE` off still is."""
@@ -105,7 +98,6 @@ def choose_equal(n: int, num_clients: int, aim: Aim) -> tuple[int, Choice]:
     M grows with l and with k, so only the smallest l of each k can be it, or the smallest k of each l: whichever are
     fewer are looked at.
     """
-    _checked([n] * num_clients, [1] * num_clients)
     each = np.arange(1, min(n, num_clients) + 1)
 
     def pair(other: Counts) -> tuple[Counts, Counts]:
@@ -126,15 +118,9 @@ def choose_equal(n: int, num_clients: int, aim: Aim) -> tuple[int, Choice]:
     return int(rank[best]), choice
 
 
-def expected_coverages(sizes: Sequence[int], ranks: Sequence[int]) -> Floats:
-    """M for k = 1..K, (K,), of clients with `sizes` (K,) that send their `ranks`-th (K,) smallest scores; to 1e-12."""
-    kinds = _kinds(sizes, ranks)
-    return np.array([_expected_coverage(kinds, k) for k in range(1, len(sizes) + 1)])
-
-
 def shortfalls(sizes: Sequence[int], ranks: Sequence[int], alpha: float) -> Floats:
     """P(coverage < 1 - α) for k = 1..K, (K,)."""
-    n, rank = _checked(sizes, ranks)
+    n, rank = np.asarray(sizes, np.int64), np.asarray(ranks, np.int64)
     above: Floats = betaincc(rank, n - rank + 1, Aim(alpha).level)
     return fewer(above)[::-1]  # at least k of K lie below, so at most K - k above
 
@@ -170,23 +156,19 @@ class _Kinds(NamedTuple):
 
 
 def _kinds(sizes: Sequence[int], ranks: Sequence[int]) -> _Kinds:
-    n, rank = _checked(sizes, ranks)
-    found, number = np.unique(np.stack([rank, n - rank + 1]), axis=1, return_counts=True)
-    return _Kinds(found[0], found[1], number)
+    n, rank = np.asarray(sizes, np.int64), np.asarray(ranks, np.int64)
+    laws, number = np.unique(np.stack([rank, n - rank + 1]), axis=1, return_counts=True)
+    return _Kinds(laws[0], laws[1], number)
 
 
 def _expected_coverage(kinds: _Kinds, k: int) -> float:
     """M: outside of low..high PB(t) <= k - 1 is as good as certain, or as good as impossible."""
 
-    def certain(t: float) -> bool:
+    def within(t: float, sign: int) -> bool:
         mean, far = reach(kinds.below(np.array([t])), kinds.number)
-        return bool(mean[0] + far[0] <= k - 1)
+        return bool(mean[0] + sign * far[0] <= k - 1)
 
-    def possible(t: float) -> bool:
-        mean, far = reach(kinds.below(np.array([t])), kinds.number)
-        return bool(mean[0] - far[0] <= k - 1)
-
-    low, high = _last(certain), _last(possible, from_above=True)
+    low, high = _last(lambda t: within(t, 1)), _last(lambda t: within(t, -1), from_above=True)
     return low + _integral(lambda t: at_most(k - 1, kinds.below(t), kinds.number), low, high)
 
 
@@ -250,8 +232,8 @@ def _smallest(holds: Callable[[Counts], NDArray[np.bool_]], low: Counts, high: C
     """For each entry the smallest number in low..high where `holds`, which once true stays true; `high` if none."""
     while (low < high).any():
         middle = (low + high) // 2
-        found = holds(middle)
-        low, high = np.where(found, low, np.minimum(middle + 1, high)), np.where(found, middle, high)
+        true = holds(middle)
+        low, high = np.where(true, low, np.minimum(middle + 1, high)), np.where(true, middle, high)
     return high
 
 
@@ -260,13 +242,3 @@ def _gauss(count: int) -> tuple[Floats, Floats]:
     """Gauss-Legendre nodes and weights on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return (nodes + 1) / 2, weights / 2
-
-
-def _checked(sizes: Sequence[int], ranks: Sequence[int]) -> tuple[Counts, Counts]:
-    n, rank = np.asarray(sizes, np.int64), np.asarray(ranks, np.int64)
-    if n.ndim != 1 or n.shape != rank.shape or not len(n):
-        raise ValueError(f"sizes {n.shape} and ranks {rank.shape}: must both have shape (K,), K at least 1")
-    for j, (size, r) in enumerate(zip(n.tolist(), rank.tolist(), strict=True)):
-        if not 1 <= r <= size:
-            raise ValueError(f"ranks[{j}] = {r} of sizes[{j}] = {size}: must lie in 1..{size}")
-    return n, rank

@@ -59,11 +59,9 @@ def descended(
 def importance(counts: ArrayLike) -> Floats:
     """w_y = P*(y) / P(y) for labels all alike in the target, P* = 1/C, and P(y) = N_y/N from `counts` (C,) of all
     clients' points; +inf for a label that no point has."""
-    found = np.asarray(counts, np.float64)
-    if found.ndim != 1 or not len(found) or (found < 0).any():
-        raise ValueError(f"counts of shape {found.shape}: must be (C,) numbers, at least 0")
+    points = np.asarray(counts, np.float64)
     with np.errstate(divide="ignore"):
-        return np.where(found > 0, found.sum() / (len(found) * found), np.inf)
+        return np.where(points > 0, points.sum() / (len(points) * points), np.inf)
 
 
 def corrected_alpha(alpha: float, heaviest: float, mass: float) -> float:
@@ -219,12 +217,8 @@ def published_margin(
         (rho - 1) * low / (rho * high),
         regularisation / (penalty / 4 * high + rho / penalty * lipschitz**2 / low),
     )
-    distance = penalty * graph.edges * (float(values.mean()) - start) ** 2 + _edge_duals(duals, graph) / penalty
+    power = np.abs(np.fft.fft(duals)) ** 2 / graph.size
+    edge_duals = float((power[1:] / graph.spectrum[1:]).sum())  # ‖M₋⁺ a‖² = aᵀ L⁺ a
+    distance = penalty * graph.edges * (float(values.mean()) - start) ** 2 + edge_duals / penalty
     left = (1 + delta) ** (2 - rounds) * distance / (graph.size * regularisation)
     return math.sqrt(left) + smoothing
-
-
-def _edge_duals(duals: Floats, graph: Graph) -> float:
-    """‖M₋⁺ a‖² = aᵀ L⁺ a."""
-    power = np.abs(np.fft.fft(duals)) ** 2 / graph.size
-    return float((power[1:] / graph.spectrum[1:]).sum())

@@ -53,12 +53,12 @@ def at_most(most: int, probabilities: Floats, number: Counts) -> Floats:
     least = float(((probabilities * (1 - probabilities)) @ number).min())
     half = half[2 * least * np.sin(half) ** 2 <= -math.log(NEGLIGIBLE)]
     summed = (most + 1 - first).clip(0, points)
-    found = summed.copy()
+    total = summed.copy()
     for angle in half.tolist():  # θ/2
         size, turn = _factor(probabilities, angle)
         turned = turn @ number - angle * (2 * first + summed - 1)
-        found += 2 * np.exp(size @ number) * np.cos(turned) * np.sin(angle * summed) / math.sin(angle)
-    return np.asarray((found / points).clip(0, 1))
+        total += 2 * np.exp(size @ number) * np.cos(turned) * np.sin(angle * summed) / math.sin(angle)
+    return np.asarray((total / points).clip(0, 1))
 
 
 def _factor(p: Floats, half: float) -> tuple[Floats, Floats]:

@@ -56,13 +56,7 @@ _LEFT_OUT = 1e-16  # probability beyond the reach of a law, on either side
 
 
 def noisy_counts(counts: Counts, epsilon: float, share: int, rng: np.random.Generator) -> Counts:
-    """Counts with noise of P(z) ∝ exp(-ε |z|) on each, or with one of `share` shares that add up to such noise.
-
-    Raises:
-        ValueError: epsilon is not above 0, or share is below 1.
-    """
-    if not epsilon > 0 or share < 1:
-        raise ValueError(f"epsilon = {epsilon}, share = {share}: the first must be above 0, the second at least 1")
+    """Counts with noise of P(z) ∝ exp(-ε |z|) on each, or with one of `share` shares that add up to such noise."""
     stay = -math.expm1(-epsilon)
     up, down = (rng.negative_binomial(1 / share, stay, counts.shape) for _ in range(2))
     noisy: Counts = counts + up - down
@@ -78,8 +72,6 @@ def epsilon_of_shares(epsilon: float, present: float) -> float:
     >>> [round(epsilon_of_shares(1.0, share), 3) for share in (1.0, 0.9, 0.5, 0.1)]
     [1.0, 1.099, 1.675, 3.296]
     """
-    if not 0 < present <= 1:
-        raise ValueError(f"present = {present}: a share of the noise must lie in (0, 1]")
     p = math.exp(-epsilon)
     at_0, at_1 = hyp2f1(present, present, 1, p * p), hyp2f1(present, present + 1, 2, p * p) * present * p
     return math.log(at_0 / at_1)
@@ -205,16 +197,13 @@ def private_threshold(
         noises: how many noises P(z) ∝ exp(-ε |z|) each count holds: K where every client adds one, 1 where each adds
             one of K shares, less where shares are missing; 0 for true counts.
     """
-    told = np.asarray(counts, np.int64)
-    if told.shape != (len(edges) + 1,):
-        raise ValueError(f"counts of shape {told.shape}: must be ({len(edges) + 1},), one more than the edges")
     inner, bins = inner_alpha(alpha, failure), len(edges)
-    up_to = np.cumsum(told).tolist()
-    found, allowance = math.inf, math.nan
+    up_to = np.cumsum(np.asarray(counts, np.int64)).tolist()
+    threshold, allowance = math.inf, math.nan
     for b in reversed(range(bins)):
         needed = noise_allowance(noises * (b + 1), noises * (bins - b), epsilon, float(inner), failure)
         allowance = needed if math.isnan(allowance) else allowance
         if (1 - inner) * (up_to[-1] - up_to[b] + 1) > inner * up_to[b] - Fraction(needed):
             break
-        found, allowance = float(edges[b]), needed
-    return PrivateThreshold(found, allowance, int(up_to[-1]))
+        threshold, allowance = float(edges[b]), needed
+    return PrivateThreshold(threshold, allowance, int(up_to[-1]))

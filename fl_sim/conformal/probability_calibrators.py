@@ -28,8 +28,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,22 +37,17 @@ from scipy.special import expit, softmax
 
 from fl_sim.conformal.calibrator_plan import MOST_TEMPERATURE
 from fl_sim.conformal.reliability import log_softmax
+from fl_sim.conformal.scores import checked_labels
 from fl_sim.randomness import one_thread
 
 LEAST = 1e-30  # of a probability
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Calibrator = Callable[[ArrayLike], Floats]  # fitted: logits (n, C) -> log-probabilities (n, C), finite
 
 
 # ------------------------------------------------------------------------------------------------------ calibrators
-
-
-class Calibrator(Protocol):
-    """A fitted calibrator."""
-
-    def __call__(self, logits: ArrayLike) -> Floats:
-        """Log-probabilities (n, C), finite, of logits (n, C)."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +72,10 @@ class OneVsRest:
     def __call__(self, logits: ArrayLike) -> Floats:
         """Log-probabilities (n, C) of logits (n, C)."""
         p = softmax(_checked(logits), axis=1)
-        found = np.stack([one(p[:, c]) for c, one in enumerate(self.maps)], axis=1)
-        total = found.sum(axis=1, keepdims=True)
-        found = np.where(total > 0, found / np.where(total > 0, total, 1.0), 1 / len(self.maps))
-        return _logarithm((self.num_fitted * found + 1 / len(self.maps)) / (self.num_fitted + 1))
+        rates = np.stack([one(p[:, c]) for c, one in enumerate(self.maps)], axis=1)
+        total = rates.sum(axis=1, keepdims=True)
+        rates = np.where(total > 0, rates / np.where(total > 0, total, 1.0), 1 / len(self.maps))
+        return _logarithm((self.num_fitted * rates + 1 / len(self.maps)) / (self.num_fitted + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +98,10 @@ def fit(name: str, logits: ArrayLike, labels: ArrayLike) -> Calibrator:
     """Fit the calibrator of that name to logits (n, C) and labels (n,) of 0..C-1; n = 0 gives the identity.
 
     Raises:
-        ValueError: no such name; logits that are not finite numbers (n, C), or labels that are not theirs.
+        ValueError: logits that are not finite numbers (n, C), or labels that are not theirs.
     """
-    if name not in FITS:
-        raise ValueError(f"calibrator = {name!r}: must be one of {', '.join(FITS)}")
-    z, y = _checked(logits), np.asarray(labels, np.int64)
-    if y.shape != z.shape[:1] or (y < 0).any() or (y >= z.shape[1]).any():
-        raise ValueError(f"labels of shape {y.shape}: must be one of 0..{z.shape[1] - 1} for each of {len(z)} logits")
+    z = _checked(logits)
+    y = checked_labels(labels, *z.shape)
     return FITS[name](z, y) if len(y) else Temperature()
 
 
@@ -149,24 +141,17 @@ def _one_versus_rest(
     p, maps = softmax(logits, axis=1), []
     for c in range(logits.shape[1]):
         hit = (labels == c).astype(np.int64)
-        one = fit_one(p[:, c], hit) if 0 < hit.sum() < len(hit) else _Always(float(hit[0]))
-        maps.append(one)
+        maps.append(
+            fit_one(p[:, c], hit) if 0 < hit.sum() < len(hit) else partial(np.full_like, fill_value=float(hit[0]))
+        )
     return OneVsRest(tuple(maps), len(labels))
-
-
-@dataclass(frozen=True)
-class _Always:
-    value: float
-
-    def __call__(self, p: Floats) -> Floats:
-        return np.full(len(p), self.value)
 
 
 def _isotonic(p: Floats, hit: Labels) -> Callable[[Floats], Floats]:
     from sklearn.isotonic import IsotonicRegression
 
     predict: Callable[[Floats], Floats] = IsotonicRegression(out_of_bounds="clip").fit(p, hit).predict
-    return lambda asked: predict(asked) if len(asked) else asked
+    return lambda shares: predict(shares) if len(shares) else shares
 
 
 def _beta(p: Floats, hit: Labels) -> Callable[[Floats], Floats]:
@@ -175,9 +160,9 @@ def _beta(p: Floats, hit: Labels) -> Callable[[Floats], Floats]:
     x = _beta_features(p)
     best, _ = _logistic(x, hit)
     if best[:2].min() < 0:
-        on_edge = [_logistic(x * np.array(kept), hit) for kept in ([0, 1, 1], [1, 0, 1], [0, 0, 1])]
-        best, _ = min((found for found in on_edge if found[0][:2].min() >= 0), key=lambda found: found[1])
-    return lambda asked: np.asarray(expit(_beta_features(asked) @ best))
+        on_edge = [_logistic(x * np.array(columns), hit) for columns in ([0, 1, 1], [1, 0, 1], [0, 0, 1])]
+        best, _ = min((fitted for fitted in on_edge if fitted[0][:2].min() >= 0), key=lambda fitted: fitted[1])
+    return lambda shares: np.asarray(expit(_beta_features(shares) @ best))
 
 
 def _beta_features(p: Floats) -> Floats:
@@ -212,7 +197,7 @@ def _logistic(x: Floats, hit: Labels) -> tuple[Floats, float]:
 
 
 def _library(name: str, logits: Floats, labels: Labels) -> Calibrator:
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore", FutureWarning)  # of torch, when torchmetrics is imported
         warnings.simplefilter("always", UserWarning)
         from probmetrics import calibrators as theirs  # type: ignore[import-untyped]
@@ -227,7 +212,7 @@ def _library(name: str, logits: Floats, labels: Labels) -> Calibrator:
         calibrator = made[name]()
         with _one_thread():
             calibrator.fit(softmax(logits, axis=1), labels)
-    return Library(calibrator, any("Not updating" in str(warning.message) for warning in said))
+    return Library(calibrator, any("Not updating" in str(warning.message) for warning in caught))
 
 
 @contextlib.contextmanager
@@ -245,20 +230,16 @@ def _pools() -> Any:
     return ThreadpoolController()
 
 
-def _through(name: str) -> Callable[[Floats, Labels], Calibrator]:
-    return lambda logits, labels: _library(name, logits, labels)
-
-
 FITS: dict[str, Callable[[Floats, Labels], Calibrator]] = {
     "identity": lambda logits, labels: Temperature(),
     "temperature": lambda logits, labels: Temperature(best_temperature(logits, labels)),
-    "ets": _through("ets"),
-    "vector": _through("vector"),
-    "matrix": _through("matrix"),
-    "svs": _through("svs"),
-    "sms": _through("sms"),
-    "isotonic": lambda logits, labels: _one_versus_rest(_isotonic, logits, labels),
-    "beta": lambda logits, labels: _one_versus_rest(_beta, logits, labels),
+    "ets": partial(_library, "ets"),
+    "vector": partial(_library, "vector"),
+    "matrix": partial(_library, "matrix"),
+    "svs": partial(_library, "svs"),
+    "sms": partial(_library, "sms"),
+    "isotonic": partial(_one_versus_rest, _isotonic),
+    "beta": partial(_one_versus_rest, _beta),
 }
 
 

@@ -77,7 +77,7 @@ def tabulate(before: ArrayLike, labels: ArrayLike, after: ArrayLike | None = Non
         No row where n = 0, and where `before` holds nan: a model that answers nan has no probabilities.
 
     Raises:
-        ValueError: shapes that do not fit, labels outside 0..C-1, nan in `after` alone.
+        ValueError: labels outside 0..C-1, nan in `after` alone.
     """
     return tabulate_each(before, labels, [np.size(labels)], after)[0]
 
@@ -87,14 +87,10 @@ def tabulate_each(
 ) -> list[Floats]:
     """`tabulate` of K clients at once, whose `sizes` (K,) points stand one after another."""
     log_p = np.asarray(before, np.float64)
-    if log_p.ndim != 2:
-        raise ValueError(f"log-probabilities of shape {log_p.shape}: must have shape (n, C)")
     n, truth, client = len(log_p), checked_labels(labels, *log_p.shape), np.repeat(np.arange(len(sizes)), sizes)
     if after is not None:
-        calibrated = np.asarray(after, np.float64)
-        if calibrated.shape != log_p.shape:
-            raise ValueError(f"calibrated log-probabilities of shape {calibrated.shape}: must be {log_p.shape}")
-        log_p, truth, client = np.concatenate([log_p, calibrated]), np.tile(truth, 2), np.tile(client, 2)
+        log_p = np.concatenate([log_p, np.asarray(after, np.float64)])
+        truth, client = np.tile(truth, 2), np.tile(client, 2)
     rows, guess, p = np.arange(len(log_p)), log_p.argmax(axis=1), np.exp(log_p)
     confidence = p[rows, guess]  # argmax points at a row's first nan
     lost = np.isin(client, client[:n][np.isnan(confidence[:n])])  # rows of clients whose model answers nan

@@ -57,8 +57,6 @@ def maliciousness(vectors: Floats, num_malicious: int, neighbours: Neighbours = 
     from scipy.spatial.distance import cdist
 
     clients = len(vectors)
-    if not 0 <= num_malicious < max(clients, 1):
-        raise ValueError(f"num_malicious = {num_malicious}: must lie in 0..{clients - 1}")
     others = clients - num_malicious - 1
     counting = slice(1, 1 + others) if neighbours == "nearest" else slice(clients - others, clients)
     summed = np.empty(clients)
@@ -95,14 +93,14 @@ def most_likely_malicious(vectors: Floats, neighbours: Neighbours = "nearest") -
         return 0
     most = (clients - 1) // 2
     order = np.argsort(maliciousness(vectors, most, neighbours), kind="stable")
-    kept, out = _around(vectors[order]), _around(vectors[order[::-1][:most]])
-    found: list[tuple[float, int]] = []
+    inside, out = _around(vectors[order]), _around(vectors[order[::-1][:most]])
+    ratios: list[tuple[float, int]] = []
     for m in range(1, most + 1):
-        mean, within = kept.means[clients - m - 1], kept.squares[clients - m - 1] / (clients - m)
+        mean, within = inside.means[clients - m - 1], inside.squares[clients - m - 1] / (clients - m)
         beyond = out.squares[m - 1] / m + float(((out.means[m - 1] - mean) ** 2).sum())
         ratio = beyond / within if within > 0 else math.inf if beyond > 0 else 1.0
-        found.append((ratio, -m))
-    return -max(found)[1]
+        ratios.append((ratio, -m))
+    return -max(ratios)[1]
 
 
 class _Around(NamedTuple):
@@ -139,8 +137,6 @@ def certified_coverage(
     """
     from scipy.stats import norm
 
-    if not clients / 2 < benign <= clients:
-        raise ValueError(f"benign = {benign} of {clients}: must be more than half")
     tau = (clients - benign) / benign
     spread = bins * float(norm.ppf(1 - beta / (2 * bins * benign))) / (2 * math.sqrt(points))
     spread *= 1 + 2 * tau / (1 - tau)

@@ -16,26 +16,25 @@ covers at least
 
     1 - α - Σ_i w_i / (W + 1) d_i,     d_i = d_TV(scores, scores with i's and the test point's exchanged)
 
-(their Theorem 2), where d_i <= 2 d_TV(S_i, S_test) for independent points; see `coverage_gap`. Exchangeable points have
+(their Theorem 2), where d_i <= 2 d_TV(S_i, S_test) for independent points. Exchangeable points have
 d_i = 0: forgetting then costs precision, never validity. As W stays below n / (1 - f) with n points a period, an f too
 small leaves W + 1 < 1/α and every threshold infinite. Whether a client reports must not depend on its scores.
 
 >>> from fl_sim.conformal.histogram import ScoreGrid
 >>> grid = ScoreGrid(0.0, 1.0, 4)
->>> kept = RunningHistogram(grid)
->>> kept.update(0, grid.count([0.1, 0.2, 0.6]))
->>> kept.update(1, grid.count([0.3, 0.4, 0.9]))
->>> kept.threshold(0.25)
+>>> running = RunningHistogram(grid)
+>>> running.update(0, grid.count([0.1, 0.2, 0.6]))
+>>> running.update(1, grid.count([0.3, 0.4, 0.9]))
+>>> running.threshold(0.25)
 1.0
->>> kept.leave(1)
->>> kept.threshold(0.25)
+>>> running.leave(1)
+>>> running.threshold(0.25)
 0.75
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -43,7 +42,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.histogram import ScoreGrid
-from fl_sim.conformal.thresholds import refuse_where
 
 Counts = NDArray[np.int64]
 
@@ -56,57 +54,49 @@ class RunningHistogram:
     """Counts by client and period over a grid."""
 
     def __init__(self, grid: ScoreGrid, forgetting: float = 1.0) -> None:
-        if not 0 < forgetting <= 1:
-            raise ValueError(f"forgetting = {forgetting}: must lie above 0, and be at most 1")
         self.grid, self.forgetting = grid, forgetting
         self.period = 0  # the one that is on
         self._factor = as_meant(forgetting)
-        self._kept: dict[int, dict[int, Counts]] = {}  # client -> period -> counts; one period if nothing is forgotten
-        self._points: dict[int, dict[int, int]] = {}  # client -> period -> how many points these are
+        self._counts: dict[
+            int, dict[int, Counts]
+        ] = {}  # client -> period -> counts; one period if nothing is forgotten
 
     def update(self, client: int, counts: ArrayLike, period: int | None = None) -> None:
         """Add a client's counts (bins + 1,) of points of the period that is on, or of an earlier one.
 
         Raises:
-            ValueError: counts of another shape or below 0, or a period yet to come.
+            ValueError: a period yet to come.
         """
-        told = np.asarray(counts, np.int64)
-        if told.shape != (self.grid.bins + 1,):
-            raise ValueError(f"counts of shape {told.shape}: must be ({self.grid.bins + 1},)")
-        refuse_where(told < 0, "counts", told, "must be at least 0")
         then = self.period if period is None else period
         if not 0 <= then <= self.period:
             raise ValueError(f"period = {then}: must lie in 0..{self.period}, the one that is on")
-        mine = self._kept.setdefault(client, {})
+        mine = self._counts.setdefault(client, {})
         key = 0 if self.forgetting == 1 else then  # the threshold need not tell periods apart that weigh the same
         if self._weight(key) >= NOTHING:
-            mine[key] = mine[key] + told if key in mine else told.copy()
-            points = self._points.setdefault(client, {})
-            points[then] = points.get(then, 0) + int(told.sum())
+            mine[key] = mine.get(key, 0) + np.asarray(counts, np.int64)
 
     def leave(self, client: int) -> None:
         """A client takes its counts along; one that is not there may leave too."""
-        self._kept.pop(client, None)
-        self._points.pop(client, None)
+        self._counts.pop(client, None)
 
     def tick(self) -> None:
         """A period has passed."""
         self.period += 1
-        for client, mine in self._kept.items():
+        for mine in self._counts.values():
             for then in [then for then in mine if self._weight(then) < NOTHING]:
-                del mine[then], self._points[client][then]
+                del mine[then]
 
     @property
     def clients(self) -> set[int]:
         """Who has reported and not left."""
-        return set(self._kept)
+        return set(self._counts)
 
     def by_period(self) -> dict[int, Counts]:
         """Period -> counts (bins + 1,) of all clients, the earliest first."""
         total: dict[int, Counts] = {}
-        for mine in self._kept.values():
+        for mine in self._counts.values():
             for then, counts in mine.items():
-                total[then] = total[then] + counts if then in total else counts
+                total[then] = total.get(then, 0) + counts
         return dict(sorted(total.items()))
 
     def threshold(self, alpha: float) -> float:
@@ -137,17 +127,6 @@ class RunningHistogram:
         sizes = {then: int(counts.sum()) for then, counts in self.by_period().items()}
         squares = math.fsum(n * float(self._weight(then)) ** 2 for then, n in sizes.items())
         return self.total_weight() ** 2 / squares if squares else 0.0
-
-    def coverage_gap(self, distances: Mapping[int, float]) -> float:
-        """Σ_i w_i d_i / (W + 1): how far below 1 - alpha the coverage can fall; the 1 is the test point's own weight.
-
-        `distances` says for each period by how much, in total variation, exchanging one of its points with the test
-        point moves the joint law of all scores (0 for a period not named). For independent points twice the distance
-        between the two points' laws is enough.
-        """
-        sizes = [(then, n) for points in self._points.values() for then, n in points.items()]
-        moved = math.fsum(n * float(self._weight(then)) * distances.get(then, 0.0) for then, n in sizes)
-        return moved / (self.total_weight() + 1)
 
     def _weight(self, then: int) -> Fraction:
         return Fraction(1) if self.forgetting == 1 else self._factor ** (self.period - then)

@@ -29,7 +29,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.decimals import as_meant, exact_alpha
 
 SmallN = Literal["clip", "inf", "drop"]
 
@@ -37,15 +37,13 @@ SmallN = Literal["clip", "inf", "drop"]
 @lru_cache(maxsize=65_536)  # of thousands of clients few have another number of points
 def conformal_rank(n: int, alpha: float) -> int:
     """ceil((n+1)(1-α)) in exact arithmetic: the rank of the split-conformal threshold; it may exceed n."""
-    if n < 0:
-        raise ValueError(f"n = {n}: a number of calibration points must be at least 0")
-    return math.ceil((int(n) + 1) * (1 - _exact(alpha)))
+    return math.ceil((int(n) + 1) * (1 - exact_alpha(alpha)))
 
 
 @lru_cache(maxsize=1024)
 def min_calibration(alpha: float) -> int:
     """The smallest n whose conformal rank is at most n, which is the smallest n >= 1/α - 1."""
-    return math.ceil(1 / _exact(alpha)) - 1
+    return math.ceil(1 / exact_alpha(alpha)) - 1
 
 
 def conformal_threshold(scores: ArrayLike, alpha: float) -> float:
@@ -90,7 +88,12 @@ def weighted_mean_threshold(thresholds: ArrayLike, weights: ArrayLike) -> float:
     Clients of weight 0 do not count, whatever they sent. +inf where any client that counts sent it, or none
     counts.
     """
-    pairs = _counting_pairs(thresholds, weights)
+    values, masses = np.asarray(thresholds, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if values.ndim != 1 or values.shape != masses.shape:
+        raise ValueError(f"thresholds {values.shape} and weights {masses.shape}: must both have shape (K,)")
+    refuse_where(~((masses >= 0) & (masses < np.inf)), "weights", masses, "must be finite and at least 0")
+    refuse_where((masses > 0) & ~(values > -np.inf), "thresholds", values, "must be a number above -inf")
+    pairs = [(q, w) for q, w in zip(values.tolist(), masses.tolist(), strict=True) if w > 0]
     if not pairs or any(threshold == math.inf for threshold, _ in pairs):
         return math.inf
     # Rounded once, at the end: equal thresholds have exactly themselves as mean, so a score that ties with
@@ -127,7 +130,7 @@ def mixture_threshold(scores: Sequence[ArrayLike], mixture: Sequence[float | Fra
     unit = math.lcm(*(share.denominator for share in alike))
     # Whole numbers: sums are exact, and fast. They may be far too large for 64 bits.
     weighed = [(int(share * unit), np.sort(np.concatenate(own))) for share, own in alike.items()]
-    needed = math.ceil(sum(parts) * (1 - _exact(alpha)) * unit)
+    needed = math.ceil(sum(parts) * (1 - exact_alpha(alpha)) * unit)
 
     def mass(q: float) -> int:
         return sum(weight * int(np.searchsorted(own, q, side="right")) for weight, own in weighed)
@@ -161,13 +164,6 @@ def refuse_where(wrong: NDArray[np.bool_], name: str, values: NDArray, rule: str
         raise ValueError(f"{name}{list(index)} = {values[index]}: {rule}")
 
 
-def _exact(alpha: float) -> Fraction:
-    exact = as_meant(alpha) if 0 < alpha < 1 else Fraction(0)
-    if not 0 < exact < 1:
-        raise ValueError(f"alpha = {alpha}: must lie strictly between 0 and 1, in its first 12 digits")
-    return exact
-
-
 def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1:
@@ -187,13 +183,3 @@ def _exact_sum(pairs: Sequence[tuple[float, float]]) -> Fraction:
         denominator = bottom * other_bottom
         over[denominator] = over.get(denominator, 0) + top * other_top
     return sum((Fraction(top, bottom) for bottom, top in over.items()), Fraction(0))
-
-
-def _counting_pairs(thresholds: ArrayLike, weights: ArrayLike) -> list[tuple[float, float]]:
-    """The (threshold, weight) of every client of positive weight, each checked."""
-    values, masses = np.asarray(thresholds, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    if values.ndim != 1 or values.shape != masses.shape:
-        raise ValueError(f"thresholds {values.shape} and weights {masses.shape}: must both have shape (K,)")
-    refuse_where(~((masses >= 0) & (masses < np.inf)), "weights", masses, "must be finite and at least 0")
-    refuse_where((masses > 0) & ~(values > -np.inf), "thresholds", values, "must be a number above -inf")
-    return [(q, w) for q, w in zip(values.tolist(), masses.tolist(), strict=True) if w > 0]

@@ -44,17 +44,13 @@ def label_ratio(target: ArrayLike, pool: ArrayLike, smoothing: float = 1.0) -> F
     (n*(y) + a P(y)) / (n* + a), so that a label which a small target happens to have none of keeps some weight, and a
     target without points is the pool itself. A label that the pool has none of has weight 0: nothing can be said of it.
     """
-    wanted, held = np.asarray(target, np.float64), np.asarray(pool, np.float64)
-    if wanted.ndim != 1 or wanted.shape != held.shape or (wanted < 0).any() or (held < 0).any():
-        raise ValueError(f"label counts of shapes {wanted.shape} and {held.shape}: must be alike, (C,) and at least 0")
-    if not smoothing >= 0:
-        raise ValueError(f"smoothing = {smoothing}: must be at least 0")
+    wanted, pooled = np.asarray(target, np.float64), np.asarray(pool, np.float64)
     whole = wanted.sum() + smoothing
     if not whole:
-        return np.where(held > 0, 1.0, 0.0)
+        return np.where(pooled > 0, 1.0, 0.0)
     # In this order of operations counts in proportion give exactly equal weights, and so exactly the pool's threshold.
-    ratio = np.divide(wanted * held.sum(), held, out=np.zeros_like(held), where=held > 0)
-    return np.where(held > 0, (ratio + smoothing) / whole, 0.0)
+    ratio = np.divide(wanted * pooled.sum(), pooled, out=np.zeros_like(pooled), where=pooled > 0)
+    return np.where(pooled > 0, (ratio + smoothing) / whole, 0.0)
 
 
 class Weighed:
@@ -66,10 +62,6 @@ class Weighed:
 
     def __init__(self, scores: ArrayLike, labels: ArrayLike, num_labels: int) -> None:
         values, classes = np.asarray(scores, np.float64), np.asarray(labels, np.int64)
-        if values.ndim != 1 or values.shape != classes.shape:
-            raise ValueError(f"scores {values.shape} and labels {classes.shape}: must both have shape (N,)")
-        if len(classes) and not 0 <= classes.min() <= classes.max() < num_labels:
-            raise ValueError(f"labels between {classes.min()} and {classes.max()}: must lie in 0..{num_labels - 1}")
         order = np.argsort(values, kind="stable")
         self.scores, self.labels, self.num_labels = values[order], classes[order], num_labels
         self._or_infinite = np.append(self.scores, np.inf)
@@ -109,8 +101,8 @@ class Weighed:
 
     def threshold(self, weights: ArrayLike, alpha: float) -> float:
         """One threshold for test points whose label, and so whose weight, is not known: that of the largest weight."""
-        held = np.asarray(weights, np.float64)
-        return float(self.thresholds(held, alpha)[int(held.argmax())]) if len(held) else math.inf
+        of_labels = np.asarray(weights, np.float64)
+        return float(self.thresholds(of_labels, alpha)[int(of_labels.argmax())]) if len(of_labels) else math.inf
 
     def drawn_threshold(self, weights: ArrayLike, alpha: float, size: int, rng: np.random.Generator) -> float:
         """Split conformal on `size` points drawn with replacement, with chances in proportion to `weights` (C,)."""
@@ -129,14 +121,11 @@ class Weighed:
 
     def effective_size(self, weights: ArrayLike) -> float:
         """(Σ w)² / Σ w² over the points: so many equally weighted ones tell as much (Kish); 0 for no weight."""
-        held = np.asarray(weights, np.float64)
-        held = held / (held.max(initial=0.0) or 1.0)
-        squares = float((self.counts * held**2).sum())
-        return float((self.counts * held).sum()) ** 2 / squares if squares else 0.0
+        shares = np.asarray(weights, np.float64)
+        shares = shares / (shares.max(initial=0.0) or 1.0)
+        squares = float((self.counts * shares**2).sum())
+        return float((self.counts * shares).sum()) ** 2 / squares if squares else 0.0
 
     def _units(self, weights: ArrayLike) -> Counts:
-        held = np.asarray(weights, np.float64)
-        if held.shape != (self.num_labels,) or not np.isfinite(held).all() or (held < 0).any():
-            raise ValueError(f"weights {held.shape}: must be {self.num_labels} finite numbers, at least 0")
-        largest = held.max(initial=0.0)
-        return np.rint(held / (largest or 1.0) * 2.0**self._unit_bits).astype(np.int64)
+        of_labels = np.asarray(weights, np.float64)
+        return np.rint(of_labels / (of_labels.max(initial=0.0) or 1.0) * 2.0**self._unit_bits).astype(np.int64)

@@ -45,16 +45,16 @@ class Layout:
         Raises:
             ValueError: an array is missing, or of another shape.
         """
-        told = np.empty(self.size, np.float32) if out is None else out
+        vector = np.empty(self.size, np.float32) if out is None else out
         first = 0
         for name, shape, _ in self.parts:
             if name not in arrays or arrays[name].shape != shape:
-                found = arrays[name].shape if name in arrays else "missing"
-                raise ValueError(f"weights {name!r}: must be of shape {shape}, and are {found}")
+                other = arrays[name].shape if name in arrays else "missing"
+                raise ValueError(f"weights {name!r}: must be of shape {shape}, and are {other}")
             last = first + math.prod(shape)
-            np.subtract(arrays[name].reshape(-1), start[first:last], out=told[first:last], casting="same_kind")
+            np.subtract(arrays[name].reshape(-1), start[first:last], out=vector[first:last], casting="same_kind")
             first = last
-        return told
+        return vector
 
     def arrays(self, vector: Vector, others: Arrays) -> dict[str, NDArray[Any]]:
         """The arrays that a vector (d,) holds, and those that are no part of one from `others`, in their order there.
@@ -66,8 +66,8 @@ class Layout:
             raise ValueError(f"a vector of shape {vector.shape}: must be ({self.size},)")
         ends = np.cumsum([math.prod(shape) for _, shape, _ in self.parts])
         cut = dict(zip((name for name, *_ in self.parts), np.split(vector, ends[:-1]), strict=True))
-        told = {name: (shape, kind) for name, shape, kind in self.parts}
+        kinds = {name: (shape, kind) for name, shape, kind in self.parts}
         return {
-            name: cut[name].reshape(told[name][0]).astype(told[name][1], copy=False) if name in told else array
+            name: cut[name].reshape(kinds[name][0]).astype(kinds[name][1], copy=False) if name in kinds else array
             for name, array in others.items()
         }

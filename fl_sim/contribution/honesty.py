@@ -68,14 +68,9 @@ def looks(gram: Floats, atoms: int, right: int, draws: Floats) -> Looks:
         atoms: a.
         right: how many of the atoms, the first ones, are right; at least 1.
         draws: (m,) of each update, above 0.
-
-    Raises:
-        ValueError: other numbers of atoms.
     """
-    if not 1 <= right <= atoms <= len(gram):
-        raise ValueError(f"{right} right atoms of {atoms}, {len(gram)} vectors: must be at least 1, and no more")
     between, products, lengths = gram[:atoms, :atoms], gram[atoms:, :atoms], np.diag(gram)[atoms:]
-    found = np.zeros((4, len(lengths)))
+    numbers = np.zeros((4, len(lengths)))
     for i in np.flatnonzero(lengths > 0):
         square, toward = float(lengths[i]), products[i]
         # A share is at most 1, but for rounding.
@@ -84,11 +79,11 @@ def looks(gram: Floats, atoms: int, right: int, draws: Floats) -> Looks:
         anyhow = min(1.0, projected(between, toward) / square)
         scale = np.sqrt(between[0, 0] * square)
         cosine = toward[0] / scale if scale > 0 else 0.0
-        found[:, i] = (
+        numbers[:, i] = (
             cosine + np.sqrt(honest) - np.sqrt(turned), max(0.0, anyhow - honest), (1 - honest) * square / draws[i],
             honest,
         )  # fmt: skip
-    return Looks(*found)
+    return Looks(*numbers)
 
 
 def projected(gram: Floats, products: Floats) -> float:
@@ -101,11 +96,11 @@ def projected(gram: Floats, products: Floats) -> float:
     from scipy.optimize import nnls
 
     length = np.sqrt(np.diag(gram))
-    held = length > 0
-    if not held.any():
+    some = length > 0
+    if not some.any():
         return 0.0
-    unit = gram[np.ix_(held, held)] / np.outer(length[held], length[held])
-    target = products[held] / length[held]
+    unit = gram[np.ix_(some, some)] / np.outer(length[some], length[some])
+    target = products[some] / length[some]
     # ‖rootᵀ w - root⁻¹ p‖² is wᵀGw - 2 wᵀp, but for what does not depend on w.
     root = np.linalg.cholesky(unit + JITTER * np.eye(len(unit)))
     weights = nnls(root.T, np.linalg.solve(root, target), maxiter=100 * len(unit))[0]
@@ -125,23 +120,23 @@ class Evidence:
     """What K clients have shown so far: sums, and how many looks they are of."""
 
     def __init__(self, clients: int) -> None:
-        self.seen = np.zeros(clients, np.int64)
+        self.times = np.zeros(clients, np.int64)  # looked at
         self._aligned, self._aligned_virtual, self._wrong, self._unexplained, self._explained = np.zeros((5, clients))
 
-    def add(self, clients: list[int], found: Looks, virtual: Looks) -> None:
+    def add(self, clients: list[int], shown: Looks, virtual: Looks) -> None:
         """A round's looks (m,) at these clients, beside those at the virtual ones of the same round.
 
         An update of length 0 counts as one of a virtual client's length that nothing explains: who sends none half the
         time has a `stray` of about 2.
         """
-        none = found.unexplained + found.explained == 0
+        none = shown.unexplained + shown.explained == 0
         usual = [max(float(np.mean(values)), np.finfo(float).tiny) for values in virtual[2:]]
-        self.seen[clients] += 1
-        self._aligned[clients] += found.aligned
+        self.times[clients] += 1
+        self._aligned[clients] += shown.aligned
         self._aligned_virtual[clients] += np.mean(virtual.aligned)
-        self._wrong[clients] += found.wrong
-        self._unexplained[clients] += np.where(none, 1.0, found.unexplained / usual[0])
-        self._explained[clients] += found.explained / usual[1]
+        self._wrong[clients] += shown.wrong
+        self._unexplained[clients] += np.where(none, 1.0, shown.unexplained / usual[0])
+        self._explained[clients] += shown.explained / usual[1]
 
     @property
     def direction(self) -> Floats:
@@ -151,7 +146,7 @@ class Evidence:
     @property
     def wrong(self) -> Floats:
         """(K,) the share of the updates that wrong labels explain; 0 of clients not seen."""
-        return _ratio(self._wrong, self.seen, 0.0)
+        return _ratio(self._wrong, self.times, 0.0)
 
     @property
     def stray(self) -> Floats:
@@ -160,13 +155,12 @@ class Evidence:
 
     def trust(self) -> Floats:
         """(K,) 0 to 1: what the three numbers allow, multiplied."""
-        found: Floats = _between(self.direction, DIRECTION) * _between(self.wrong, WRONG) * _between(self.stray, STRAY)
-        return found
+        return _between(self.direction, DIRECTION) * _between(self.wrong, WRONG) * _between(self.stray, STRAY)
 
     def weights(self) -> Floats:
         """(K,) trust, less for who has been seen seldom: times m / (m + 1) after m looks. It never exceeds 1, however
         often a client takes part."""
-        return self.trust() * self.seen / (self.seen + 1)
+        return self.trust() * self.times / (self.times + 1)
 
 
 def _ratio(above: Floats, below: NDArray[np.float64] | NDArray[np.int64], nothing: float) -> Floats:
@@ -176,5 +170,4 @@ def _ratio(above: Floats, below: NDArray[np.float64] | NDArray[np.int64], nothin
 def _between(values: Floats, ends: tuple[float, float]) -> Floats:
     """1 at the first end and before it, 0 at the second and beyond."""
     good, bad = ends
-    found: Floats = np.clip((values - bad) / (good - bad), 0, 1)
-    return found
+    return np.clip((values - bad) / (good - bad), 0, 1)

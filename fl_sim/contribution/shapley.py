@@ -52,8 +52,8 @@ def gram(updates: Vectors, reference: Vectors | None = None) -> Floats:
         ValueError: other shapes, or vectors that hold NaN or infinite numbers.
     """
     if updates.ndim != 2 or (reference is not None and reference.shape != updates.shape[1:]):
-        told = None if reference is None else reference.shape
-        raise ValueError(f"updates of shape {updates.shape}, reference {told}: must be (m, d) and (d,)")
+        shape = None if reference is None else reference.shape
+        raise ValueError(f"updates of shape {updates.shape}, reference {shape}: must be (m, d) and (d,)")
     rows = [*([] if reference is None else [reference]), *updates]
     with np.errstate(over="ignore", invalid="ignore"):
         products = _products(rows, updates.dtype)
@@ -61,10 +61,10 @@ def gram(updates: Vectors, reference: Vectors | None = None) -> Floats:
             products = _products(rows, np.dtype(np.float64))
     if not np.isfinite(products).all():
         raise ValueError("updates or reference hold NaN or infinite numbers: all must be finite")
-    found, first = np.zeros((len(updates) + 1, len(updates) + 1)), 1 if reference is None else 0
+    whole, first = np.zeros((len(updates) + 1, len(updates) + 1)), 1 if reference is None else 0
     i, j = np.triu_indices(len(rows))
-    found[i + first, j + first] = found[j + first, i + first] = products
-    return found
+    whole[i + first, j + first] = whole[j + first, i + first] = products
+    return whole
 
 
 def _products(rows: list[Vectors], kind: np.dtype[np.float32] | np.dtype[np.float64]) -> Floats:
@@ -74,8 +74,7 @@ def _products(rows: list[Vectors], kind: np.dtype[np.float32] | np.dtype[np.floa
     for block, start in zip(sums, range(0, size, BLOCK), strict=False):
         parts = [row[start : start + BLOCK].astype(kind, copy=False) for row in rows]
         block[:] = [a.dot(b) for i, a in enumerate(parts) for b in parts[i:]]
-    total: Floats = sums.sum(axis=0)
-    return total
+    return sums.sum(axis=0)
 
 
 def utilities(gram: Floats) -> Floats:
@@ -118,11 +117,11 @@ def shapley(values: Floats) -> Floats:
         raise ValueError(f"{len(values)} values: must be 2^m, one of each coalition, for m from 0 to {EXACT}")
     others = np.array([coalition.bit_count() for coalition in range(2 ** max(0, m - 1))])
     shares = np.array([1 / (m * comb(m - 1, size)) for size in range(m)])  # |S|! (m - |S| - 1)! / m!
-    found = np.empty(m)
+    averages = np.empty(m)
     for i in range(m):
         pairs = values.reshape(-1, 2, 2**i)  # the same others without and with i, by how many they are
-        found[i] = shares[others] @ (pairs[:, 1] - pairs[:, 0]).reshape(-1)
-    return found
+        averages[i] = shares[others] @ (pairs[:, 1] - pairs[:, 0]).reshape(-1)
+    return averages
 
 
 def prefixes(gram: Floats) -> Prefixes:
@@ -132,12 +131,12 @@ def prefixes(gram: Floats) -> Prefixes:
     def value_of(orders: NDArray[np.int64]) -> Floats:
         p = np.arange(len(orders))
         total, reached = np.zeros(len(orders)), np.zeros((len(orders), len(towards)))
-        found = [_utility(gram, total, 0)]
+        along = [_utility(gram, total, 0)]
         for size, who in enumerate(orders.T, start=1):
             total = total + towards[who, who] + 2 * reached[p, who]
             reached += towards[who]
-            found.append(_utility(gram, total, size))
-        return np.stack(found, axis=1)
+            along.append(_utility(gram, total, size))
+        return np.stack(along, axis=1)
 
     return value_of
 
@@ -173,8 +172,7 @@ def leave_one_out(gram: Floats) -> Floats:
     """v(all) - v(all but i) of each participant, (m,)."""
     m = len(gram) - 1
     everybody = np.ones((1, m), np.int64)
-    found: Floats = _values(gram, everybody) - _values(gram, everybody - np.eye(m, dtype=np.int64))
-    return found
+    return _values(gram, everybody) - _values(gram, everybody - np.eye(m, dtype=np.int64))
 
 
 def cosines(gram: Floats, weights: Floats | None = None) -> Floats:

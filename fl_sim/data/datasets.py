@@ -1,7 +1,7 @@
 """Every dataset by name: what is known of it, loading it, and (only when asked) downloading it.
 
-A user's own dataset is named `package.module:object`; `object(count=…, image_size=…, seed=…)` is called and
-returns a Dataset.
+Each is a file in `fl_sim/data/sets/`. A user's own dataset is named `package.module:object`;
+`object(count=…, image_size=…, seed=…)` is called and returns a Dataset.
 
 >>> describe("digits").capacity
 1797
@@ -12,18 +12,16 @@ returns a Dataset.
 from __future__ import annotations
 
 import difflib
-from functools import partial
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
 
-from fl_sim.data import embedded, glyphs, vision
-from fl_sim.data.fonts import UNSEEN_FONTS
-from fl_sim.data.friedman import friedman
+from fl_sim.data import sets
 from fl_sim.data.named import PATTERNS, named_source
-from fl_sim.data.source import Dataset, Source, data_root, versions
+from fl_sim.data.source import Dataset, Source, data_root
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 
-__all__ = ["DATASETS", "Dataset", "Source", "data_root", "describe", "get", "load"]
-
-DEFAULT_GLYPH_SIZE = 28
+__all__ = ["DATASETS", "KNOWN", "Dataset", "Source", "data_root", "describe", "get", "load"]
 
 
 def load(name: str, *, count: int, image_size: int | None, seed: int) -> Dataset:
@@ -40,6 +38,10 @@ def load(name: str, *, count: int, image_size: int | None, seed: int) -> Dataset
         raise DataNotAtHandError(
             f"dataset {name} is not on this machine (looked in {data_root()}); get it with{commands}"
         )
+    if source.read is None:
+        raise ScenarioError(
+            f"data.name: {name} has no labels; name it among [reference] sets, or use data that has them"
+        )
     return source.read(count, image_size, seed)
 
 
@@ -49,15 +51,15 @@ def describe(name: str, key: str = "data.name") -> Source:
     Raises:
         ScenarioError: no such name; the message begins with `key`, where it stands, and has the nearest valid name.
     """
-    known = DATASETS | SPLITS
-    if name in known:
-        return known[name]
+    if name in KNOWN:
+        return KNOWN[name]
     if ":" in name and not _meant_for_ours(name):
         return named_source(name, key)
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name, KNOWN, 1)
     raise ScenarioError(
         f"{key}: no dataset {name!r}{f'; nearest: {near[0]}' if near else ''} "
-        f"(all: {', '.join([*DATASETS, *PATTERNS])}; NAME:labelled and NAME:unlabelled of {', '.join(vision.VISION)})"
+        f"(all: {', '.join([*DATASETS, *PATTERNS])}; NAME:labelled and NAME:unlabelled of "
+        f"{', '.join(name for name, source in DATASETS.items() if source.parts)})"
     )
 
 
@@ -86,93 +88,13 @@ def get(name: str) -> str:
     return f"{name} is now in {data_root()}"
 
 
-def _glyphs(count: int, image_size: int | None, seed: int) -> Dataset:
-    images, labels = glyphs.render(count, DEFAULT_GLYPH_SIZE if image_size is None else image_size, seed)
-    return Dataset(images, labels, tuple(glyphs.CHARACTERS))
+def _sources() -> Iterator[Source]:
+    """Those that the files in `sets/` define."""
+    for module in iter_modules(sets.__path__):
+        for thing in vars(import_module(f"{sets.__name__}.{module.name}")).values():
+            if isinstance(thing, Source):
+                yield thing
 
 
-def _unseen_letters(count: int, image_size: int | None, seed: int) -> Dataset:
-    size = DEFAULT_GLYPH_SIZE if image_size is None else image_size
-    images, labels = glyphs.render(count, size, seed, UNSEEN_FONTS, glyphs.LETTERS)
-    return Dataset(images, labels, tuple(glyphs.LETTERS))
-
-
-def _refuse_pool(_count: int, _image_size: int | None, _seed: int) -> Dataset:
-    raise ScenarioError(
-        "data.name: glyphs-pool has no labels; name it among [reference] sets, or use glyphs or unseen-letters, which "
-        "have them"
-    )
-
-
-def _glyph_marks() -> tuple[str, ...]:
-    return (f"glyphs {glyphs.VERSION}", *versions("matplotlib", "numpy", "torch"))
-
-
-DATASETS: dict[str, Source] = {
-    source.name: source
-    for source in (
-        Source(
-            name="digits",
-            task="classification",
-            about="handwritten digits, 8 x 8 grey",
-            origin="embedded",
-            capacity=embedded.NUM_DIGITS,
-            num_classes=10,
-            read=embedded.digits,
-            marks=partial(versions, "scikit-learn"),
-        ),
-        Source(
-            name="diabetes",
-            task="regression",
-            about="disease progression of 442 patients, 10 features",
-            origin="embedded",
-            capacity=embedded.NUM_DIABETES,
-            read=embedded.diabetes,
-            marks=partial(versions, "scikit-learn"),
-        ),
-        Source(
-            name="glyphs",
-            task="classification",
-            about="letters and digits in 21 fonts, distorted, 62 classes, any size, grey",
-            origin="generated",
-            num_classes=62,
-            read=_glyphs,
-            marks=_glyph_marks,
-        ),
-        Source(
-            name="glyphs-pool",
-            task="unlabelled",
-            about="every printable character of matplotlib's fonts, about 40,000 images, any size, grey",
-            origin="generated",
-            read=_refuse_pool,
-            marks=_glyph_marks,
-        ),
-        Source(
-            name="unseen-letters",
-            task="classification",
-            about="letters in the four STIX text fonts, distorted, 52 classes, any size, grey",
-            origin="generated",
-            num_classes=52,
-            read=_unseen_letters,
-            marks=_glyph_marks,
-        ),
-        Source(
-            name="glyphs-pool:seen",
-            task="unlabelled",
-            about="glyphs-pool without the STIX fonts, about 34,000 images",
-            origin="generated",
-            read=_refuse_pool,
-            marks=_glyph_marks,
-        ),
-        Source(
-            name="friedman",
-            task="regression",
-            about="Friedman's function, noise depending on x, 10 features",
-            origin="generated",
-            read=friedman,
-            marks=partial(versions, "numpy"),
-        ),
-        *vision.sources(),
-    )
-}
-SPLITS: dict[str, Source] = {source.name: source for name in vision.VISION for source in vision.splits(name)}
+DATASETS: dict[str, Source] = {source.name: source for source in _sources()}
+KNOWN = DATASETS | {part.name: part for source in DATASETS.values() for part in source.parts}

@@ -110,10 +110,10 @@ def listed(root: Path) -> tuple[Listing, NDArray[np.int64]]:
     paths, offsets, sizes, groups = bytearray(), array("q", [0]), array("q"), array("q")
     try:
         for folder in sorted(folder for folder, _, _ in _folders(root)):
-            found = sorted(_images_in(_below(os.fsencode(root), folder)))
-            if found:
+            images = sorted(_images_in(_below(os.fsencode(root), folder)))
+            if images:
                 groups.append(len(sizes))
-            for name, size in found:
+            for name, size in images:
                 paths += _below(folder, name)
                 offsets.append(len(paths))
                 sizes.append(size)
@@ -133,13 +133,13 @@ def fingerprint(root: Path) -> str:
 
     A file that is overwritten in place leaves it as it is; `decoded` refuses one whose size has changed.
     """
-    seen = hashlib.sha256()
+    whole = hashlib.sha256()
     try:
         for folder, changed, entries in sorted(_folders(root)):
-            seen.update(folder + b"\0%d %d\0" % (changed, entries))
+            whole.update(folder + b"\0%d %d\0" % (changed, entries))
     except OSError as error:
         raise _unlisted(root, error) from error
-    return seen.hexdigest()
+    return whole.hexdigest()
 
 
 def decoded(path: Path, shape: tuple[int, int, int], size: int) -> NDArray[np.uint8]:
@@ -175,20 +175,20 @@ def _folders(root: Path) -> Iterator[tuple[bytes, int, int]]:
     base, waiting, met = os.fsencode(root), [b""], set()
     while waiting:
         folder = waiting.pop()
-        told = Path(os.fsdecode(_below(base, folder))).stat()
-        if (told.st_dev, told.st_ino) in met:
+        stat = Path(os.fsdecode(_below(base, folder))).stat()
+        if (stat.st_dev, stat.st_ino) in met:
             raise FlSimError(
                 f"reference.sets: image-folder:{root} holds the folder {os.fsdecode(folder)} twice, by a link; "
                 "remove the link"
             )
-        met.add((told.st_dev, told.st_ino))
+        met.add((stat.st_dev, stat.st_ino))
         entries = 0
         with os.scandir(_below(base, folder)) as inside:
             for entry in inside:
                 entries += 1
                 if entry.is_dir():
                     waiting.append(_below(folder, entry.name))
-        yield folder, told.st_mtime_ns, entries
+        yield folder, stat.st_mtime_ns, entries
 
 
 def _images_in(folder: bytes) -> Iterator[tuple[bytes, int]]:

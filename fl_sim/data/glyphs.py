@@ -29,11 +29,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fl_sim.data.fonts import POOL_FONTS, TEXT_FONTS, draw, open_font
+from fl_sim.data.source import versions
 from fl_sim.randomness import stream
 
 if TYPE_CHECKING:
     import torch
 
+DEFAULT_SIZE = 28
 VERSION = 2  # raise it when a change here changes an image or its place
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
 CHARACTERS = LETTERS + string.digits
@@ -80,18 +82,23 @@ def pool(image_size: int, fonts: tuple[str, ...] = POOL_FONTS) -> GlyphPool:
     `image_size`; at 28 there are about 40,000 images. A glyph too large for the image is drawn smaller.
     """
     images, font, code_points = [], [], []
-    seen: set[bytes] = set()  # digests: the images themselves would be held twice
+    digests: set[bytes] = set()  # not the images themselves
     for index, name in enumerate(fonts):
         for code, image in _printable_glyphs(name, image_size):
             content = hashlib.sha256(image.tobytes()).digest()
-            if image.any() and content not in seen:
-                seen.add(content)
+            if image.any() and content not in digests:
+                digests.add(content)
                 images.append(image)
                 font.append(index)
                 code_points.append(code)
     order = np.argsort(code_points, kind="stable")
     drawn = np.stack([images[i] for i in order])[:, None]
     return GlyphPool(drawn, fonts, np.array(font)[order], np.array(code_points)[order])
+
+
+def marks() -> tuple[str, ...]:
+    """What decides an image besides the arguments above."""
+    return (f"glyphs {VERSION}", *versions("matplotlib", "numpy", "torch"))
 
 
 def _balanced_labels(count: int, seed: int, num_classes: int) -> np.ndarray:

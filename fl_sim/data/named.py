@@ -35,7 +35,7 @@ def named_source(name: str, key: str = "data.name") -> Source:
         return _medmnist(name, argument, key)
     if kind == "image-folder":
         return _image_folder(name, Path(argument).expanduser())
-    read, marks = partial(_call, kind, argument), partial(_module_marks, name)
+    read, marks = partial(_call, kind, argument), partial(_digest, name)
     return Source(name, None, f"your own: {argument} of {kind}", "yours", read, marks=marks)
 
 
@@ -148,11 +148,11 @@ def _read_folder(folder: Path, _count: int, image_size: int | None, _seed: int) 
         raise ScenarioError(f"data.image_size: not set; image-folder:{folder} needs it, for its images may differ")
     classes = _class_names(folder)
     files = [sorted(_images_below(folder / name)) for name in classes]
-    empty = next((name for name, found in zip(classes, files, strict=True) if not found), None)
+    empty = next((name for name, paths in zip(classes, files, strict=True) if not paths), None)
     if empty is not None:
         raise FlSimError(f"image-folder:{folder}: class folder {empty} holds no image ({', '.join(IMAGE_ENDINGS)})")
-    pixels = [_pixels(path, image_size) for found in files for path in found]
-    labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
+    pixels = [_pixels(path, image_size) for paths in files for path in paths]
+    labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in files])
     return Dataset(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)), labels, tuple(classes))
 
 
@@ -204,7 +204,7 @@ def _pixels(path: Path, size: int) -> np.ndarray:
         raise FlSimError(f"image {path}: cannot be decoded ({error}); replace it, or take it out of there") from error
 
 
-def _module_marks(name: str) -> tuple[str, ...]:
+def _digest(name: str) -> tuple[str, ...]:
     return tuple(filter(None, [own_digest(name)]))
 
 

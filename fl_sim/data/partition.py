@@ -16,8 +16,6 @@ up after ten times), and it brings 215 MB of packages for one matrix and one cut
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -42,15 +40,8 @@ def proportions(
     holders. "quantity-skew": one draw from Dir(concentration) over clients for all classes, so that clients
     differ in size alone.
 
-    Raises ScenarioError for an unknown kind, a parameter missing or out of range, and for a pathological
-    partition with so few clients that a class would be held by nobody.
+    Raises ScenarioError for a pathological partition with so few clients that a class would be held by nobody.
     """
-    if kind not in PARTITIONS:
-        near = difflib.get_close_matches(kind, PARTITIONS, 1)
-        raise ScenarioError(
-            f"clients.partition: no partition {kind!r}{f'; nearest: {near[0]}' if near else ''} "
-            f"(all: {', '.join(PARTITIONS)})"
-        )
     parameter = classes_per_client if kind == "pathological" else concentration
     return PARTITIONS[kind](num_classes, num_clients, rng, parameter)
 
@@ -117,7 +108,8 @@ def _dirichlet(num_classes: int, num_clients: int, rng: np.random.Generator, con
     Below about 1e-2 every gamma variable of a row may underflow to 0, and 0/0 is no proportion. With
     G(a) = G(a + 1) U^(1/a), log G(a) never underflows: all goes to the largest, which is the limit.
     """
-    a = _positive(concentration)
+    assert concentration is not None, "the scenario has seen to it"
+    a = max(float(concentration), 1e-300)  # below that, 1/a overflows and the limit is reached anyway
     shape = (num_classes, num_clients)
     logs = np.log(rng.standard_gamma(a + 1, shape)) - rng.standard_exponential(shape) / a
     weights = np.exp(logs - logs.max(axis=1, keepdims=True))
@@ -133,11 +125,7 @@ def _quantity_skew(
 def _pathological(
     num_classes: int, num_clients: int, rng: np.random.Generator, classes_per_client: float | None
 ) -> np.ndarray:
-    if classes_per_client is None or not 1 <= classes_per_client <= num_classes:
-        raise ScenarioError(
-            f"clients.classes_per_client: {classes_per_client}; a pathological partition needs an integer "
-            f"in 1..{num_classes}"
-        )
+    assert classes_per_client is not None, "the scenario has seen to it"
     if num_clients * classes_per_client < num_classes:
         raise ScenarioError(
             f"clients.classes_per_client: {num_clients} clients of {classes_per_client} classes cannot hold "
@@ -150,14 +138,6 @@ def _pathological(
         holds[taken, client] = True
         num_holders[taken] += 1
     return holds / num_holders[:, None]
-
-
-def _positive(concentration: float | None) -> float:
-    if concentration is None or not 0 < concentration < math.inf:
-        raise ScenarioError(
-            f"clients.concentration: {concentration}; this partition needs a number above 0 (smaller = more unequal)"
-        )
-    return max(float(concentration), 1e-300)  # below that, 1/a overflows and the limit is reached anyway
 
 
 PARTITIONS: dict[str, Callable[[int, int, np.random.Generator, float | None], np.ndarray]] = {

@@ -24,10 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.data import glyphs, vision
-from fl_sim.data.datasets import describe, load
+from fl_sim.data.datasets import KNOWN, describe, load
 from fl_sim.data.folders import Listing, fingerprint, listed
-from fl_sim.data.fonts import POOL_FONTS, SEEN_FONTS, TEXT_FONTS, UNSEEN_FONTS
 from fl_sim.data.images import as_shape
 from fl_sim.data.source import versions
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
@@ -36,8 +34,6 @@ from fl_sim.store.artifacts import Arrays, Artifact, Store, digest
 VERSION = 1  # raise it when a change here changes what is stored
 WORD = b"fl-sim reference 1"  # begins the digest: another rule gets another number
 FOLDER = "image-folder:"
-POOLS = {"glyphs-pool": POOL_FONTS, "glyphs-pool:seen": SEEN_FONTS}
-DRAWN = {"glyphs": TEXT_FONTS, "unseen-letters": UNSEEN_FONTS}
 CHUNK = 1024  # images converted at a time
 
 Shape = tuple[int, int, int]
@@ -65,8 +61,6 @@ class Reference:
             FlSimError: an index outside, or a file of an image folder that is gone, changed or damaged.
         """
         rows = np.asarray(indices)
-        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-            raise FlSimError(f"reference indices: {rows.dtype} of shape {rows.shape}; must be integers of shape (k,)")
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise FlSimError(f"reference indices {rows.min()}..{rows.max()}: must lie in 0..{len(self) - 1}")
         rows = rows.astype(np.int64)
@@ -111,15 +105,15 @@ def check_sets(sets: Sequence[str]) -> None:
 
 def missing(sets: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     """(name, commands that get it) of every set that is not on this machine."""
-    found: list[tuple[str, tuple[str, ...]]] = []
+    lacking: list[tuple[str, tuple[str, ...]]] = []
     for name in sets:
         if name.startswith(FOLDER):
             folder = _folder(name)
             if not folder.is_dir():
-                found.append((name, (f"mkdir -p {folder}   # and put the images there, in folders",)))
+                lacking.append((name, (f"mkdir -p {folder}   # and put the images there, in folders",)))
         elif not (source := describe(name, "reference.sets")).at_hand():
-            found.append((name, source.to_get))
-    return found
+            lacking.append((name, source.to_get))
+    return lacking
 
 
 def overlaps(data_name: str, sets: Sequence[str]) -> str | None:
@@ -142,7 +136,10 @@ def overlaps(data_name: str, sets: Sequence[str]) -> str | None:
 
 def fingerprints(sets: Sequence[str]) -> list[list[str]]:
     """Name and a word that changes when the content behind it may have, of each set; no image is read for it."""
-    return [[name, _folder_print(name) if name.startswith(FOLDER) else _known(name)] for name in sets]
+    return [
+        [name, _folder_print(name) if name.startswith(FOLDER) else describe(name, "reference.sets").fingerprint()]
+        for name in sets
+    ]
 
 
 def _folder_print(name: str) -> str:
@@ -168,8 +165,8 @@ def refer(sets: Sequence[str], shape: Shape, store: Store) -> Reference:
             "set data.image_size"
         )
     for name, commands in missing(sets):
-        told = "".join(f"\n    {command}" for command in commands)
-        raise DataNotAtHandError(f"reference.sets: {name} is not on this machine; get it with{told}")
+        lines = "".join(f"\n    {command}" for command in commands)
+        raise DataNotAtHandError(f"reference.sets: {name} is not on this machine; get it with{lines}")
     # The place too, because a relative path means another folder elsewhere.
     places = [str(_folder(name).resolve()) for name in sets if name.startswith(FOLDER)]
     key = digest(sets=fingerprints(sets), places=places, shape=list(shape), version=VERSION, torch=versions("torch"))
@@ -185,8 +182,8 @@ def open_reference(store: Store, key: str) -> Reference:
     Raises:
         FlSimError: it is not there.
     """
-    found = store.open("reference", key)
-    meta, arrays = found.meta, found.arrays
+    artifact = store.open("reference", key)
+    meta, arrays = artifact.meta, artifact.arrays
     parts: list[NDArray[np.uint8] | Listing] = []
     for number, folder in enumerate(meta["folders"]):
         if folder is None:
@@ -208,7 +205,7 @@ def _check_set(name: str) -> None:
     source = describe(name, "reference.sets")
     if source.task == "regression":
         raise ScenarioError(f"reference.sets: {name} has features, and a reference set is of images; choose images")
-    if name in DRAWN:
+    if source.origin == "generated" and source.pool is None:
         raise ScenarioError(f"reference.sets: {name} is made anew for each seed, in no fixed order; use glyphs-pool")
     if source.task is None:
         raise ScenarioError(
@@ -222,31 +219,21 @@ def _share(name: str, other: str) -> bool:
     if name.startswith(FOLDER) and other.startswith(FOLDER):
         one, two = _folder(name), _folder(other)
         return one.is_relative_to(two) or two.is_relative_to(one)
-    return bool(_pieces(name) & _pieces(other))
-
-
-def _pieces(name: str) -> set[str]:
-    """What a set is made of: fonts, or published parts."""
-    if name in vision.VISION:
-        return {f"{name}:labelled", f"{name}:unlabelled"}
-    return set((POOLS | DRAWN).get(name, (name,)))
+    mine, others = (KNOWN[one].pieces if one in KNOWN else {one} for one in (name, other))
+    return bool(mine & others)
 
 
 def _instead(data_name: str, name: str) -> str:
     base = data_name.partition(":")[0]
     if name.startswith("glyphs-pool"):
         return "use glyphs-pool:seen with unseen-letters, or other sets"
-    if base in vision.VISION and base == name.partition(":")[0]:
+    if base == name.partition(":")[0] and base in KNOWN and KNOWN[base].parts:
         return f"use {base}:unlabelled with {base}:labelled, or other sets"
     return "use other sets"
 
 
 def _folder(name: str) -> Path:
     return Path(name.removeprefix(FOLDER)).expanduser().resolve()
-
-
-def _known(name: str) -> str:
-    return describe(name, "reference.sets").fingerprint()
 
 
 def _views(images: NDArray[np.uint8], size: int) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
@@ -284,12 +271,9 @@ def _make(sets: tuple[str, ...], shape: Shape, scratch: Path) -> Artifact:
 
 def _images(name: str, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """A set's images as it has them (n, channels, height, width), and where its groups begin."""
-    if name in POOLS:
-        pool = glyphs.pool(side, POOLS[name])
-        return pool.images, np.flatnonzero(np.diff(pool.code_point, prepend=-1))
-    base, _, part = name.partition(":")
-    if base in vision.VISION and part == "unlabelled":
-        return vision.unlabelled(base), np.zeros(1, np.int64)
+    pool = describe(name, "reference.sets").pool
+    if pool is not None:
+        return pool(side)
     return load(name, count=0, image_size=None, seed=0).inputs, np.zeros(1, np.int64)
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_sim.errors import DataNotAtHandError, FlSimError
 from fl_sim.store.folders import at_home
 
 BLOCK = 1 << 24  # numbers that are looked at at a time
 Task = Literal["classification", "regression", "unlabelled"]
+Images = NDArray[np.uint8]  # (n, channels, height, width)
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ class Source:
     holds the commands that bring it here. `read(count, image_size, seed)` gives the Dataset, `fetch`
     downloads it; use `datasets.load` and `datasets.get`. `marks` are words that change when the content
     behind the name may have (versions, file times); published data needs none.
+
+    For reference sets: `pool(side)` gives images without labels, and where groups of them begin. `made_of` names what
+    it is made of, `parts` are sets that share no image; two sets with a piece in common are not used together.
     """
 
     name: str
     task: Task | None
     about: str
     origin: Literal["embedded", "generated", "download", "optional package", "yours"]
-    read: Callable[[int, int | None, int], Dataset]
+    read: Callable[[int, int | None, int], Dataset] | None = None  # None: it has no labels
     capacity: int | None = None
     num_official_test: int = 0
     num_classes: int | None = None  # None: regression, or not known before it is loaded
@@ -78,6 +83,14 @@ class Source:
     to_get: tuple[str, ...] = ()
     fetch: Callable[[], None] | None = None
     marks: Callable[[], tuple[str, ...]] = tuple
+    pool: Callable[[int], tuple[Images, NDArray[np.int64]]] | None = None
+    made_of: tuple[str, ...] = ()
+    parts: tuple[Source, ...] = ()
+
+    @property
+    def pieces(self) -> set[str]:
+        """What its images are, or are drawn from."""
+        return {part.name for part in self.parts} or set(self.made_of or [self.name])
 
     def fingerprint(self) -> str:
         """Hex digest of the name and all that decides its content beside count, image_size and seed."""
@@ -100,9 +113,9 @@ def data_root() -> Path:
 
 def damaged(name: str, files: str, error: Exception) -> DataNotAtHandError:
     """What to say of a data set whose files are there and cannot be read."""
-    said = " ".join(str(error).split())
+    reason = " ".join(str(error).split())
     return DataNotAtHandError(
-        f"dataset {name} is incomplete or damaged ({textwrap.shorten(said, 150) or type(error).__name__}); delete "
+        f"dataset {name} is incomplete or damaged ({textwrap.shorten(reason, 150) or type(error).__name__}); delete "
         f"{files} and get it again: fl-sim data get {name}"
     )
 
@@ -126,15 +139,15 @@ def _names(classes: Any) -> tuple[str, ...] | None:
     return texts
 
 
-def _numbers(what: str, given: Any) -> np.ndarray:
+def _numbers(what: str, values: Any) -> np.ndarray:
     """An array of numbers from an array, a list, or a frame or series of pandas."""
-    if hasattr(given, "dtypes") and hasattr(given, "to_numpy"):
-        odd = [f"{name} ({kind})" for name, kind in _columns(given) if not _is_numeric(kind)]
+    if hasattr(values, "dtypes") and hasattr(values, "to_numpy"):
+        odd = [f"{name} ({kind})" for name, kind in _columns(values) if getattr(kind, "kind", "O") not in "buif"]
         if odd:
             raise FlSimError(f"dataset: {what} have columns that are no numbers: {', '.join(odd[:5])}; encode them")
-        given = given.to_numpy()
+        values = values.to_numpy()
     try:
-        array = np.asarray(given)
+        array = np.asarray(values)
     except ValueError as error:  # rows of unlike lengths
         raise FlSimError(f"dataset: {what} are no array: {error}") from None
     if array.dtype == object:  # of a frame with missing values of its own kind, say
@@ -153,19 +166,15 @@ def _columns(frame: Any) -> list[tuple[str, Any]]:
     return list(zip(map(str, kinds.index), kinds, strict=True)) if hasattr(kinds, "index") else [("it", kinds)]
 
 
-def _is_numeric(kind: Any) -> bool:
-    return getattr(kind, "kind", "O") in "buif"
-
-
-def _as_inputs(given: Any) -> np.ndarray:
+def _as_inputs(values: Any) -> np.ndarray:
     """Images as they are; features as float32."""
-    array = _numbers("inputs", given)
+    array = _numbers("inputs", values)
     return array if array.ndim != 2 else np.ascontiguousarray(array, np.float32)
 
 
-def _as_targets(given: Any, classes: tuple[str, ...] | None) -> np.ndarray:
+def _as_targets(values: Any, classes: tuple[str, ...] | None) -> np.ndarray:
     """Labels as int64, where they are whole numbers; a regression's targets as float32."""
-    array = _numbers("targets", given)
+    array = _numbers("targets", values)
     if classes is None:
         return array.astype(np.float32)
     if array.dtype.kind == "f" and (not np.isfinite(array).all() or (array != np.floor(array)).any()):

@@ -11,6 +11,7 @@ Torch is imported inside the builders, so that checking a scenario's names costs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def linear(shape: Shape, outputs: int) -> nn.Module:
     """One affine map."""
     from torch import nn
 
-    return nn.Sequential(nn.Flatten(), nn.Linear(_size(shape), outputs))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs))
 
 
 def mlp(shape: Shape, outputs: int) -> nn.Module:
@@ -34,7 +35,7 @@ def mlp(shape: Shape, outputs: int) -> nn.Module:
     from torch import nn
 
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(_size(shape), 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs)
+        nn.Flatten(), nn.Linear(math.prod(shape), 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs)
     )
 
 
@@ -42,7 +43,7 @@ def mlp_64(shape: Shape, outputs: int) -> nn.Module:
     """One hidden layer of 64 (FedTSV's on MNIST)."""
     from torch import nn
 
-    return nn.Sequential(nn.Flatten(), nn.Linear(_size(shape), 64), nn.ReLU(), nn.Linear(64, outputs))
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 64), nn.ReLU(), nn.Linear(64, outputs))
 
 
 def cnn(shape: Shape, outputs: int) -> nn.Module:
@@ -176,8 +177,7 @@ def build(name: str, shape: Shape, outputs: int) -> nn.Module:
         FlSimError: the file of those weights is damaged.
     """
     if OWN.match(name):
-        made: nn.Module = own_object(name)(shape, outputs)
-        return made
+        return own_object(name)(shape, outputs)
     check_architecture(name)
     check_shape(name, shape)
     return ARCHITECTURES[name](shape, outputs)
@@ -213,13 +213,6 @@ def fitted_by(name: str) -> dict[str, Any]:
 
 def _starts_trained(name: str) -> bool:
     return name in ARCHITECTURES and name.endswith(IMAGENET)
-
-
-def _size(shape: Shape) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
 
 
 def _for_small_images(module: nn.Module, shape: Shape) -> nn.Module:

@@ -21,5 +21,5 @@ def key_parts(recipe: Recipe) -> dict[str, Any]:
         DataNotAtHandError: that file is not on this machine, with the command that gets it.
     """
     own, weights = own_digest(recipe.architecture), architectures.weights_digest(recipe.architecture)
-    told = {**recipe.__dict__, "torch": torch.__version__, "learning": VERSION, "own": own, "weights": weights}
-    return told | architectures.fitted_by(recipe.architecture)
+    parts = {**recipe.__dict__, "torch": torch.__version__, "learning": VERSION, "own": own, "weights": weights}
+    return parts | architectures.fitted_by(recipe.architecture)

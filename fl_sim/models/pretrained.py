@@ -78,17 +78,16 @@ def read_weights(name: str) -> dict[str, torch.Tensor]:
 
     file = _at_hand(name)
     try:
-        found: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file makes torch raise is of many kinds
         raise damaged(name, error) from error
-    return found
 
 
 def damaged(name: str, error: Exception) -> FlSimError:
     """What to say of a file of weights that cannot be used."""
-    said = textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" …")
+    reason = textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" …")
     return FlSimError(
-        f"{weights_file(name)} does not hold the weights of {name} ({said}); delete it and get it again: "
+        f"{weights_file(name)} does not hold the weights of {name} ({reason}); delete it and get it again: "
         f"fl-sim data get weights:{name}"
     )
 

@@ -1,7 +1,7 @@
 """Models of many clients trained and asked together: one kernel does the same layer of all of them (a *stack*).
 
 Each model keeps the initial weights, the batches in their order, the learning rates and the number of steps that
-`learning.fit` would give it alone, so what comes out is what one-by-one training gives, up to the order in which a
+`training.fit` would give it alone, so what comes out is what one-by-one training gives, up to the order in which a
 kernel adds: in float32 a model's weights differ by less than TOLERANCE of their norm. (Few do not: where two values
 that a ReLU or a pooling compares are equal but for rounding, training goes on from another place. Of 1,056 models 3
 parted so from their one-by-one selves, and of 264 models 3 when they were trained one by one in float32 and in
@@ -11,7 +11,7 @@ another's numbers: rows of one leave the bits of the others as they are.
 The kernels come from `torch.func` (https://docs.pytorch.org/docs/stable/func.html): a forward pass mapped over stacked
 parameters, whose products of matrices become batched ones. Not every architecture can be stacked: see `stackable`.
 
-To measure again what AUTO says, time `learning.fit` model by model against `fit_together` on the same models, one
+To measure again what AUTO says, time `training.fit` model by model against `fit_together` on the same models, one
 thread, process time, the two in turns: `benchmarks/students.py`.
 """
 
@@ -29,13 +29,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.func import functional_call, vmap
-from torch.optim.adam import adam
-from torch.overrides import TorchFunctionMode
 
 from fl_sim.errors import FlSimError, log
 from fl_sim.models import training
 from fl_sim.models.recipe import Recipe
+from fl_sim.models.stacked_steps import Forward, StackedSteps, Tensors, forward_of, gradients_of
 from fl_sim.randomness import one_thread, stream
 from fl_sim.telemetry import spent
 
@@ -58,15 +56,10 @@ AUTO = {"linear": 16, "mlp": 16, "mlp-64": 16, "cnn": 16}
 SMALL = {"cnn": 64}  # values of a row up to which that holds
 AUTO_GPU = 64  # every architecture: a small model alone leaves a GPU idle between its kernels
 
-# Where a convolution of a stack is done as a product of patches by weights: as a grouped convolution, which torch.func
-# makes of it, it would run on a GPU in kernels that are made for few groups.
-PATCHES = frozenset({"cuda"})
-
 TOGETHER = 8192  # rows asked at once, over all models
 BATCH, ROWS = 2, 3  # of the trial by which `stackable` tells
 
 T = TypeVar("T")
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,38 +95,35 @@ def fit_together(
     shared: bool = False,
     levels: NDArray[Any] | None = None,
 ) -> Stack:
-    """What `learning.fit` makes of each model, all at once; the models keep the weights they have.
+    """What `training.fit` makes of each model, all at once; the models keep the weights they have.
 
     A GPU whose memory is too small for all gets half of them at a time, or a quarter, and so on, with a warning in the
     log `fl_sim`; the results stay within the same tolerance.
 
     Args:
-        models: S models of one `stackable` architecture, for instance of `learning.initial`.
-        inputs: as `learning.fit` takes them: the rows of one model after those of another, (n_1 + ... + n_S, *shape);
+        models: S models of one `stackable` architecture, for instance of `training.initial`.
+        inputs: as `training.fit` takes them: the rows of one model after those of another, (n_1 + ... + n_S, *shape);
             or, if `shared`, the rows of every model, (n, *shape), held once.
-        targets: S arrays as `learning.fit` takes them, (n_s,) or (n_s, C), n_s >= 0; if the rows are shared, any of
+        targets: S arrays as `training.fit` takes them, (n_s,) or (n_s, C), n_s >= 0; if the rows are shared, any of
             them may be the same object, and is held once if all are.
         recipes: S recipes that differ in their purpose alone, which names each model's batch order.
-        levels: a curriculum, as `learning.fit` takes it: for each row of `inputs`.
+        levels: a curriculum, as `training.fit` takes it: for each row of `inputs`.
 
     Raises:
-        ValueError: the numbers of models, targets and rows do not go together, or recipes differ.
+        ValueError: the numbers of targets and rows do not go together.
         FlSimError: a GPU's memory is too small for one model.
     """
     sizes = [len(each) for each in targets]
     rows = max(sizes, default=0) if shared else sum(sizes)
-    if not len(models) == len(targets) == len(recipes) or not models:
-        raise ValueError(f"{len(models)} models, {len(targets)} targets, {len(recipes)} recipes: must be one of each")
-    if len({replace(recipe, purpose="") for recipe in recipes}) > 1:
-        raise ValueError("the recipes of a cohort may differ in their purpose alone")
     if len(inputs) != rows or (shared and min(sizes) < rows):
         raise ValueError(f"{len(inputs)} rows of inputs for targets of {sizes}: must be as many")
     ends = np.cumsum([0, *sizes])
 
     def fit(part: slice) -> Stack:
         mine = slice(None) if shared else slice(ends[part.start], ends[part.stop])
-        told = None if levels is None else levels[mine]
-        return _fit(stacked(models[part], recipes[0].device), inputs[mine], targets[part], recipes[part], shared, told)
+        of_rows = None if levels is None else levels[mine]
+        members = stacked(models[part], recipes[0].device)
+        return _fit(members, inputs[mine], targets[part], recipes[part], shared, of_rows)
 
     parts = _in_slices(len(models), recipes[0], "trained", fit)
     weights = {name: torch.cat([part.weights[name] for part in parts]) for name in parts[0].weights}
@@ -145,17 +135,17 @@ def fit_together(
 def predict_together(
     stack: Stack, inputs: NDArray[Any], recipe: Recipe, sizes: Sequence[int] | None = None
 ) -> list[NDArray[np.float32]]:
-    """What each model says, S arrays (n_s, outputs) float32: `learning.predict` for all at once, in bounded memory.
+    """What each model says, S arrays (n_s, outputs) float32: `training.predict` for all at once, in bounded memory.
 
     Args:
         stack: S models.
-        inputs: as `learning.predict` takes them: the rows for one model after those for another, or the same for all.
+        inputs: as `training.predict` takes them: the rows for one model after those for another, or the same for all.
         recipe: any member's.
         sizes: how many rows (n_s) are for each model; None: every row is for all of them.
     """
     if len(inputs) == 0:
         one = np.zeros((1, *inputs.shape[1:]), inputs.dtype)  # one row tells the shape
-        return [said[:0] for said in predict_together(stack, one, recipe)]
+        return [outputs[:0] for outputs in predict_together(stack, one, recipe)]
     ends = np.cumsum([0, *(sizes or [len(inputs)] * len(stack))])
 
     def ask(part: slice) -> list[NDArray[np.float32]]:
@@ -164,7 +154,7 @@ def predict_together(
             return _ask_the_same(some, inputs, recipe)
         return _ask_each(some, inputs[ends[part.start] : ends[part.stop]], recipe, np.diff(ends)[part])
 
-    return [said for part in _in_slices(len(stack), recipe, "asked", ask) for said in part]
+    return [outputs for part in _in_slices(len(stack), recipe, "asked", ask) for outputs in part]
 
 
 def cohort_size(wanted: int | str, recipe: Recipe, shape: tuple[int, ...], outputs: int) -> int:
@@ -202,10 +192,10 @@ def stackable(architecture: str, shape: tuple[int, ...], outputs: int) -> bool:
     recipe = Recipe(architecture, 1, 1e-3, BATCH, None, 0, "", "cpu", "float32")
     try:
         models = [training.initial(replace(recipe, purpose=f"trial {i}"), shape, outputs) for i in range(2)]
-        with warnings.catch_warnings(record=True) as told, one_thread(), _every_warning():
+        with warnings.catch_warnings(record=True) as caught, one_thread(), _every_warning():
             warnings.simplefilter("always")
-            found = all(map(_has_parameters_alone, models)) and _trial(models, shape, outputs)
-        return found and not any("batching rule" in str(warning.message) for warning in told)  # mapped by a loop
+            same = all(map(_has_parameters_alone, models)) and _trial(models, shape, outputs)
+        return same and not any("batching rule" in str(warning.message) for warning in caught)  # mapped by a loop
     except Exception:  # a user's own may raise anything, and so does torch.func
         return False
 
@@ -220,9 +210,9 @@ def _fit(
     """Members with the most steps come first, so that those that still train at any step are the first ones: views."""
     recipe, sizes = recipes[0], np.array([len(each) for each in targets])
     begins = np.zeros(len(sizes), np.int64) if shared else np.cumsum(sizes) - sizes
-    shown = [None if levels is None else levels[b : b + n] for b, n in zip(begins, sizes, strict=True)]
-    first = [training.first_epochs(told, recipe.epochs, n) for told, n in zip(shown, sizes.tolist(), strict=True)]
-    steps = np.array([_num_steps(each, recipe) for each in first])
+    mine = [None if levels is None else levels[b : b + n] for b, n in zip(begins, sizes, strict=True)]
+    first = [training.first_epochs(each, recipe.epochs, n) for each, n in zip(mine, sizes.tolist(), strict=True)]
+    steps = np.array([training.num_steps(each, recipe) for each in first])
     if not steps.any():
         return stack
     order = np.argsort(-steps, kind="stable")
@@ -231,42 +221,35 @@ def _fit(
     y, in_y = y.to(recipe.device), np.zeros_like(begins) if once else np.cumsum(sizes) - sizes
     x = training.reader(inputs, recipe)
     weights = {name: tensor[torch.from_numpy(order)] for name, tensor in stack.weights.items()}
-    forward = _forward(stack.module.train(), recipe.device)
-    optimizer = _StackedSGD(weights, recipe) if recipe.optimizer == "sgd" else _StackedAdam(weights, recipe)
+    forward = forward_of(stack.module.train(), recipe.device)
+    optimizer = StackedSteps(weights, recipe)
     batches = _batches([recipes[s] for s in order], [first[s] for s in order], steps[order])
     for step, (rows, counts) in enumerate(batches):
         now = order[: len(rows)]
         batch = x(torch.from_numpy(rows + begins[now, None]).flatten()).unflatten(0, rows.shape)
         labels = y[torch.from_numpy(rows + in_y[now, None]).to(recipe.device)]
-        gradients = _gradients(forward, optimizer.weights(len(rows)), batch, labels, counts, recipe)
+        gradients = gradients_of(forward, optimizer.weights(len(rows)), batch, labels, counts, recipe)
         optimizer.step(gradients, step, steps[now])
     back = torch.from_numpy(np.argsort(order))
     return Stack(stack.module, {name: tensor[back] for name, tensor in weights.items()})
-
-
-def _num_steps(first: NDArray[np.int64], recipe: Recipe) -> int:
-    if not len(first):
-        return 0
-    counts = np.searchsorted(np.sort(first), np.arange(recipe.epochs), side="right")
-    return sum(len(training.starts_of(int(count), recipe.batch_size)) for count in counts)
 
 
 def _batches(
     recipes: Sequence[Recipe], first: Sequence[NDArray[np.int64]], steps: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """At each step the rows (m, b) of the m members that still train, and how many of each (m,) count; a member's rows
-    beyond these repeat its last. They are those that `learning.fit` would show it, in that order."""
+    beyond these repeat its last. They are those that `training.fit` would show it, in that order."""
     orders = [_epochs(recipe, rows) for recipe, rows in zip(recipes, first, strict=True)]
-    held = np.zeros((len(first), max(map(len, first))), np.int64)
+    epoch_rows = np.zeros((len(first), max(map(len, first))), np.int64)
     begin, left, size = np.zeros_like(steps), np.zeros_like(steps), recipes[0].batch_size
     for step in range(int(steps.max())):
         m = int((steps > step).sum())
         for s in np.flatnonzero(left[:m] == 0):
             rows = next(orders[s])
-            held[s, : len(rows)], begin[s], left[s] = rows, 0, len(rows)
+            epoch_rows[s, : len(rows)], begin[s], left[s] = rows, 0, len(rows)
         counts = np.where(left[:m] <= size + 1, left[:m], size)  # a last batch of one joins the batch before it
         places = begin[:m, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)
-        yield np.take_along_axis(held[:m], places, 1), counts
+        yield np.take_along_axis(epoch_rows[:m], places, 1), counts
         begin[:m] += counts
         left[:m] -= counts
 
@@ -278,156 +261,14 @@ def _epochs(recipe: Recipe, first: NDArray[np.int64]) -> Iterator[NDArray[np.int
         yield everyone[first[everyone] <= epoch]
 
 
-Forward = Callable[[Tensors, torch.Tensor], torch.Tensor]
-
-
-def _forward(module: nn.Module, device: str, *, same: bool = False) -> Forward:
-    """(S, n, outputs) of stacked weights and rows (S, n, *shape), or (n, *shape) if they are the `same` for all."""
-
-    def alone(weights: Tensors, rows: torch.Tensor) -> torch.Tensor:
-        said: torch.Tensor = functional_call(module, weights, (rows,))
-        return said
-
-    together = vmap(alone, in_dims=(0, None if same else 0))
-
-    def forward(weights: Tensors, rows: torch.Tensor) -> torch.Tensor:
-        with _ByPatches() if device in PATCHES else contextlib.nullcontext():
-            said: torch.Tensor = together(weights, rows)
-            return said
-
-    return forward
-
-
-class _ByPatches(TorchFunctionMode):
-    """Every `nn.Conv2d` of one group as a product of patches by weights."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        plain = func is nn.functional.conv2d and len(args) == 7 and not kwargs
-        if plain and args[6] == 1 and args[0].ndim == 4 and isinstance(args[4], tuple):
-            return _convolved(*args[:6])
-        return func(*args, **(kwargs or {}))
-
-
-def _convolved(
-    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int],
-) -> torch.Tensor:  # fmt: skip
-    """`nn.functional.conv2d` of rows (n, c, h, w) by weights (o, c, i, j)."""
-    kernel = weight.shape[2:]
-    lasts = nn.functional.pad(rows.movedim(1, -1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
-    high, wide = (
-        (lasts.shape[1 + axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1 for axis in range(2)
-    )
-    patches = [
-        lasts[:, i : i + stride[0] * (high - 1) + 1 : stride[0], j : j + stride[1] * (wide - 1) + 1 : stride[1]]
-        for i in range(0, dilation[0] * kernel[0], dilation[0])
-        for j in range(0, dilation[1] * kernel[1], dilation[1])
-    ]
-    flat = torch.cat(patches, -1).flatten(0, 2)  # (n * high * wide, i * j * c)
-    made = flat @ weight.permute(2, 3, 1, 0).flatten(0, 2)
-    made = made if bias is None else made + bias
-    return made.unflatten(0, (len(rows), high, wide)).movedim(-1, 1)
-
-
-def _gradients(
-    forward: Forward, weights: Tensors, rows: torch.Tensor, targets: torch.Tensor, counts: NDArray[np.int64],
-    recipe: Recipe,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Of each member's mean loss over its first `counts` (m,) rows (m, b, *shape), the gradient by its weights."""
-    with training.autocast(recipe):
-        losses = _losses(forward(weights, rows), targets, recipe.quantiles)
-    if (counts == losses.shape[1]).all():
-        loss = losses.sum() / losses.shape[1]
-    else:
-        true = np.arange(losses.shape[1]) < counts[:, None]
-        shares = torch.from_numpy((true / counts[:, None]).astype(np.float32)).to(losses.device)
-        loss = (losses * shares).sum()
-    gradients = torch.autograd.grad(loss, list(weights.values()))
-    return [gradient.contiguous() for gradient in gradients]  # a fused step goes by memory, not by strides
-
-
-def _losses(outputs: torch.Tensor, targets: torch.Tensor, quantiles: tuple[float, float] | None) -> torch.Tensor:
-    """(m, b): what `learning.loss_of` is the mean of."""
-    if targets.dtype == torch.int64 or targets.ndim == 3:
-        flat = nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(0, 1), reduction="none")
-        return flat.unflatten(0, targets.shape[:2])
-    if quantiles is None:
-        return nn.functional.mse_loss(outputs[..., 0], targets, reduction="none")
-    levels = torch.tensor(quantiles, device=outputs.device)
-    miss = targets[..., None] - outputs
-    return torch.maximum(levels * miss, (levels - 1) * miss).mean(-1)
-
-
-class _Steps:
-    """Stacked weights, and what an optimizer keeps of each beside it."""
-
-    def __init__(self, weights: Tensors, recipe: Recipe, states: int) -> None:
-        self._recipe, self._names = recipe, list(weights)
-        self._all = [list(weights.values())] + [[torch.zeros_like(w) for w in weights.values()] for _ in range(states)]
-        self._now: list[list[torch.Tensor]] = []
-
-    def weights(self, m: int) -> Tensors:
-        """The first m members', to take gradients by."""
-        if not self._now or len(self._now[0][0]) != m:
-            self._now = [[tensor[:m] for tensor in each] for each in self._all]
-            self._now[0] = [tensor.detach().requires_grad_() for tensor in self._now[0]]
-        return dict(zip(self._names, self._now[0], strict=True))
-
-    def _rates(self, step: int, steps: NDArray[np.int64]) -> list[torch.Tensor]:
-        """Each member's rate at `step`, in the form of each weight, (m, 1, ...)."""
-        rates = np.array([training.learning_rate_at(self._recipe, step, int(n)) for n in steps], np.float32)
-        here = torch.from_numpy(rates).to(self._now[0][0].device)
-        return [here.view(-1, *[1] * (weight.ndim - 1)) for weight in self._now[0]]
-
-
-class _StackedSGD(_Steps):
-    """Stochastic gradient descent on stacked weights, as `learning` has it."""
-
-    def __init__(self, weights: Tensors, recipe: Recipe) -> None:
-        super().__init__(weights, recipe, states=0)
-
-    @torch.no_grad()
-    def step(self, gradients: list[torch.Tensor], step: int, steps: NDArray[np.int64]) -> None:
-        """Step `step` of the first m members, who have `steps` (m,) in all."""
-        for weight, gradient, rate in zip(self._now[0], gradients, self._rates(step, steps), strict=True):
-            weight.addcmul_(gradient, rate, value=-1)
-
-
-class _StackedAdam(_Steps):
-    """torch's own Adam or AdamW on stacked weights. All members begin together, so they share the count of steps."""
-
-    def __init__(self, weights: Tensors, recipe: Recipe) -> None:
-        super().__init__(weights, recipe, states=2)
-        self._count = [torch.zeros((), device=w.device) for w in weights.values()]
-
-    @torch.no_grad()
-    def step(self, gradients: list[torch.Tensor], step: int, steps: NDArray[np.int64]) -> None:
-        """Step `step` of the first m members, who have `steps` (m,) in all."""
-        recipe, (weights, first, second) = self._recipe, self._now
-        told, decay = training.ADAM, training.decay_of(recipe)
-        none: list[torch.Tensor] = []  # which AMSGrad alone would keep
-        state = (gradients, first, second, none, self._count)
-        if recipe.schedule == "constant":
-            adam(weights, *state, fused=True, lr=recipe.learning_rate, **(told | decay))
-            return
-        # Each member has a rate of its own: the step is made at a rate of 1, from 0, and added in the right size.
-        moves = [torch.zeros_like(weight) for weight in weights]
-        adam(moves, *state, fused=True, lr=1.0, weight_decay=0.0, **told)
-        for weight, move, rate in zip(weights, moves, self._rates(step, steps), strict=True):
-            weight.mul_(1 - rate * decay["weight_decay"])
-            weight.addcmul_(move, rate)
-
-
 # ---------------------------------------------------------------------------------------------------------- predicting
 
 
 def _ask_the_same(stack: Stack, inputs: NDArray[Any], recipe: Recipe) -> list[NDArray[np.float32]]:
-    rows, forward = training.reader(inputs, recipe), _forward(stack.module.eval(), recipe.device, same=True)
+    rows, forward = training.reader(inputs, recipe), forward_of(stack.module.eval(), recipe.device, same=True)
     chunk, parts = _chunk(stack, inputs), []
     for start in range(0, len(inputs), chunk):
-        parts.append(_said(forward, stack.weights, rows(slice(start, min(start + chunk, len(inputs)))), recipe))
+        parts.append(_outputs(forward, stack.weights, rows(slice(start, min(start + chunk, len(inputs)))), recipe))
     return list(np.concatenate(parts, axis=1))
 
 
@@ -437,26 +278,25 @@ def _ask_each(
     """Members with the most rows come first; what is short of a chunk is filled with a member's last row."""
     if not len(inputs):  # of a slice of members without rows
         return predict_together(stack, inputs, recipe)
-    rows, forward = training.reader(inputs, recipe), _forward(stack.module.eval(), recipe.device)
+    rows, forward = training.reader(inputs, recipe), forward_of(stack.module.eval(), recipe.device)
     order, begins, chunk = np.argsort(-sizes, kind="stable"), np.cumsum(sizes) - sizes, _chunk(stack, inputs)
     weights = {name: tensor[torch.from_numpy(order)] for name, tensor in stack.weights.items()}
-    said: list[list[NDArray[np.float32]]] = [[] for _ in sizes]
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in sizes]
     for start in range(0, int(sizes.max()), chunk):
         now = order[sizes[order] > start]
         counts = np.minimum(sizes[now] - start, chunk)
         places = (begins[now] + start)[:, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)
         batch = rows(torch.from_numpy(places).flatten()).unflatten(0, places.shape)
-        told = _said(forward, {name: tensor[: len(now)] for name, tensor in weights.items()}, batch, recipe)
-        for s, count, values in zip(now, counts, told, strict=True):
-            said[s].append(values[:count])
-    none = np.zeros((0, told.shape[-1]), np.float32)
-    return [np.concatenate([none, *each]) for each in said]
+        outputs = _outputs(forward, {name: tensor[: len(now)] for name, tensor in weights.items()}, batch, recipe)
+        for s, count, values in zip(now, counts, outputs, strict=True):
+            parts[s].append(values[:count])
+    none = np.zeros((0, outputs.shape[-1]), np.float32)
+    return [np.concatenate([none, *each]) for each in parts]
 
 
-def _said(forward: Forward, weights: Tensors, batch: torch.Tensor, recipe: Recipe) -> NDArray[np.float32]:
+def _outputs(forward: Forward, weights: Tensors, batch: torch.Tensor, recipe: Recipe) -> NDArray[np.float32]:
     with training.autocast(recipe), torch.no_grad():
-        said: NDArray[np.float32] = forward(weights, batch).float().cpu().numpy()
-        return said
+        return forward(weights, batch).float().cpu().numpy()
 
 
 def _chunk(stack: Stack, inputs: NDArray[Any]) -> int:
@@ -469,19 +309,19 @@ def _chunk(stack: Stack, inputs: NDArray[Any]) -> int:
 
 def _in_slices(count: int, recipe: Recipe, done: str, work: Callable[[slice], T]) -> list[T]:
     """`work` on all `count` members, or on half of those at a time where memory does not suffice, and so on."""
-    found: list[T] = []
+    results: list[T] = []
     start, size = 0, count
     while start < count:
         try:
-            found.append(work(slice(start, min(start + size, count))))
+            results.append(work(slice(start, min(start + size, count))))
             start += size
             continue
         except torch.OutOfMemoryError as error:
-            said = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
         if size == 1:
             raise FlSimError(
                 f"architecture {recipe.architecture!r}: one model alone does not fit into the memory of the "
-                f"{recipe.device} device ({said}); lower batch_size = {recipe.batch_size}, or raise gpus_per_client"
+                f"{recipe.device} device ({reason}); lower batch_size = {recipe.batch_size}, or raise gpus_per_client"
             )
         size = -(-size // 2)
         if torch.cuda.is_available():
@@ -490,7 +330,7 @@ def _in_slices(count: int, recipe: Recipe, done: str, work: Callable[[slice], T]
             "architecture %r: a cohort of %d models does not fit into the memory of the %s device; %s %d at a time",
             recipe.architecture, count, recipe.device, done, size,
         )  # fmt: skip
-    return found
+    return results
 
 
 @contextlib.contextmanager
@@ -517,22 +357,22 @@ def _trial(models: Sequence[nn.Module], shape: tuple[int, ...], outputs: int) ->
     """Whether gradients and outputs of two models, together and one fewer row for the second, are those of each."""
     rng = stream(0, "stackable")
     rows = torch.from_numpy(rng.standard_normal((2, ROWS, *shape)).astype(np.float32))
-    told = (2, ROWS, outputs) if outputs > 1 else (2, ROWS)  # one class alone has no gradient
-    targets = torch.from_numpy(rng.random(told).astype(np.float32))
+    of_targets = (2, ROWS, outputs) if outputs > 1 else (2, ROWS)  # one class alone has no gradient
+    targets = torch.from_numpy(rng.random(of_targets).astype(np.float32))
     counts, stack = np.array([ROWS, ROWS - 1]), stacked(models)
     recipe = Recipe("", 1, 1e-3, BATCH, None, 0, "", "cpu", "float32")
-    forward = _forward(stack.module.train(), "cpu")
+    forward = forward_of(stack.module.train(), "cpu")
     leaves = {name: tensor.requires_grad_() for name, tensor in stack.weights.items()}
-    together = _gradients(forward, leaves, rows, targets, counts, recipe)
+    together = gradients_of(forward, leaves, rows, targets, counts, recipe)
     for s, (model, n) in enumerate(zip(models, counts.tolist(), strict=True)):
         loss = training.loss_of(model.train()(rows[s, :n]), targets[s, :n], None)
         alone = torch.autograd.grad(loss, list(model.parameters()))
         if not all(_close(mine[s], other) for mine, other in zip(together, alone, strict=True)):
             return False
-    said = predict_together(stack, rows.flatten(0, 1).numpy(), recipe, [ROWS, ROWS])
+    predicted = predict_together(stack, rows.flatten(0, 1).numpy(), recipe, [ROWS, ROWS])
     return all(
         _close(torch.from_numpy(mine), torch.from_numpy(training.predict(model, rows[s].numpy(), recipe)))
-        for s, (mine, model) in enumerate(zip(said, models, strict=True))
+        for s, (mine, model) in enumerate(zip(predicted, models, strict=True))
     )
 
 

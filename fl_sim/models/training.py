@@ -95,11 +95,10 @@ def fit(
     by_pixel = channels_last and inputs.ndim == 4 and recipe.device == "cpu"
     y = torch.from_numpy(targets).to(recipe.device)
     first = first_epochs(levels, recipe.epochs, len(inputs))
-    steps = sum(len(starts_of(int((first <= epoch).sum()), recipe.batch_size)) for epoch in range(recipe.epochs))
-    steps = steps if most is None else min(steps, most)
+    steps = num_steps(first, recipe) if most is None else min(num_steps(first, recipe), most)
     order, step = stream(recipe.seed, "batch-order", recipe.purpose), 0
     model.to(recipe.device).train()
-    optimizer = _SGD(model) if recipe.optimizer == "sgd" else _Adam(model, recipe)
+    step_at = _stepper(model, recipe)
     with one_thread(), torch_seeded(recipe.seed, "dropout", recipe.purpose), _by_pixel(model, by_pixel):
         for epoch in range(recipe.epochs):
             everyone = order.permutation(len(inputs))
@@ -109,7 +108,7 @@ def fit(
                 with autocast(recipe):  # it remembers the weights it has rounded until the block ends: one step each
                     loss = loss_of(model(_laid(batch_of(rows), by_pixel)), y[rows], recipe.quantiles)
                 loss.backward()
-                optimizer.step(learning_rate_at(recipe, step, steps))
+                step_at(learning_rate_at(recipe, step, steps))
                 step += 1
                 if step == steps:
                     return model
@@ -146,10 +145,10 @@ def predict(model: nn.Module, inputs: NDArray[Any], recipe: Recipe) -> NDArray[n
         return predict(model, np.zeros((1, *inputs.shape[1:]), inputs.dtype), recipe)[:0]
     batch_of, parts = reader(inputs, recipe), []
     size, start = _batch_of(inputs, recipe.device), 0
-    with _asked(model, recipe):
+    with _evaluating(model, recipe):
         while start < len(inputs):
             try:
-                parts.append(_said(model, batch_of(slice(start, start + size)), recipe))
+                parts.append(_outputs(model, batch_of(slice(start, start + size)), recipe))
                 start += size
             except torch.OutOfMemoryError:
                 if size == 1:
@@ -175,10 +174,12 @@ def predict_and_embed(
         outputs, embeddings = predict_and_embed(model, np.zeros((1, *inputs.shape[1:]), inputs.dtype), recipe)
         return outputs[:0], embeddings[:0]
     batch_of, parts = reader(inputs, recipe), []
-    with _asked(model, recipe), _listening(model, recipe) as heard:
-        for rows in _slices(len(inputs), _batch_of(inputs, recipe.device)):
-            parts.append((_said(model, batch_of(rows), recipe), heard(rows.stop - rows.start)))
-    return np.concatenate([said for said, _ in parts]), np.concatenate([embedding for _, embedding in parts])
+    with _evaluating(model, recipe), _listening(model, recipe) as embedded:
+        size = _batch_of(inputs, recipe.device)
+        for start in range(0, len(inputs), size):
+            outputs = _outputs(model, batch_of(slice(start, start + size)), recipe)
+            parts.append((outputs, embedded(len(outputs))))
+    return np.concatenate([outputs for outputs, _ in parts]), np.concatenate([embedding for _, embedding in parts])
 
 
 def peak_bytes(recipe: Recipe, shape: tuple[int, ...], num_classes: int | None) -> int:
@@ -213,41 +214,34 @@ def _normalise_by_batch(model: nn.Module, enough: bool) -> None:
             layer.train(enough)
 
 
-class _SGD:
-    """Stochastic gradient descent as federated averaging was published with: no momentum, no decay, no state."""
+def _stepper(model: nn.Module, recipe: Recipe) -> Callable[[float], None]:
+    """What makes a step, at a learning rate, of the weights that have a gradient.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+    SGD is as federated averaging was published with: no momentum, no decay, no state. Adam and AdamW are torch's own,
+    by its function: the class imports torch's compiler, a second's work in a worker.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    state: dict[
+        nn.Parameter, tuple[torch.Tensor, ...]
+    ] = {}  # made at the first step, when a lazy layer knows its shape
+    options = ADAM | decay_of(recipe)
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """w <- w - rate * gradient, of the weights that have one."""
-        for weight in self._weights:
+    def sgd(rate: float) -> None:
+        for weight in weights:
             if weight.grad is not None:
                 weight.add_(weight.grad, alpha=-rate)
 
-
-class _Adam:
-    """torch's own Adam or AdamW, by its function: the class imports torch's compiler, a second's work in a worker."""
-
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self._state: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self._told = ADAM | decay_of(recipe)
-
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """A step at the learning rate `rate`, of the weights that have a gradient."""
-        # At the first step, when a lazy layer knows its shape.
-        self._state = self._state or [self._fresh(weight) for weight in self._weights]
-        moved = [i for i, weight in enumerate(self._weights) if weight.grad is not None]
-        weights, gradients = [self._weights[i] for i in moved], [self._weights[i].grad for i in moved]
-        first, second, counts = ([self._state[i][part] for i in moved] for part in range(3))
-        adam(weights, gradients, first, second, [], counts, lr=rate, **self._told)  # type: ignore[arg-type]
+    def by_adam(rate: float) -> None:
+        moved = [weight for weight in weights if weight.grad is not None]
+        for weight in moved:
+            if weight not in state:
+                state[weight] = torch.zeros_like(weight), torch.zeros_like(weight), torch.zeros(())
+        first, second, counts = ([state[weight][part] for weight in moved] for part in range(3))
+        adam(moved, [weight.grad for weight in moved], first, second, [], counts, lr=rate, **options)  # type: ignore
 
-    @staticmethod
-    def _fresh(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return torch.zeros_like(weight), torch.zeros_like(weight), torch.zeros(())
+    return sgd if recipe.optimizer == "sgd" else by_adam
 
 
 def decay_of(recipe: Recipe) -> dict[str, Any]:
@@ -262,9 +256,15 @@ def first_epochs(levels: NDArray[Any] | None, epochs: int, n: int) -> NDArray[np
         return np.zeros(n, np.int64)
     if levels.shape != (n,):
         raise ValueError(f"levels of shape {levels.shape}: must have shape ({n},)")
-    found, ranks = np.unique(levels, return_inverse=True)
-    opened = [open_levels(epoch, epochs, len(found)) for epoch in range(epochs)]
+    distinct, ranks = np.unique(levels, return_inverse=True)
+    opened = [open_levels(epoch, epochs, len(distinct)) for epoch in range(epochs)]
     return np.searchsorted(opened, ranks, side="right")  # a level is open where more are than go before it
+
+
+def num_steps(first: NDArray[np.int64], recipe: Recipe) -> int:
+    """How many steps all epochs take, where each row (n,) is shown from its `first` epoch on."""
+    counts = np.searchsorted(np.sort(first), np.arange(recipe.epochs), side="right")
+    return sum(len(starts_of(int(count), recipe.batch_size)) for count in counts)
 
 
 def reader(inputs: NDArray[Any], recipe: Recipe) -> Callable[[torch.Tensor | slice], torch.Tensor]:
@@ -273,20 +273,17 @@ def reader(inputs: NDArray[Any], recipe: Recipe) -> Callable[[torch.Tensor | sli
         raise ValueError(f"inputs of {inputs.dtype} for contrast = {recipe.contrast!r}: must be uint8 for 'image' only")
     if inputs.dtype == np.uint8 and inputs.size > HELD_VALUES:
         # Each image by its own contrast, so a batch gives the same floats as all at once would.
-        return lambda rows: torch.from_numpy(contrasted(np.asarray(inputs[_numpy(rows)]))).to(recipe.device)
-    held = torch.from_numpy(contrasted(inputs) if inputs.dtype == np.uint8 else inputs).to(recipe.device)
-    return lambda rows: held[rows]
+        return lambda rows: torch.from_numpy(
+            contrasted(np.asarray(inputs[rows if isinstance(rows, slice) else rows.numpy()]))
+        ).to(recipe.device)
+    on_device = torch.from_numpy(contrasted(inputs) if inputs.dtype == np.uint8 else inputs).to(recipe.device)
+    return lambda rows: on_device[rows]
 
 
-def _numpy(rows: torch.Tensor | slice) -> NDArray[np.int64] | slice:
-    return rows if isinstance(rows, slice) else rows.numpy()
-
-
-def _said(model: nn.Module, batch: torch.Tensor, recipe: Recipe) -> NDArray[np.float32]:
+def _outputs(model: nn.Module, batch: torch.Tensor, recipe: Recipe) -> NDArray[np.float32]:
     batch = _laid(batch, batch.ndim == 4 and recipe.device == "cpu")
     with one_thread(), autocast(recipe), torch.inference_mode():
-        said: NDArray[np.float32] = model(batch).float().cpu().numpy()
-        return said
+        return model(batch).float().cpu().numpy()
 
 
 def _laid(batch: torch.Tensor, by_pixel: bool) -> torch.Tensor:
@@ -294,8 +291,8 @@ def _laid(batch: torch.Tensor, by_pixel: bool) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _asked(model: nn.Module, recipe: Recipe) -> Iterator[None]:
-    """The model on its device, ready to be asked, for the block; on a CPU with its weights by pixel, by which a small
+def _evaluating(model: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """The model on its device, in evaluation, for the block; on a CPU with its weights by pixel, by which a small
     CNN answers three times as fast."""
     model.to(recipe.device).eval()
     with _by_pixel(model, recipe.device == "cpu"):
@@ -325,9 +322,9 @@ def _listening(model: nn.Module, recipe: Recipe) -> Iterator[Callable[[int], NDA
             "has none; choose another architecture, or a rule that needs no embeddings"
         )
     caught: list[torch.Tensor] = []
-    hook = layers[-1].register_forward_hook(lambda _layer, given, _gave: caught.append(given[0]))
+    hook = layers[-1].register_forward_hook(lambda _layer, inputs, _outputs: caught.append(inputs[0]))
 
-    def heard(rows: int) -> NDArray[np.float32]:
+    def embedded(rows: int) -> NDArray[np.float32]:
         shapes = [tuple(each.shape) for each in caught]
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != rows:
             raise FlSimError(
@@ -335,11 +332,10 @@ def _listening(model: nn.Module, recipe: Recipe) -> Iterator[Callable[[int], NDA
                 f"{shapes or 'nothing'}, and must get one vector a row; choose another architecture, or a rule that "
                 "needs no embeddings"
             )
-        embedding: NDArray[np.float32] = caught.pop().float().cpu().numpy()
-        return embedding
+        return caught.pop().float().cpu().numpy()
 
     try:
-        yield heard
+        yield embedded
     finally:
         hook.remove()
 
@@ -347,11 +343,6 @@ def _listening(model: nn.Module, recipe: Recipe) -> Iterator[Callable[[int], NDA
 def _batch_of(inputs: NDArray[Any], device: str) -> int:
     most = PREDICT_BATCH if device == "cpu" else PREDICT_BATCH_GPU
     return max(1, min(most, PREDICT_VALUES // math.prod(inputs.shape[1:])))
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def starts_of(count: int, size: int) -> list[int]:

@@ -68,8 +68,8 @@ class Trees(nn.Module):
             values = columns.gather(0, self.features.gather(1, at).long())
             at = 2 * at + 1 + ~(values <= self.thresholds.gather(1, at))
         at = at - (2**self.depth - 1)
-        said = self.leaves.gather(1, at[..., None].expand(-1, -1, self.width))  # (T, n, width)
-        stages = said.unflatten(0, (len(said) // self.groups, self.groups))
+        leaves = self.leaves.gather(1, at[..., None].expand(-1, -1, self.width))  # (T, n, width)
+        stages = leaves.unflatten(0, (len(leaves) // self.groups, self.groups))
         return self.base + stages.sum(0).transpose(0, 1).flatten(1)
 
     def hold(self, features: NDArray[Any], thresholds: NDArray[Any], leaves: NDArray[Any]) -> None:
@@ -128,9 +128,9 @@ class Boosting(Trees):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits or means, (n, outputs)."""
-        said = self.summed(rows)
-        all_seen = said.masked_fill(~self.seen, -math.inf).logsumexp(1, keepdim=True)
-        return torch.where(self.seen, said, all_seen + math.log(LEAST)).float()
+        logits = self.summed(rows)
+        all_seen = logits.masked_fill(~self.seen, -math.inf).logsumexp(1, keepdim=True)
+        return torch.where(self.seen, logits, all_seen + math.log(LEAST)).float()
 
     def fit_rows(self, inputs: NDArray[np.float32], targets: NDArray[Any], recipe: Recipe) -> None:
         """Boost on inputs (n, *shape), n >= 1, and labels or numbers (n,).
@@ -141,22 +141,22 @@ class Boosting(Trees):
         from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
         refuse(targets, recipe)
-        told: dict[str, Any] = {"n_estimators": recipe.epochs, "learning_rate": recipe.learning_rate}
-        told |= {"max_depth": self.depth, "random_state": _seed(recipe)}
+        options: dict[str, Any] = {"n_estimators": recipe.epochs, "learning_rate": recipe.learning_rate}
+        options |= {"max_depth": self.depth, "random_state": _seed(recipe)}
         x = _flat(inputs)
         if targets.dtype != np.int64:
-            model = GradientBoostingRegressor(**told).fit(x, targets)
+            model = GradientBoostingRegressor(**options).fit(x, targets)
             self._take(model, np.arange(1), model.predict(x[:1]), x[:1])
             return
         classes = np.unique(targets)
         self.seen = torch.from_numpy(np.isin(np.arange(self.groups), classes))
         if len(classes) == 1:  # nothing to tell apart: scikit-learn refuses, and what is left is this class
             return
-        model = GradientBoostingClassifier(**told).fit(x, targets)
+        model = GradientBoostingClassifier(**options).fit(x, targets)
         scored = classes if len(classes) > 2 else classes[1:]
         self._take(model, scored, model.decision_function(x[:1]).ravel(), x[:1])
 
-    def _take(self, model: Any, scored: NDArray[np.int64], said: NDArray[np.float64], row: NDArray[Any]) -> None:
+    def _take(self, model: Any, scored: NDArray[np.int64], outputs: NDArray[np.float64], row: NDArray[Any]) -> None:
         """Hold the model's trees, those of column j for output `scored[j]`. The base is what `said` of one row (1,
         features) is more than its trees add."""
         stages, rate = model.estimators_, model.learning_rate  # (stages, columns)
@@ -170,7 +170,7 @@ class Boosting(Trees):
             leaves[here] = rate * values
         added = rate * sum(np.array([tree.predict(row)[0] for tree in stage]) for stage in stages)
         base = np.zeros(self.groups)
-        base[scored] = said - added
+        base[scored] = outputs - added
         self.base = torch.from_numpy(base)
         self.hold(*(part.reshape(-1, *part.shape[2:]) for part in (features, thresholds, leaves)))
 

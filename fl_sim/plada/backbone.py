@@ -75,15 +75,15 @@ class Backbone:
         table = torch.cat([-2 * centroids, ones, norms], dim=1).T.contiguous()  # (D + 2, K), see `_triangle`
         quadrants = _quadrants(down, across)
         batch = max(1, CHUNK // (down * across * len(centroids)))
-        found = np.empty((len(images), self.width), np.float32)
+        features = np.empty((len(images), self.width), np.float32)
         with one_thread(), torch.inference_mode():
             for start in range(0, len(images), batch):
                 rows = images[start : start + batch]
                 patches = _whitened(_patches(rows, self.patch, self.stride), self.mean, self.whitening)
                 active = _triangle(patches, table).view(len(rows), down * across, -1)
                 pooled = torch.matmul(quadrants, active).flatten(1).numpy()
-                found[start : start + batch] = (pooled - self.centre) / self.spread
-        return found
+                features[start : start + batch] = (pooled - self.centre) / self.spread
+        return features
 
     def _grid(self, images: Images) -> tuple[int, int]:
         """How many patches there are down and across an image."""
@@ -133,9 +133,9 @@ def fit_backbone(
         centroids = _lloyd(_whitened(patches, mean, whitening), num_centroids, generator)
     zero, one = np.zeros(4 * num_centroids, np.float32), np.ones(4 * num_centroids, np.float32)
     raw = Backbone(mean, whitening, centroids, centre=zero, spread=one, patch=patch, stride=stride)
-    found = raw.features(images)
-    spread = found.std(axis=0, dtype=np.float64)
-    centre, spread = found.mean(axis=0, dtype=np.float64), np.maximum(spread, FLOOR * spread.mean() or 1)
+    features = raw.features(images)
+    spread = features.std(axis=0, dtype=np.float64)
+    centre, spread = features.mean(axis=0, dtype=np.float64), np.maximum(spread, FLOOR * spread.mean() or 1)
     return replace(raw, centre=centre.astype(np.float32), spread=spread.astype(np.float32))
 
 

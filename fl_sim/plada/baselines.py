@@ -9,11 +9,14 @@ itself would be no baseline.
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fl_sim.errors import FlSimError
 
 LEVEL = 19
 
@@ -34,9 +37,9 @@ def bitmap(
     indices: NDArray[np.int64], labels: NDArray[Any], num_references: int, num_classes: int
 ) -> tuple[bytes, bytes]:
     """The paper's "Bmp" before Zstd: (one bit a reference, labels (k,)) as bytes."""
-    kept = np.zeros(num_references, bool)
-    kept[indices] = True
-    return np.packbits(kept).tobytes(), labels.astype(smallest_type(max(num_classes - 1, 0))).tobytes()
+    mask = np.zeros(num_references, bool)
+    mask[indices] = True
+    return np.packbits(mask).tobytes(), labels.astype(smallest_type(max(num_classes - 1, 0))).tobytes()
 
 
 def squeezed(mask: bytes, labels: bytes, *, magic: bool = True, beside: int | None = None) -> bytes:
@@ -53,6 +56,24 @@ def squeezed(mask: bytes, labels: bytes, *, magic: bool = True, beside: int | No
     apart = squeeze(mask) + squeeze(labels)
     hopeless = beside is not None and 10 * len(apart) > 11 * beside
     return apart if hopeless else min(squeeze(mask + labels), apart, key=len)
+
+
+def unsqueezed(content: bytes, size: int, what: str, window: int) -> bytes:
+    """The `size` bytes that frames without their magic hold; `window` is the largest that is taken memory for.
+
+    Raises:
+        FlSimError: they are damaged, or hold another number of bytes.
+    """
+    import zstandard
+
+    plain = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=window)
+    try:
+        raw = plain.stream_reader(io.BytesIO(content), read_across_frames=True).read(size + 1)  # a bomb stops there
+    except zstandard.ZstdError as error:
+        raise FlSimError(f"{what} is damaged: {error}") from None
+    if len(raw) != size:
+        raise FlSimError(f"{what} is damaged: it holds not {size} bytes")
+    return raw
 
 
 def zstd_sizes(
@@ -73,6 +94,6 @@ def entropy(labels: NDArray[Any]) -> float:
 
 def bound(labels: NDArray[Any], num_references: int) -> float:
     """Bytes of log2 C(N, k) + k H(labels): what an unclustered payload cannot go below (a clustered one can)."""
-    kept = len(labels)
-    ways = math.lgamma(num_references + 1) - math.lgamma(kept + 1) - math.lgamma(num_references - kept + 1)
-    return (ways / math.log(2) + kept * entropy(labels)) / 8
+    k = len(labels)
+    ways = math.lgamma(num_references + 1) - math.lgamma(k + 1) - math.lgamma(num_references - k + 1)
+    return (ways / math.log(2) + k * entropy(labels)) / 8

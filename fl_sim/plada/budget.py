@@ -21,9 +21,9 @@ def largest_within(size: Callable[[int], int], budget: int, least: int, most: in
         else:
             guess = low + (budget - at_low) * (high - low) // (at_high - at_low) if turn % 2 else (low + high) // 2
         guess, turn = min(max(guess, low + 1), high - 1), turn + 1
-        found = size(guess)
-        if found <= budget:
-            low, at_low = guess, found
+        num_bytes = size(guess)
+        if num_bytes <= budget:
+            low, at_low = guess, num_bytes
         else:
-            high, at_high = guess, found
+            high, at_high = guess, num_bytes
     return low

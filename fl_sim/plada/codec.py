@@ -16,6 +16,7 @@ Every reading goes through one range coder (`fl_sim/plada/coder.py`) and one rou
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -133,12 +134,10 @@ def _clustered_head(indices: NDArray[np.int64], labels: NDArray[np.int64], num_c
         rows = np.concatenate([np.arange(end - SAMPLE // STRETCHES, end) for end in ends])
     places = np.cumsum(np.diff(indices, prepend=-1)[rows]) - 1  # the stretches joined
     size = int(places[-1]) + 1
-    found: dict[int, int] = {}
 
+    @cache
     def cost(hazard: int) -> int:
-        if hazard not in found:
-            found[hazard] = len(_written(CLUSTERED | hazard << 2, places, np.zeros(len(rows), np.int64), size, 1))
-        return found[hazard]
+        return len(_written(CLUSTERED | hazard << 2, places, np.zeros(len(rows), np.int64), size, 1))
 
     best = HAZARDS // 2
     while cost(other := min((h for h in (best - 1, best + 1) if 0 <= h < HAZARDS), key=cost)) < cost(best):
@@ -154,20 +153,20 @@ def _clustered_head(indices: NDArray[np.int64], labels: NDArray[np.int64], num_c
 def _coded(
     head: int,
     coder: Coder,
-    given: Decoded | None,
+    decoded: Decoded | None,
     num_references: int,
     num_kept: int,
     num_classes: int,
     starts: NDArray[np.int64] | None,
 ) -> Decoded:
-    """Write what is given, or read it where nothing is."""
+    """Write what is decoded, or read it where nothing is."""
     if head & 3 == CLUSTERED:
-        return code_clustered(coder, given, num_references, num_kept, num_classes, head >> 2)
+        return code_clustered(coder, decoded, num_references, num_kept, num_classes, head >> 2)
     if starts is not None:
-        return code_foldered(coder, given, num_references, num_kept, num_classes, starts)
-    indices, labels = given if given is not None else (None, None)
-    found = _plain_mask(coder, indices, num_references, num_kept)
-    return found, _plain_labels(coder, labels, num_kept, num_classes, PRIORS[head >> 2])
+        return code_foldered(coder, decoded, num_references, num_kept, num_classes, starts)
+    indices, labels = decoded if decoded is not None else (None, None)
+    mask = _plain_mask(coder, indices, num_references, num_kept)
+    return mask, _plain_labels(coder, labels, num_kept, num_classes, PRIORS[head >> 2])
 
 
 def _plain_mask(
@@ -193,18 +192,18 @@ def _plain_labels(
     coder: Coder, labels: NDArray[np.int64] | None, num_kept: int, num_classes: int, prior: int
 ) -> NDArray[np.int64]:
     """Labels in growing blocks, each under the frequencies of all before it."""
-    found = np.zeros(num_kept, np.int64)
+    coded = np.zeros(num_kept, np.int64)
     if num_classes == 1:
-        return found
+        return coded
     counts = np.full(num_classes, prior, np.int64)
     done = 0
     while done < num_kept:
         stop = min(num_kept, done + max(1, num_classes >> 6, done >> 4))
         block = None if labels is None else labels[done:stop].astype(np.int32)
-        found[done:stop] = coder.code_all(block, stop - done, frequencies(counts))
-        counts += 32 * np.bincount(found[done:stop], minlength=num_classes)
+        coded[done:stop] = coder.code_all(block, stop - done, frequencies(counts))
+        counts += 32 * np.bincount(coded[done:stop], minlength=num_classes)
         done = stop
-    return found
+    return coded
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

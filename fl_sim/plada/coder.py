@@ -68,12 +68,12 @@ class Coder:
 
     def code_bits(self, value: int, bits: int) -> int:
         """Write or read `bits` equally likely bits."""
-        found = 0
+        number = 0
         while bits > 0:
             part = min(bits, CHUNK)
             bits -= part
-            found = found << part | self.code(value >> bits & ((1 << part) - 1), uniform(1 << part))
-        return found
+            number = number << part | self.code(value >> bits & ((1 << part) - 1), uniform(1 << part))
+        return number
 
     def code_below(self, value: int, size: int) -> int:
         """Write or read a value below `size`, all equally likely; nothing is written where there is no choice."""
@@ -120,7 +120,7 @@ class Adaptive:
         self._total = int(prior.sum())
         self._most = max(most, 8 * self._total)
         self._model = frequencies(prior)
-        self._seen = 0
+        self._coded = 0
         self._due = 1
 
     def code(self, coder: Coder, symbol: int) -> int:
@@ -128,11 +128,11 @@ class Adaptive:
         symbol = coder.code(symbol, self._model)
         self._counts[symbol] += self.STEP
         self._total += self.STEP
-        self._seen += 1
-        if self._seen >= self._due:
+        self._coded += 1
+        if self._coded >= self._due:
             if self._total >= self._most:
                 self._counts = (self._counts + 1) >> 1
                 self._total = int(self._counts.sum())
             self._model = frequencies(self._counts)
-            self._due = self._seen + 1 + min(self._seen >> 4, max(64, len(self._counts) >> 4))
+            self._due = self._coded + 1 + min(self._coded >> 4, max(64, len(self._counts) >> 4))
         return symbol

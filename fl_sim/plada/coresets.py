@@ -32,7 +32,7 @@ def random_subset(labels: NDArray[Any], count: int, generator: np.random.Generat
     Each class has as many as any other, or one less, or all its images. The same generator gives nested subsets.
 
     Raises:
-        FlSimError: a count outside 1..n, or labels of another shape.
+        FlSimError: a count outside 1..n.
     """
     groups = _groups(labels, count)
     return _in_turn([generator.permutation(rows) for rows in groups], count)
@@ -44,12 +44,10 @@ def k_centre_subset(labels: NDArray[Any], embeddings: NDArray[Any], count: int) 
     K_c of a class's m images cost O(K_c m d).
 
     Raises:
-        FlSimError: a count outside 1..n, or labels or embeddings of another shape.
+        FlSimError: a count outside 1..n.
         ValueError: embeddings that are not finite.
     """
     groups = _groups(labels, count)
-    if embeddings.ndim != 2 or len(embeddings) != len(labels):
-        raise FlSimError(f"embeddings of shape {embeddings.shape}: must have shape ({len(labels)}, d)")
     most = _quotas([len(rows) for rows in groups], count)
     orders = []
     for rows, quota in zip(groups, most, strict=True):
@@ -65,10 +63,8 @@ def within(budget_bytes: int, pack: Callable[[int], bytes], *, least: int, most:
     """The largest count in least..most whose parcel `pack(count)` has at most `budget_bytes`; see `largest_within`.
 
     Raises:
-        FlSimError: not even `least` images fit, or least..most is empty.
+        FlSimError: not even `least` images fit.
     """
-    if not 1 <= least <= most:
-        raise FlSimError(f"least = {least} and most = {most}: must be 1 <= least <= most")
     smallest = len(pack(least))
     if smallest > budget_bytes:
         raise FlSimError(
@@ -80,8 +76,6 @@ def within(budget_bytes: int, pack: Callable[[int], bytes], *, least: int, most:
 
 def _groups(labels: NDArray[Any], count: int) -> list[Ints]:
     """The indices of each class that has images, ascending."""
-    if labels.ndim != 1:
-        raise FlSimError(f"labels of shape {labels.shape}: must have shape (n,)")
     if not 1 <= count <= len(labels):
         raise FlSimError(f"count = {count}: must lie in 1..{len(labels)}, the images there are")
     order = np.argsort(labels, kind="stable")

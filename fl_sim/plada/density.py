@@ -52,13 +52,13 @@ class Density:
 
     def met(self, bucket: int) -> int:
         """Learn that the next gap was in a bucket; the chance, over 256, that the density was the same all along."""
-        found = self._belief @ self._after[bucket]
-        same, total = int(found[STATES]), int(found[STATES + 1])
+        beliefs = self._belief @ self._after[bucket]
+        same, total = int(beliefs[STATES]), int(beliefs[STATES + 1])
         if not total:
             self._belief = self._prior
             return 0
         shift = total.bit_length() - UNIT
-        self._belief = found[:STATES] >> shift if shift > 0 else found[:STATES] << -shift
+        self._belief = beliefs[:STATES] >> shift if shift > 0 else beliefs[:STATES] << -shift
         return (same << 8) // total
 
 
@@ -82,8 +82,8 @@ def _tables(num_references: int, num_kept: int, hazard: int) -> tuple[Ints, Ints
     for to_middle, to_low in zip(np.diff(lows + half, prepend=0), np.diff(lows, prepend=0), strict=True):
         states, left = walk.back(states, int(to_middle)), walk.back(left, int(to_low))
         states = states << max(0, UNIT - int(states.max()).bit_length())
-        found = states >> SPARE
-        after.append(np.column_stack([found, found[:, :STATES].sum(axis=1)]))
+        spared = states >> SPARE
+        after.append(np.column_stack([spared, spared[:, :STATES].sum(axis=1)]))
         lefts.append(left[:, 0])
     beyond = np.stack([*lefts, np.zeros(STATES, np.int64)], axis=1)
     return prior, np.stack(after), beyond[:, :-1] - beyond[:, 1:]

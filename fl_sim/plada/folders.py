@@ -58,15 +58,16 @@ def read_folders(data: bytes, reference: bytes) -> NDArray[np.int64]:
     if len(data) > MOST_FILE:
         raise FlSimError(f"{len(data)} bytes are no file of folder starts: it has at most {MOST_FILE}")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as held:
-            found = {info.filename: _member(held, info) for info in held.infolist()[: len(MEMBERS) + 1]}
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {info.filename: _member(archive, info) for info in archive.infolist()[: len(MEMBERS) + 1]}
     except _NONE as error:
-        raise FlSimError(f"is no file of folder starts, or damaged: {_one_line(error)}") from None
-    if found.keys() != MEMBERS:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FlSimError(f"is no file of folder starts, or damaged: {reason}") from None
+    if members.keys() != MEMBERS:
         raise FlSimError(
-            f"is no file of folder starts: it holds {', '.join(found) or 'nothing'}, not starts.npy, reference.npy"
+            f"is no file of folder starts: it holds {', '.join(members) or 'nothing'}, not starts.npy, reference.npy"
         )
-    starts, of = found["starts.npy"], found["reference.npy"]
+    starts, of = members["starts.npy"], members["reference.npy"]
     if of.dtype != np.uint8 or of.shape != (REFERENCE,) or starts.dtype != np.dtype("<i8") or not _ascend(starts):
         raise FlSimError(
             f"is no file of folder starts: must hold starts as int64, ascending, and reference as {REFERENCE} uint8; "
@@ -87,11 +88,11 @@ _NONE = (
 )  # fmt: skip
 
 
-def _member(held: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     """An array whose header may not declare more than is there."""
     if info.file_size > MOST_MEMBER:
         raise ValueError(f"{info.filename} declares {info.file_size} bytes, and at most {MOST_MEMBER} are allowed")
-    content = held.read(info)  # never more than it declares; its CRC is checked
+    content = archive.read(info)  # never more than it declares; its CRC is checked
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
@@ -106,7 +107,3 @@ def _member(held: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
 def _ascend(starts: NDArray[Any]) -> bool:
     """Whether places stand in one ascending row, none below 0 (compared: differences could overflow)."""
     return starts.ndim == 1 and bool((starts[1:] > starts[:-1]).all()) and bool((starts[:1] >= 0).all())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

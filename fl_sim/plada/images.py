@@ -53,19 +53,15 @@ def pack_images(
         forms: which of FORMS to try.
 
     Raises:
-        FlSimError: images of another shape or type, or none; labels or a quality outside; an unknown form.
+        FlSimError: images of another shape or type, or none; labels outside.
     """
     labels = np.asarray(labels, np.int64)
     _check(images, labels, num_classes)
-    if not 1 <= quality <= 95:
-        raise FlSimError(f"quality = {quality}: JPEG's must lie in 1..95")
-    if not forms or not set(forms) <= set(FORMS):
-        raise FlSimError(f"forms = {list(forms)}: must be some of {', '.join(FORMS)}")
     by_class = images[np.argsort(labels, kind="stable")].transpose(0, 2, 3, 1)
     counts = np.bincount(labels, minlength=num_classes).astype(smallest_type(len(labels))).tobytes()
     n, height, width, channels = by_class.shape
     head = HEAD.pack(n, channels, height, width, num_classes - 1)
-    written = [(form, counts + found) for form in forms for found in _written(form, by_class, quality)]
+    written = [(form, counts + way) for form in forms for way in _written(form, by_class, quality)]
     return min((sealed(MAGIC, FORMS.index(form), head, content) for form, content in written), key=len)
 
 
@@ -99,8 +95,8 @@ def unpack_images(data: bytes, *, most_images: int, most_bytes: int) -> tuple[Im
     counts = np.frombuffer(content, kind, last_class + 1).astype(np.int64)
     if counts.sum() != n:
         raise FlSimError(f"the parcel is damaged: its classes have {counts.sum()} images, not {n}")
-    found = _read(FORMS[parcel.form], content[start:], (n, height, width, channels))
-    return np.ascontiguousarray(found.transpose(0, 3, 1, 2)), np.repeat(np.arange(last_class + 1), counts)
+    images = _read(FORMS[parcel.form], content[start:], (n, height, width, channels))
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.repeat(np.arange(last_class + 1), counts)
 
 
 def form_of(data: bytes) -> str:
@@ -196,10 +192,10 @@ def _opened(data: bytes, kind: str, shape: tuple[int, ...]) -> Images:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             if image.size == (width, height) and image.mode == ("L" if channels == 1 else "RGB"):  # read lazily so far
                 return np.asarray(image).reshape(shape)
-            told = f"{image.mode} of {image.size}"
+            met = f"{image.mode} of {image.size}"
     except Exception as error:  # PIL has no error of its own: what a decoder meets comes as a dozen kinds
-        told = f"{type(error).__name__}"
-    raise FlSimError(f"the parcel is damaged: a {kind} of shape {shape} is meant, and there is {told}")
+        met = type(error).__name__
+    raise FlSimError(f"the parcel is damaged: a {kind} of shape {shape} is meant, and there is {met}")
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

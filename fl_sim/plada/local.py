@@ -100,11 +100,16 @@ class Labels:
         return label
 
 
+def _lists(decoded: Decoded | None, num_kept: int) -> tuple[list[int], list[int]]:
+    """Places and classes to write; zeros to be replaced where they are read."""
+    return (decoded[0].tolist(), decoded[1].tolist()) if decoded is not None else ([0] * num_kept, [0] * num_kept)
+
+
 def code_clustered(
-    coder: Coder, given: Decoded | None, num_references: int, num_kept: int, num_classes: int, hazard: int
+    coder: Coder, decoded: Decoded | None, num_references: int, num_kept: int, num_classes: int, hazard: int
 ) -> Decoded:
     """Write or read a payload by the density and the labels lately met; `hazard` as in `Density`."""
-    places, told = (given[0].tolist(), given[1].tolist()) if given is not None else ([0] * num_kept, [0] * num_kept)
+    places, classes = _lists(decoded, num_kept)
     gaps, labels = Gaps(coder), Labels(coder, num_classes)
     density = Density(num_references, num_kept, hazard)
     last = -1
@@ -119,18 +124,18 @@ def code_clustered(
         places[i] = last
         same = density.met(gaps.bucket)
         if num_classes > 1:
-            told[i] = label = labels.code(told[i], (bisect(SAME, same),))
+            classes[i] = label = labels.code(classes[i], (bisect(SAME, same),))
             # Where the density was drawn anew, another cluster is likely: what was near counts for less.
-            kept = same * 15
-            near = {one: score * kept >> 12 for one, score in labels.near.items() if score * kept >> 18}
+            weight = same * 15
+            near = {one: score * weight >> 12 for one, score in labels.near.items() if score * weight >> 18}
             near[label] = near.get(label, 0) + 1024
             labels.near = near
-    return np.array(places, np.int64), np.array(told, np.int64)
+    return np.array(places, np.int64), np.array(classes, np.int64)
 
 
 def code_foldered(
     coder: Coder,
-    given: Decoded | None,
+    decoded: Decoded | None,
     num_references: int,
     num_kept: int,
     num_classes: int,
@@ -138,9 +143,9 @@ def code_foldered(
 ) -> Decoded:
     """Write or read a payload folder by folder; `starts` (G + 1,) are their starts and the end of the last."""
     counts = [0] * (len(starts) - 1)
-    if given is not None:
-        counts = np.diff(np.searchsorted(given[0], starts)).tolist()
-    places, told = (given[0].tolist(), given[1].tolist()) if given is not None else ([0] * num_kept, [0] * num_kept)
+    if decoded is not None:
+        counts = np.diff(np.searchsorted(decoded[0], starts)).tolist()
+    places, classes = _lists(decoded, num_kept)
     numbers, gaps, labels = Gaps(coder), Gaps(coder), Labels(coder, num_classes)
     edges = starts.tolist()
     done = before = 0
@@ -151,24 +156,24 @@ def code_foldered(
         context = (size.bit_length(), min(before, 24) // 4)
         if not numbers.known(context):
             numbers.learn(context, long_tailed(size * num_kept // num_references + 1, 1, size + 1), 2)
-        kept = numbers.code(counts[folder], context)
+        count = numbers.code(counts[folder], context)
         before = numbers.bucket
-        if kept > min(size, num_kept - done):
-            raise FlSimError(f"the payload's body is damaged: {kept} references in a folder of {size}")
-        if kept:
-            _code_places(coder, gaps, places, done, kept, start, end)
+        if count > min(size, num_kept - done):
+            raise FlSimError(f"the payload's body is damaged: {count} references in a folder of {size}")
+        if count:
+            _code_places(coder, gaps, places, done, count, start, end)
             if num_classes > 1:
-                _code_folder_labels(labels, told, done, kept)
-            done += kept
+                _code_folder_labels(labels, classes, done, count)
+            done += count
     if done < num_kept:
         raise FlSimError(f"the payload's body is damaged: {done} references in all folders, not {num_kept}")
-    return np.array(places, np.int64), np.array(told, np.int64)
+    return np.array(places, np.int64), np.array(classes, np.int64)
 
 
-def _code_places(coder: Coder, gaps: Gaps, places: list[int], done: int, kept: int, start: int, end: int) -> None:
-    """Places done to done + kept, in the folder from start to end."""
-    for i in range(done, done + kept):
-        left, room = done + kept - i, end - start
+def _code_places(coder: Coder, gaps: Gaps, places: list[int], done: int, count: int, start: int, end: int) -> None:
+    """Places done to done + count, in the folder from start to end."""
+    for i in range(done, done + count):
+        left, room = done + count - i, end - start
         if left >= room:
             gap = 0
         elif left == 1:
@@ -185,12 +190,12 @@ def _code_places(coder: Coder, gaps: Gaps, places: list[int], done: int, kept: i
             raise FlSimError("the payload's body is damaged: a reference beyond its folder")
 
 
-def _code_folder_labels(labels: Labels, told: list[int], done: int, kept: int) -> None:
-    """Labels done to done + kept, all of one folder."""
+def _code_folder_labels(labels: Labels, classes: list[int], done: int, count: int) -> None:
+    """Labels done to done + count, all of one folder."""
     near = labels.near
     labels.near = {max(near, key=lambda one: (near[one], -one)): 1} if near else {}
-    for i in range(done, done + kept):
-        told[i] = label = labels.code(told[i], (min(i - done, 15).bit_length(),))
+    for i in range(done, done + count):
+        classes[i] = label = labels.code(classes[i], (min(i - done, 15).bit_length(),))
         if i == done:
             labels.near = {}
         labels.near[label] = labels.near.get(label, 0) + 1

@@ -24,7 +24,7 @@ def smallest(
         (width, baselines.squeezed(*deltas, magic=False, beside=beside)),
         (BITMAP, baselines.squeezed(*bits, magic=False, beside=beside)),
     ]
-    return min(tried, key=lambda found: len(found[1]))
+    return min(tried, key=lambda pair: len(pair[1]))
 
 
 def read(
@@ -35,7 +35,7 @@ def read(
         raise FlSimError(f"the payload's body is damaged: encoding {variant} means nothing")
     size = (num_references + 7) // 8 if variant == BITMAP else num_kept << variant
     kind = baselines.smallest_type(max(num_classes - 1, 0))
-    raw = _unsqueezed(content, size + num_kept * kind.itemsize)
+    raw = baselines.unsqueezed(content, size + num_kept * kind.itemsize, "the payload's body", 1 << 27)
     labels = np.frombuffer(raw, kind, num_kept, size).astype(np.int64)
     if variant == BITMAP:
         indices = np.flatnonzero(np.unpackbits(np.frombuffer(raw, np.uint8, size), count=num_references))
@@ -44,18 +44,3 @@ def read(
     if len(indices) != num_kept:
         raise FlSimError(f"the payload's body is damaged: {len(indices)} references are kept, not {num_kept}")
     return indices, labels
-
-
-def _unsqueezed(content: bytes, size: int) -> bytes:
-    import io
-
-    import zstandard
-
-    plain = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=1 << 27)
-    try:
-        raw = plain.stream_reader(io.BytesIO(content), read_across_frames=True).read(size + 1)  # a bomb stops there
-    except zstandard.ZstdError as error:
-        raise FlSimError(f"the payload's body is damaged: {error}") from None
-    if len(raw) != size:
-        raise FlSimError(f"the payload's body is damaged: it holds not {size} bytes")
-    return raw

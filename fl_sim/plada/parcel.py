@@ -6,13 +6,12 @@ the compressed part, so that a reader refuses what is too large for it before an
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from dataclasses import dataclass
 
 from fl_sim.errors import FlSimError
-from fl_sim.plada.baselines import LEVEL
+from fl_sim.plada.baselines import LEVEL, unsqueezed
 
 VERSION = 1
 FIXED = struct.Struct("<4sBBI")  # magic, version, form, bytes of the content before Zstd
@@ -36,18 +35,9 @@ class Parcel:
         Raises:
             FlSimError: more than `most_bytes` declared, or Zstd cannot read it, or it holds not the size declared.
         """
-        import zstandard
-
         if self.size > most_bytes:
             raise FlSimError(f"the parcel declares {self.size} bytes of content, and at most {most_bytes} are allowed")
-        plain = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=WINDOW)
-        try:
-            raw = plain.stream_reader(io.BytesIO(self.squeezed)).read(self.size + 1)  # a bomb stops there
-        except zstandard.ZstdError as error:
-            raise FlSimError(f"the parcel is damaged: {error}") from None
-        if len(raw) != self.size:
-            raise FlSimError(f"the parcel is damaged: it holds not {self.size} bytes")
-        return raw
+        return unsqueezed(self.squeezed, self.size, "the parcel", WINDOW)
 
 
 def sealed(magic: bytes, form: int, head: bytes, content: bytes) -> bytes:
@@ -65,7 +55,7 @@ def sealed(magic: bytes, form: int, head: bytes, content: bytes) -> bytes:
     )
     squeezed = zstandard.ZstdCompressor(compression_params=settings).compress(content)
     start = FIXED.pack(magic, VERSION, form, len(content)) + head
-    return start + _checksum(start, squeezed) + squeezed
+    return start + checksum(start, squeezed) + squeezed
 
 
 def opened(data: bytes, magic: bytes, head_size: int) -> Parcel:
@@ -83,10 +73,11 @@ def opened(data: bytes, magic: bytes, head_size: int) -> Parcel:
     if version != VERSION:
         raise FlSimError(f"the parcel has version {version}; this program reads version {VERSION}")
     squeezed = data[start + CHECKSUM :]
-    if data[start : start + CHECKSUM] != _checksum(data[:start], squeezed):
+    if data[start : start + CHECKSUM] != checksum(data[:start], squeezed):
         raise FlSimError("the parcel was cut or changed on its way: its checksum does not fit")
     return Parcel(form, data[FIXED.size : start], size, squeezed)
 
 
-def _checksum(start: bytes, rest: bytes) -> bytes:
+def checksum(start: bytes, rest: bytes) -> bytes:
+    """CRC-32: it misses no change within 32 neighbouring bits, and one in 2^32 of all others."""
     return zlib.crc32(rest, zlib.crc32(start)).to_bytes(CHECKSUM, "little")

@@ -7,7 +7,6 @@ is too large for it before any memory is taken, and ends with a checksum over ev
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
 from fl_sim.plada import codec, sections
+from fl_sim.plada.parcel import CHECKSUM, checksum
 
 MAGIC = b"PLDA"
 VERSION = 1  # raise it when a change of this file or of the codec changes a payload's bytes
@@ -23,7 +23,6 @@ VERSION = 1  # raise it when a change of this file or of the codec changes a pay
 # of neighbours of one class takes hardly any.
 KEPT_IN_ANY_BODY, KEPT_IN_A_BYTE = 1 << 16, 1 << 12
 LAYOUT = struct.Struct("<4sBB16sIIHIII")  # magic, version, flags, reference, N, k, C - 1, names, body, more
-CHECKSUM = 4
 HEADER = LAYOUT.size + CHECKSUM  # 48
 REFERENCE = 16  # bytes of the reference set's digest
 HAS_ORDER, HAS_SOFT_LABELS = 1, 2  # bits of the flags byte; each says that a section follows the body
@@ -83,13 +82,12 @@ class Payload:
             FlSimError: what one of these does not take.
         """
         body = codec.encode(indices, labels, num_references, len(class_names), groups)
-        for what, given in (("curriculum levels", levels), ("confidences", confidences)):
-            if given is not None and len(given) != len(indices):
-                raise FlSimError(f"{len(given)} {what}: there is one for each of {len(indices)} kept references")
+        for what, values in (("curriculum levels", levels), ("confidences", confidences)):
+            if values is not None and len(values) != len(indices):
+                raise FlSimError(f"{len(values)} {what}: there is one for each of {len(indices)} kept references")
         order = soft_labels = None
         if levels is not None:
-            if num_levels is None:
-                raise FlSimError("curriculum levels without num_levels: say how many there are")
+            assert num_levels is not None, "levels come with their number"
             order = sections.pack_levels(levels, num_levels, labels)
         if confidences is not None:
             soft_labels = sections.pack_confidences(confidences, bits, labels, len(class_names))
@@ -140,7 +138,7 @@ class Payload:
         sizes = (self.num_references, self.num_kept, len(self.class_names) - 1, len(names), len(self.body), len(more))
         head = LAYOUT.pack(MAGIC, VERSION, flags, self.reference, *sizes)
         rest = names + self.body + more
-        return head + _checksum(head, rest) + rest
+        return head + checksum(head, rest) + rest
 
     def parts(self) -> dict[str, int]:
         """Bytes of each part of the file."""
@@ -167,15 +165,15 @@ class Payload:
             raise FlSimError(f"the payload has version {data[len(MAGIC)]}; this program reads version {VERSION}")
         if len(data) < HEADER:
             raise FlSimError(f"the payload is cut: {len(data)} bytes, and its header alone has {HEADER}")
-        _, _, flags, reference, references, kept, last_class, names, body, more = LAYOUT.unpack_from(data)
+        _, _, flags, reference, references, num_kept, last_class, names, body, more = LAYOUT.unpack_from(data)
         believed = KEPT_IN_ANY_BODY + KEPT_IN_A_BYTE * body
-        if most_kept is None and kept > believed:
+        if most_kept is None and num_kept > believed:
             raise FlSimError(
-                f"the payload declares {kept} kept in a body of {body} bytes, where at most {believed} are believed; "
-                "say how many you allow (--most-kept) if you trust it"
+                f"the payload declares {num_kept} kept in a body of {body} bytes, where at most {believed} are "
+                "believed; say how many you allow (--most-kept) if you trust it"
             )
         most_kept = believed if most_kept is None else most_kept
-        for what, declared, most in (("references", references, most_references), ("kept", kept, most_kept)):
+        for what, declared, most in (("references", references, most_references), ("kept", num_kept, most_kept)):
             if declared > most:
                 raise FlSimError(f"the payload declares {declared} {what}, and at most {most} are allowed here")
         declared = HEADER + names + body + more
@@ -183,17 +181,12 @@ class Payload:
             how = "is cut" if len(data) < declared else "has bytes after its end"
             raise FlSimError(f"the payload {how}: {len(data)} bytes, and its header declares {declared}")
         rest = data[HEADER:]
-        if data[LAYOUT.size : HEADER] != _checksum(data[: LAYOUT.size], rest):
+        if data[LAYOUT.size : HEADER] != checksum(data[: LAYOUT.size], rest):
             raise FlSimError("the payload was changed on its way: its checksum does not fit")
         sections = _sections(flags, rest[names + body :])
         return cls(
-            reference, _names(rest[:names], last_class + 1), references, kept, rest[names : names + body], *sections
+            reference, _names(rest[:names], last_class + 1), references, num_kept, rest[names : names + body], *sections
         )
-
-
-def _checksum(head: bytes, rest: bytes) -> bytes:
-    """CRC-32: it misses no change within 32 neighbouring bits, and one in 2^32 of all others."""
-    return zlib.crc32(rest, zlib.crc32(head)).to_bytes(CHECKSUM, "little")
 
 
 def _names(text: bytes, count: int) -> tuple[str, ...]:
@@ -209,16 +202,16 @@ def _names(text: bytes, count: int) -> tuple[str, ...]:
 def _sections(flags: int, more: bytes) -> tuple[bytes | None, bytes | None]:
     if flags & ~(HAS_ORDER | HAS_SOFT_LABELS):
         raise FlSimError(f"the payload's flags {flags:#04x} ask for sections that this program does not know")
-    found: list[bytes | None] = []
+    parts: list[bytes | None] = []
     for flag in (HAS_ORDER, HAS_SOFT_LABELS):
         if not flags & flag:
-            found.append(None)
+            parts.append(None)
             continue
         size = SECTION.unpack_from(more)[0] if len(more) >= SECTION.size else len(more)
         section, more = more[SECTION.size : SECTION.size + size], more[SECTION.size + size :]
         if len(section) != size:
             raise FlSimError(f"the payload's optional sections are cut: {len(section)} bytes of {size}")
-        found.append(section)
+        parts.append(section)
     if more:
         raise FlSimError(f"the payload has {len(more)} bytes after its last section")
-    return found[0], found[1]
+    return parts[0], parts[1]

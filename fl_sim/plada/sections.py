@@ -46,8 +46,6 @@ def pack_levels(levels: NDArray[Any], num_levels: int, labels: NDArray[Any] | No
     levels = np.asarray(levels)
     if not 2 <= num_levels <= MOST_LEVELS:
         raise FlSimError(f"{num_levels} curriculum levels: a payload has 2 to {MOST_LEVELS}")
-    if levels.ndim != 1 or levels.dtype.kind not in "iu":
-        raise FlSimError(f"curriculum levels {levels.dtype} {levels.shape}: must be whole numbers, one an image")
     if len(levels) and not (levels.min() >= 0 and levels.max() < num_levels):
         raise FlSimError(f"curriculum levels {levels.min()} to {levels.max()}: must lie within 0 to {num_levels - 1}")
     return _smallest(levels.astype(np.uint8), num_levels, labels)
@@ -77,8 +75,6 @@ def pack_confidences(confidences: NDArray[Any], bits: int, labels: NDArray[Any],
     confidences = np.asarray(confidences, np.float64)
     if not 1 <= bits <= MOST_BITS:
         raise FlSimError(f"soft labels of {bits} bits: a payload has 1 to {MOST_BITS}")
-    if confidences.ndim != 1:
-        raise FlSimError(f"confidences {confidences.shape}: there is one an image")
     least = 1 / num_classes
     if len(confidences) and not (confidences.min() >= least - ROUNDING and confidences.max() <= 1 + ROUNDING):
         raise FlSimError(
@@ -165,9 +161,9 @@ def _coded(
     way: int, coder: Coder, values: Values | None, num_kept: int, count: int, classes: NDArray[np.int64] | None
 ) -> Values:
     """Write the values, or read them where none are given: one class after the other, each in growing blocks."""
-    found = np.zeros(num_kept, np.uint8)
+    coded = np.zeros(num_kept, np.uint8)
     if way == EVEN:
-        return _block(coder, values, found, np.arange(num_kept), uniform(count))
+        return _block(coder, values, coded, np.arange(num_kept), uniform(count))
     order, ends = np.arange(num_kept), np.array([num_kept])
     if way == BY_CLASS and classes is not None:
         order = np.argsort(classes, kind="stable")
@@ -178,16 +174,16 @@ def _coded(
         done = start
         while done < end:
             rows = order[done : min(end, done + max(1, (done - start) >> 4))]
-            _block(coder, values, found, rows, frequencies(counts))
-            counts += STEP * np.bincount(found[rows], minlength=count)
+            _block(coder, values, coded, rows, frequencies(counts))
+            counts += STEP * np.bincount(coded[rows], minlength=count)
             done += len(rows)
-        overall += STEP * np.bincount(found[order[start:end]], minlength=count)
+        overall += STEP * np.bincount(coded[order[start:end]], minlength=count)
         start = end
-    return found
+    return coded
 
 
-def _block(coder: Coder, values: Values | None, found: Values, rows: NDArray[np.int64], using: Any) -> Values:
-    """Write or read the values of some rows into `found`, which is returned."""
+def _block(coder: Coder, values: Values | None, coded: Values, rows: NDArray[np.int64], using: Any) -> Values:
+    """Write or read the values of some rows into `coded`, which is returned."""
     if len(rows):
-        found[rows] = coder.code_all(None if values is None else values[rows].astype(np.int32), len(rows), using)
-    return found
+        coded[rows] = coder.code_all(None if values is None else values[rows].astype(np.int32), len(rows), using)
+    return coded

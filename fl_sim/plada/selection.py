@@ -28,10 +28,9 @@ array([0, 1])
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -39,6 +38,7 @@ from numpy.typing import NDArray
 
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.errors import FlSimError
+from fl_sim.plada.quotas import check_count, quotas
 from fl_sim.randomness import stream
 
 VERSION = 1  # raise it when a change here changes what is kept
@@ -63,12 +63,6 @@ class Safety:
 
     share: float = 0.5
     exponent: float = -0.2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share = {self.share}: must lie in [0, 1]")
-        if not abs(self.exponent) <= 16:
-            raise ValueError(f"exponent = {self.exponent}: must lie in [-16, 16]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,19 +178,9 @@ def _standing(labels: Ints, scores: Floats) -> Floats:
     return np.asarray(place / sizes[labels])
 
 
-def pseudo_labels(logits: NDArray[Any]) -> Ints:
-    """The class (n,) of the largest of `logits` (n, C), the smaller class where two are equal."""
-    return np.concatenate([np.empty(0, np.int64), *(block.argmax(axis=1) for _, block in _blocks(logits))])
-
-
 def energy(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
     """E(x; T) (n,) of `logits` (n, C), eq. 8: low is confident."""
     return np.concatenate([np.empty(0), *(_energy(block, temperature) for _, block in _blocks(logits))])
-
-
-def shannon_entropy(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
-    """-sum_j p_j log p_j (n,) in nats, p the softmax of `logits` (n, C) / T."""
-    return np.concatenate([np.empty(0), *(_entropy(block, temperature) for _, block in _blocks(logits))])
 
 
 def count_of(keep_fraction: float | Fraction, n: int) -> int:
@@ -207,24 +191,20 @@ def count_of(keep_fraction: float | Fraction, n: int) -> int:
     >>> count_of(0.145, 100), count_of(0.001, 100)
     (15, 1)
     """
-    if not 0 < keep_fraction <= 1:
-        raise ValueError(f"keep_fraction = {keep_fraction}: must lie in (0, 1]")
-    if n < 1:
-        raise ValueError(f"n = {n}: must be at least 1")
     return max(1, _part(keep_fraction, n))
 
 
 def keep(scores: Floats, count: int) -> Ints:
     """The indices (count,), ascending, of the `count` smallest of `scores` (n,); of equal ones the first by index."""
-    _check_count(count, len(scores), least=0)
+    check_count(count, len(scores), least=0)
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN: they must be comparable")
     if count == 0:
         return np.empty(0, dtype=np.int64)
     last = np.partition(scores, count - 1)[count - 1]
-    kept = scores < last
-    kept[np.flatnonzero(scores == last)[: count - np.count_nonzero(kept)]] = True
-    return np.flatnonzero(kept)
+    chosen = scores < last
+    chosen[np.flatnonzero(scores == last)[: count - np.count_nonzero(chosen)]] = True
+    return np.flatnonzero(chosen)
 
 
 def chosen(labels: Ints, scores: Floats, count: int, safety: Safety | None = None) -> Ints:
@@ -233,7 +213,7 @@ def chosen(labels: Ints, scores: Floats, count: int, safety: Safety | None = Non
     Raises:
         FlSimError: a Safety-Net over more classes than `count`.
     """
-    _check_count(count, len(scores))
+    check_count(count, len(scores))
     reserved = np.empty(0, dtype=np.int64)
     if safety is not None and safety.share > 0:
         groups, wanted = _allotted(labels, count, safety)
@@ -262,11 +242,7 @@ def diverse(
         ValueError: embeddings that are not (n, d) or not finite where looked at.
         FlSimError: more classes than `count`.
     """
-    _check_count(count, len(scores))
-    if embeddings.ndim != 2 or len(embeddings) != len(scores):
-        raise ValueError(f"embeddings of shape {embeddings.shape}: must have shape ({len(scores)}, d)")
-    if candidates < 4:
-        raise ValueError(f"candidates = {candidates}: must be at least 4")
+    check_count(count, len(scores))
     picked = [np.empty(0, dtype=np.int64)]
     groups, wanted = _allotted(labels, count, safety) if safety.share > 0 else ([], [])
     for rows, quota in zip(groups, wanted, strict=True):
@@ -286,7 +262,7 @@ def k_centre(embeddings: NDArray[Any], count: int, start: int) -> Ints:
     Of equally far ones the first; images that are the same are taken only when nothing else is left.
     """
     points = np.ascontiguousarray(embeddings, dtype=np.float32)
-    _check_count(count, len(points))
+    check_count(count, len(points))
     if not np.isfinite(points).all():
         raise ValueError("embeddings hold NaN or infinite numbers: all must be finite")
     taken, offsets = np.empty(count, dtype=np.int64), np.empty_like(points)
@@ -298,51 +274,6 @@ def k_centre(embeddings: NDArray[Any], count: int, start: int) -> Ints:
         distance[start] = -1  # below what any other can have, and it stays there
         start = int(distance.argmax())
     return taken
-
-
-def quotas(sizes: Sequence[int] | Ints, reserved: int, exponent: float) -> Ints:
-    """Eq. 6: whole quotas K_c (C,) proportional to (N_c)^exponent that add up to `reserved` exactly, K_c <= N_c.
-
-    A class whose share is more than it has gives all it has, and the others share the rest, until every share can be
-    filled; these are rounded by largest remainder: down, what is missing to the largest remainders, equal ones by class
-    index. Shares and remainders are exact for the exponents 0, 1, 2 ...; for others, of the weights as floats.
-
-    >>> quotas([1, 10, 89], 11, exponent=0), quotas([1, 10, 89], 10, exponent=1)
-    (array([1, 5, 5]), array([0, 1, 9]))
-    """
-    held = [int(size) for size in sizes]
-    _check_count(reserved, sum(held), least=0, name="reserved")
-    weights, quota, left = _weights(held, exponent), list(held), index(reserved)
-    able = [c for c, size in enumerate(held) if size]
-    while True:  # a round that is not the last fills a class, so there are at most C
-        whole = sum(weights[c] for c in able)
-        full = [c for c in able if left * weights[c] >= held[c] * whole]
-        if not full:
-            break
-        left -= sum(held[c] for c in full)
-        able = [c for c in able if c not in set(full)]
-    for c, share in zip(able, _largest_remainder([weights[c] for c in able], left), strict=True):
-        quota[c] = share
-    return np.array(quota, dtype=np.int64)
-
-
-def _weights(sizes: list[int], exponent: float) -> list[int]:
-    """(N_c)^exponent as whole numbers on a common scale; 0 for an empty class."""
-    if exponent >= 0 and float(exponent).is_integer():
-        return [size ** int(exponent) if size else 0 for size in sizes]
-    powers = [Fraction(float(size) ** exponent) if size else Fraction(0) for size in sizes]
-    scale = max(power.denominator for power in powers)  # floats: every denominator is a power of 2
-    return [int(power * scale) for power in powers]
-
-
-def _largest_remainder(weights: list[int], total: int) -> list[int]:
-    whole = sum(weights)
-    parts = [divmod(total * weight, whole) for weight in weights]
-    shares = [share for share, _ in parts]
-    by_remainder = sorted(range(len(parts)), key=lambda c: -parts[c][1])  # stable: equal ones stay by index
-    for c in by_remainder[: total - sum(shares)]:
-        shares[c] += 1
-    return shares
 
 
 def _allotted(labels: Ints, count: int, safety: Safety) -> tuple[list[Ints], list[int]]:
@@ -361,11 +292,11 @@ def _allotted(labels: Ints, count: int, safety: Safety) -> tuple[list[Ints], lis
 
 def _filled(reserved: Ints, scores: Floats, count: int) -> Ints:
     """The reserved indices and, up to `count`, the lowest-scoring of the others; ascending."""
-    kept = np.zeros(len(scores), dtype=bool)
-    kept[reserved] = True
-    others = np.flatnonzero(~kept)
-    kept[others[keep(scores[others], count - len(reserved))]] = True
-    return np.flatnonzero(kept)
+    chosen = np.zeros(len(scores), dtype=bool)
+    chosen[reserved] = True
+    others = np.flatnonzero(~chosen)
+    chosen[others[keep(scores[others], count - len(reserved))]] = True
+    return np.flatnonzero(chosen)
 
 
 def _part(share: float | Fraction, whole: int) -> int:
@@ -404,11 +335,6 @@ def _below_largest(block: Floats, temperature: float) -> Floats:
         raise ValueError(f"temperature = {temperature}: must be finite and above 0")
     with np.errstate(over="ignore"):
         return np.maximum((block - block.max(axis=1, keepdims=True)) / temperature, _TINY)
-
-
-def _check_count(count: int, n: int, least: int = 1, name: str = "count") -> None:
-    if not least <= index(count) <= n:
-        raise ValueError(f"{name} = {count}: must lie in {least}..{n}")
 
 
 def _in_words(rule: str, safety: Safety | None, temperature: float) -> str:

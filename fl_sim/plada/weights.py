@@ -53,8 +53,8 @@ def pack_weights(state: Mapping[str, NDArray[Any]], precision: Literal["float32"
             content = tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
         table.append([name, kind, list(tensor.shape)])
         parts.append(content)
-    told = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    content = TABLE.pack(len(told)) + told + b"".join(parts)
+    header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    content = TABLE.pack(len(header)) + header + b"".join(parts)
     return sealed(MAGIC, PRECISIONS.index(precision), b"", content)
 
 
@@ -72,10 +72,10 @@ def unpack_weights(data: bytes, *, most_bytes: int) -> Arrays:
     if parcel.form >= len(PRECISIONS):
         raise FlSimError(f"the parcel is damaged: form {parcel.form} means nothing")
     content = parcel.content(most_bytes)
-    told = TABLE.unpack_from(content)[0] if len(content) >= TABLE.size else len(content)
-    start = TABLE.size + told
+    length = TABLE.unpack_from(content)[0] if len(content) >= TABLE.size else len(content)
+    start = TABLE.size + length
     if start > len(content):
-        raise FlSimError(f"the parcel is damaged: a table of {told} bytes in {len(content)}")
+        raise FlSimError(f"the parcel is damaged: a table of {length} bytes in {len(content)}")
     table = _table(content[TABLE.size : start])
     stored = sum(_stored_bytes(kind, shape) for _, kind, shape in table)
     if stored != len(content) - start:
@@ -114,13 +114,13 @@ def _tensor(content: bytes, start: int, kind: str, shape: tuple[int, ...]) -> ND
         return np.clip(scales[:, None] * steps, -most, most).astype(np.float32).reshape(shape)
 
 
-def _table(told: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
+def _table(text: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
     """(name, kind, shape) of each tensor."""
     try:
-        found = json.loads(told)
+        rows = json.loads(text)
     except (ValueError, RecursionError):
         raise FlSimError("the parcel is damaged: its table is not JSON") from None
-    rows = found if isinstance(found, list) else [found]
+    rows = rows if isinstance(rows, list) else [rows]
     if not all(_is_row(row) for row in rows) or len({row[0] for row in rows}) < len(rows):
         raise FlSimError("the parcel is damaged: its table is not of names, each once, kinds and shapes")
     return [(name, kind, tuple(shape)) for name, kind, shape in rows]

@@ -23,7 +23,7 @@ from fl_sim.population.clients import Population
 from fl_sim.results.run import Row, by_tier, json_number
 from fl_sim.runtime.checked_grid import CheckedGrid
 from fl_sim.scenario.scenario import Scenario
-from strategies.base import Calibration, Learning, Threshold
+from strategies.base import Calibration, Learning
 from strategies.families import agreement
 
 Metrics = dict[str, Any]
@@ -98,7 +98,8 @@ def _how_well(population: Population, calibrate: Calibration, k: int, report: Ev
     n = report.num_test
     if calibrated:
         row |= {"num_covered": report.num_covered, "num_empty": report.num_empty}
-        row |= {"threshold": _one(calibrate.thresholds[k])}
+        threshold = calibrate.thresholds[k]  # of each class there is no one number
+        row |= {"threshold": float(threshold) if np.ndim(threshold) == 0 else None}
         row |= {"coverage": report.num_covered / n if n else None, size: report.total_size / n if n else None}
     if population.data.classes is not None:
         row |= {"num_correct": report.num_correct, "accuracy": report.num_correct / n if n else None}
@@ -106,11 +107,6 @@ def _how_well(population: Population, calibrate: Calibration, k: int, report: Ev
     else:
         row["rmse"] = math.sqrt(report.total_squared_error / n) if n else None
     return row
-
-
-def _one(threshold: Threshold) -> float | None:
-    """The one number a client's scores are held against; None where each class has its own."""
-    return float(threshold) if np.ndim(threshold) == 0 else None
 
 
 def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibration) -> Metrics:
@@ -123,13 +119,13 @@ def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibr
             worst = [r["rmse"] for r in group if r["rmse"] is not None]
             return {"rmse": math.sqrt(error / tested) if tested else None, "rmse_client_max": max(worst, default=None)}
         tested_rows = [r for r in group if r["num_correct"] is not None]
-        found = coverage_summary([r["num_correct"] for r in tested_rows], [r["num_test"] for r in tested_rows])
+        rates = coverage_summary([r["num_correct"] for r in tested_rows], [r["num_test"] for r in tested_rows])
         names = {
             "accuracy": "coverage",
             "accuracy_client_mean": "coverage_client_mean",
             "accuracy_client_min": "coverage_client_min",
         }
-        return {ours: found[theirs] for ours, theirs in names.items()}
+        return {ours: rates[theirs] for ours, theirs in names.items()}
 
     return {
         **of(rows),
@@ -164,8 +160,8 @@ def calibrate_metrics(
     """Whether the promise was kept, at what size and cost, and how far the probabilities can be trusted."""
 
     def of(group: Sequence[Row]) -> Metrics:
-        found = _coverage(group, calibrate, population) if calibrate.score else {}
-        return found | _trust(group, calibrate, population)
+        coverage = _coverage(group, calibrate, population) if calibrate.score else {}
+        return coverage | _trust(group, calibrate, population)
 
     groups = {
         **of(rows),
@@ -175,7 +171,7 @@ def calibrate_metrics(
     }
     if not calibrate.score:
         return {**(groups if population.data.classes is not None else {}), "rounds": 0}
-    asked = [r for r in rows if r["client"] in calibrate.bytes_up]
+    calibrated = [r for r in rows if r["client"] in calibrate.bytes_up]
 
     def mean_bytes(account: dict[int, int]) -> float | None:
         return math.fsum(account.values()) / len(account) if account else None
@@ -185,9 +181,11 @@ def calibrate_metrics(
         "coverage_by_class": _by_class(calibrate, population),
         "threshold": None if calibrate.global_threshold is None else json_number(calibrate.global_threshold),
         "threshold_is_infinite": calibrate.global_threshold == math.inf,
-        "clients_below_min_n": sum(r["num_calibration"] < min_calibration(scenario.calibrate.alpha) for r in asked),
-        "clients_without_calibration": sum(r["num_calibration"] == 0 for r in asked),
-        **_fitted(asked, population, calibrate),
+        "clients_below_min_n": sum(
+            r["num_calibration"] < min_calibration(scenario.calibrate.alpha) for r in calibrated
+        ),
+        "clients_without_calibration": sum(r["num_calibration"] == 0 for r in calibrated),
+        **_fitted(calibrated, population, calibrate),
         "bytes_up_per_client": mean_bytes(calibrate.bytes_up),
         "bytes_down_per_client": mean_bytes(calibrate.bytes_down),
         "rounds": calibrate.rounds_before + calibrate.num_rounds,
@@ -251,27 +249,27 @@ def _by_class(calibrate: Calibration, population: Population) -> dict[str, float
     return {name: covered / tested if tested else None for name, covered, tested in counts}
 
 
-def agreed(population: Population, scenario: Scenario, asked: agreement.CommonRows) -> measure.AgreementSummary:
+def agreed(population: Population, scenario: Scenario, common: agreement.CommonRows) -> measure.AgreementSummary:
     """How far the clients agree that have answered on the common rows.
 
     Raises:
         ValueError: the scenario does not ask for it.
     """
-    told, data = scenario.agreement, population.data
-    if told is None:
+    options, data = scenario.agreement, population.data
+    if options is None:
         raise ValueError("the scenario has no table [agreement]")
-    reports, classes = asked.opinions, data.classes
-    targets = data.scaled(np.array(data.targets[common_rows(population.tested, population.seed, told.rows)]))
+    reports, classes = common.opinions, data.classes
+    targets = data.scaled(np.array(data.targets[common_rows(population.tested, population.seed, options.rows)]))
     reply = list(reports.values())
     predictions = np.stack([report.predictions for report in reply])
-    calibrated = bool(asked.score) and reports.keys() <= asked.thresholds.keys()
+    calibrated = bool(common.score) and reports.keys() <= common.thresholds.keys()
     sets = intervals = None
     if calibrated and classes is not None:
         bits = np.stack([np.unpackbits(report.sets, count=predictions[0].size) for report in reply])
         sets = bits.reshape(predictions.shape).astype(np.bool_)
     elif calibrated:
         intervals = np.stack([report.intervals for report in reply])
-    found = measure.measure(
+    summary = measure.measure(
         measure.CommonAnswers(
             clients=tuple(reports), tiers=tuple(population.tier(k).name for k in reports),
             order=tuple(tier.name for tier in scenario.clients.tier),
@@ -279,7 +277,7 @@ def agreed(population: Population, scenario: Scenario, asked: agreement.CommonRo
             targets=targets[:, None].astype(np.float64) if classes is None else np.eye(len(classes))[targets],
             classes=classes, sets=sets, intervals=intervals,
         ),
-        population.seed, told.draws, told.within,
+        population.seed, options.draws, options.within,
     )  # fmt: skip
     missing = [k for k in range(len(population)) if k not in reports]
-    return replace(found, summary=found.summary | {"missing": missing})
+    return replace(summary, summary=summary.summary | {"missing": missing})

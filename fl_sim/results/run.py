@@ -64,14 +64,12 @@ class Result:
     @property
     def learn(self) -> dict[str, Any]:
         """Metrics of the learn strategy."""
-        metrics: dict[str, Any] = self.summary["learn"]["metrics"]
-        return metrics
+        return self.summary["learn"]["metrics"]
 
     @property
     def calibrate(self) -> dict[str, Any]:
         """Metrics of the calibrate strategy."""
-        metrics: dict[str, Any] = self.summary["calibrate"]["metrics"]
-        return metrics
+        return self.summary["calibrate"]["metrics"]
 
     def column(self, name: str) -> list[Any]:
         """One column of the clients' rows."""
@@ -91,8 +89,8 @@ class Result:
         in_form(folder / RESULT, _Summary, summary)
         scenario = _scenario(folder / SCENARIO, digests.get(SCENARIO))
         rows = _rows(folder / CLIENTS, digests.get(CLIENTS), summary["clients"].get("sent"))
-        told = {tier.name for tier in scenario.clients.tier}
-        strange = next((row["tier"] for row in rows if row["tier"] not in told), None)
+        names = {tier.name for tier in scenario.clients.tier}
+        strange = next((row["tier"] for row in rows if row["tier"] not in names), None)
         if strange is not None:
             raise damaged(folder / CLIENTS, f"tier {strange!r} is not in {SCENARIO}")
         return cls(scenario, rows, summary, _files(folder, digests))
@@ -218,11 +216,11 @@ class RunFolder:
             self.discard()
             return
         self._folder.release()
-        kept = f"what was found is kept in {self.work}"
+        note = f"what was found is kept in {self.work}"
         if isinstance(error, OSError):
             why = f"{self.place}: cannot be written: {error.strerror or error}"
-            raise FlSimError(f"{why}; {kept}, and the same command tries again") from error
-        error.add_note(kept)
+            raise FlSimError(f"{why}; {note}, and the same command tries again") from error
+        error.add_note(note)
 
     def write(self, result: Result) -> None:
         """Clients, scenario, what else there is and, last, the result with the digests of all of them."""
@@ -307,10 +305,10 @@ def finished(place: Path, scenario: Scenario) -> Result | None:
     """
     if not is_there(place / RESULT):
         return None
-    found = Result.load(place)
-    if found.scenario.identity() != scenario.identity():
+    result = Result.load(place)
+    if result.scenario.identity() != scenario.identity():
         raise FlSimError(f"{place}: holds a run of another scenario; choose another --out, or delete it first")
-    return found
+    return result
 
 
 def write_rows(rows: Sequence[Row], handle: Any) -> None:
@@ -334,15 +332,9 @@ _WHOLE = {
 
 
 def _written(value: Any) -> str:
-    if value is None:
-        return ""
-    return (
-        " ".join(map(str, value))
-        if isinstance(value, list)
-        else repr(value)
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 def _read(column: str, text: str) -> Any:

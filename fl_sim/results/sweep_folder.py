@@ -43,12 +43,12 @@ class SweepFile(BaseModel):
             FlSimError: its `sweep.json` is missing, damaged or of another version.
         """
         path = folder / SWEEP
-        told, _ = unsealed(path, FORMAT, _MADE_AGAIN)
-        found = in_form(path, cls, told, _MADE_AGAIN)
-        strange = next((point for point in found.points if set(point.settings) != set(found.axes)), None)
+        content, _ = unsealed(path, FORMAT, _MADE_AGAIN)
+        file = in_form(path, cls, content, _MADE_AGAIN)
+        strange = next((point for point in file.points if set(point.settings) != set(file.axes)), None)
         if strange is not None:
             raise damaged(path, f"{', '.join(strange.settings)} are not the axes", _MADE_AGAIN)
-        return found
+        return file
 
 
 _MADE_AGAIN = "delete that file, and the same command makes it again; the points that are finished stay"
@@ -61,11 +61,11 @@ def failures(folder: Path) -> dict[str, str]:
         FlSimError: the file that says so is damaged.
     """
     path = folder / FAILED
-    told = unsealed(path, then=_MADE_AGAIN)[0] if is_there(path) else {}
-    strange = next((reason for reason in told.values() if not isinstance(reason, str)), None)
+    reasons = unsealed(path, then=_MADE_AGAIN)[0] if is_there(path) else {}
+    strange = next((reason for reason in reasons.values() if not isinstance(reason, str)), None)
     if strange is not None:
         raise damaged(path, f"{strange!r} is no reason", _MADE_AGAIN)
-    return told
+    return reasons
 
 
 def is_finished(folder: Path, run: str) -> bool:

@@ -48,7 +48,9 @@ def load(folder: str | Path) -> Tables:
     folder = Path(folder)
     try:
         if is_there(folder / SWEEP):
-            return _load_sweep(folder)
+            sweep = SweepFile.read(folder)
+            points = [(point.settings, point.run, folder / POINTS / point.run) for point in sweep.points]
+            return _frames(sweep.name, sweep.axes, points, failures(folder))
         if is_there(folder / RESULT):
             return _frames(folder.name, [], [({}, folder.name, folder)], {})
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -83,12 +85,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _load_sweep(folder: Path) -> Tables:
-    told = SweepFile.read(folder)
-    points = [(point.settings, point.run, folder / POINTS / point.run) for point in told.points]
-    return _frames(told.name, told.axes, points, failures(folder))
-
-
 def _frames(
     name: str, axes: list[str], points: list[tuple[dict[str, Any], str, Path]], failed: Mapping[str, str]
 ) -> Tables:
@@ -101,8 +97,8 @@ def _frames(
         if is_there(place / RESULT):
             result = loaded.get(run) or loaded.setdefault(run, Result.load(place))
             title = f"{name}: {fixed(result.scenario, axes)}"
-            told = {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))
-            row |= told | settings  # an axis keeps its value where a metric has its name, as learn.keep_fraction
+            columns = {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))
+            row |= columns | settings  # an axis keeps its value where a metric has its name, as learn.keep_fraction
             clients += [{"point": number, **settings, **_flat(client)} for client in result.clients]
         rows.append(row)
     return Tables(pd.DataFrame(rows), pd.DataFrame(clients), axes, title)
@@ -111,7 +107,7 @@ def _frames(
 def fixed(scenario: Scenario, axes: Sequence[str]) -> str:
     """What all points have in common, in words."""
     clients, calibrate = scenario.clients, scenario.calibrate
-    told = {
+    words_of = {
         "clients.count": f"{clients.count} clients",
         "data.name": f"on {scenario.data.name}",
         **_dealt(clients),
@@ -122,7 +118,7 @@ def fixed(scenario: Scenario, axes: Sequence[str]) -> str:
         "calibrate.score": f"score {calibrate.score.name}" if calibrate.score else "",
         "calibrate.calibrator": _calibrator(calibrate),
     }
-    return ", ".join(words for key, words in told.items() if words and key not in axes)
+    return ", ".join(words for key, words in words_of.items() if words and key not in axes)
 
 
 def _calibrator(calibrate: Any) -> str:
@@ -135,13 +131,13 @@ def _dealt(clients: Clients) -> dict[str, str]:
     if not clients.splits_by_tier:
         a = clients.concentration
         return {"clients.partition": clients.partition, "clients.concentration": f"concentration {a:g}" if a else ""}
-    told = {}
+    words = {}
     for tier in clients.tier:
         own, at = clients.partition_of(tier), f"clients.tier.{tier.name}"
-        told[f"{at}.partition"] = f"{tier.name} {own.kind}"
+        words[f"{at}.partition"] = f"{tier.name} {own.kind}"
         if tier.concentration and own.kind != "iid":
-            told[f"{at}.concentration"] = f"{tier.name} concentration {own.concentration:g}"
-    return told
+            words[f"{at}.concentration"] = f"{tier.name} concentration {own.concentration:g}"
+    return words
 
 
 def _flat(client: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,53 +47,53 @@ class LoggedRun:
 # ------------------------------------------------------------------------------------------------------ the trackers
 
 
-def tensorboard(told: LoggedRun) -> None:
+def tensorboard(run: LoggedRun) -> None:
     """Scalars, hyperparameters and PNG figures, as event files in `place/tensorboard/name`."""
     import numpy as np
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(told.place / "tensorboard" / told.name)) as writer:
-        writer.add_hparams(told.parameters, told.metrics, run_name=".")
-        for path in (path for path in told.files if path.suffix == ".png"):
+    with SummaryWriter(str(run.place / "tensorboard" / run.name)) as writer:
+        writer.add_hparams(run.parameters, run.metrics, run_name=".")
+        for path in (path for path in run.files if path.suffix == ".png"):
             writer.add_image(path.stem, np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
-        writer.add_text("scenario", f"```toml\n{_text(told, SCENARIO)}\n```")
+        writer.add_text("scenario", f"```toml\n{_text(run, SCENARIO)}\n```")
 
 
-def mlflow(told: LoggedRun) -> None:
+def mlflow(logged: LoggedRun) -> None:
     """A run of the experiment that is called as the group."""
     from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it tells of the tables that it makes
     client = MlflowClient()
-    known = client.get_experiment_by_name(told.group)
-    experiment = client.create_experiment(told.group) if known is None else known.experiment_id
-    run = client.create_run(experiment, run_name=told.name).info.run_id
-    for key, value in told.parameters.items():
-        client.log_param(run, key, value)
-    for key, number in told.metrics.items():
-        client.log_metric(run, key, number)
-    for path in told.files:
-        client.log_artifact(run, str(path))
-    client.set_terminated(run)
+    known = client.get_experiment_by_name(logged.group)
+    experiment = client.create_experiment(logged.group) if known is None else known.experiment_id
+    run_id = client.create_run(experiment, run_name=logged.name).info.run_id
+    for key, value in logged.parameters.items():
+        client.log_param(run_id, key, value)
+    for key, number in logged.metrics.items():
+        client.log_metric(run_id, key, number)
+    for path in logged.files:
+        client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id)
 
 
-def wandb(told: LoggedRun) -> None:
+def wandb(logged: LoggedRun) -> None:
     """A run of the project fl-sim, offline unless WANDB_MODE says otherwise."""
     import wandb
 
     how: dict[str, Any] = {
         "mode": os.environ.get("WANDB_MODE", "offline"),
-        "dir": str(told.place),
+        "dir": str(logged.place),
         "reinit": "finish_previous",
     }
     settings = wandb.Settings(silent=True, console="off")
     with wandb.init(
-        project=PROJECT, group=told.group, name=told.name, config=told.parameters, settings=settings, **how
+        project=PROJECT, group=logged.group, name=logged.name, config=logged.parameters, settings=settings, **how
     ) as run:
-        run.log(told.metrics)
-        run.log({path.stem: wandb.Image(str(path)) for path in told.files if path.suffix == ".png"})
-        for path in told.files:
+        run.log(logged.metrics)
+        run.log({path.stem: wandb.Image(str(path)) for path in logged.files if path.suffix == ".png"})
+        for path in logged.files:
             shutil.copy(path, run.dir)  # where it looks for files to keep
 
 
@@ -127,10 +127,10 @@ def track(name: str, place: Path) -> int:
     check_tracker(name)
     note = place / f".tracked-{name}"
     before = set(text_of(note).split()) if is_there(note) else set()
-    runs = [(key, told) for key, told in _runs(place, before)]
-    for key, told in runs:
+    runs = list(_runs(place, before))
+    for key, run in runs:
         try:
-            TRACKERS[name](told)
+            TRACKERS[name](run)
         except Exception as error:  # a package's own, of any kind
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise FlSimError(f"--track {name}: {why} (the results are in {place})") from error
@@ -148,23 +148,23 @@ def _runs(place: Path, before: set[str]) -> Iterator[tuple[str, LoggedRun]]:
     """(key, what is told) of every finished run in a folder that is not among those of `before`."""
     if not is_there(place / SWEEP):
         if "run" not in before:
-            yield "run", _told(place, place, place.name, {})
+            yield "run", _logged(place, place, place.name, {})
         return
     for number, point in enumerate(SweepFile.read(place).points):
         folder = place / POINTS / point.run
         if str(number) not in before and is_there(folder / RESULT):
-            yield str(number), _told(place, folder, f"point-{number}", point.settings)
+            yield str(number), _logged(place, folder, f"point-{number}", point.settings)
 
 
-def _told(place: Path, folder: Path, name: str, settings: Mapping[str, Any]) -> LoggedRun:
+def _logged(place: Path, folder: Path, name: str, settings: Mapping[str, Any]) -> LoggedRun:
     from fl_sim.results.tables import numbers
 
     result = Result.load(folder)
-    found = {key: float(value) for key, value in numbers(result) if math.isfinite(value)}
+    metrics = {key: float(value) for key, value in numbers(result) if math.isfinite(value)}
     named = (SCENARIO, CLIENTS)
-    kept = [p for p in sorted(folder.iterdir()) if p.name in named or p.suffix in (".png", ".svg")]
+    files = [p for p in sorted(folder.iterdir()) if p.name in named or p.suffix in (".png", ".svg")]
     parameters = dict(_flattened(result.scenario.plain())) | {key: _value(value) for key, value in settings.items()}
-    return LoggedRun(place.resolve().name, name, parameters, found, kept, place)
+    return LoggedRun(place.resolve().name, name, parameters, metrics, files, place)
 
 
 def _flattened(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | float]]:
@@ -187,5 +187,5 @@ def _value(value: Any) -> str | float:
     return value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
 
 
-def _text(told: LoggedRun, name: str) -> str:
-    return next((path.read_text(encoding="utf-8") for path in told.files if path.name == name), "")
+def _text(run: LoggedRun, name: str) -> str:
+    return next((path.read_text(encoding="utf-8") for path in run.files if path.name == name), "")

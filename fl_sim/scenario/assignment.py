@@ -22,8 +22,8 @@ Indices = NDArray[np.int64]
 def assign_tiers(clients: Clients, seed: int, sizes: Indices | None = None) -> Indices:
     """(K,) tier of each client: as many of each as the shares say, drawn independently of the data; or where `tier_by`
     couples them, by `sizes` (K,), the clients' calibration points. Without these only how many are of each is known."""
-    given = [0.0 if t.share is None else t.share for t in clients.tier]
-    shares = np.array([1 - sum(given) if t.share is None else t.share for t in clients.tier]).clip(min=0)
+    stated = [0.0 if t.share is None else t.share for t in clients.tier]
+    shares = np.array([1 - sum(stated) if t.share is None else t.share for t in clients.tier]).clip(min=0)
     rng = stream(seed, "tiers")
     counts = largest_remainder(shares / shares.sum() * clients.count, clients.count, rng)
     tiers = np.repeat(np.arange(len(counts)), counts)
@@ -50,8 +50,8 @@ def assign_behaviours(clients: Clients, tiers: Indices, seed: int) -> Indices:
     counts = largest_remainder(shares / shares.sum() * clients.count, clients.count, rng)
     names = [tier.name for tier in clients.tier]
     assigned = np.full(clients.count, -1, np.int64)
-    told = [(clients.behaviour[i], i, int(n)) for (i, _), n in zip(taken, counts[:-1], strict=True)]
-    for behaviour, i, n in sorted(told, key=lambda each: each[0].tier is None):
+    counted = [(clients.behaviour[i], i, int(n)) for (i, _), n in zip(taken, counts[:-1], strict=True)]
+    for behaviour, i, n in sorted(counted, key=lambda each: each[0].tier is None):
         mine = tiers[order] == names.index(behaviour.tier) if behaviour.tier is not None else np.full(len(order), True)
         free = order[mine & (assigned[order] < 0)]
         if len(free) < n:

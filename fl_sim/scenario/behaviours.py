@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fl_sim.names import nearest
+from fl_sim.scenario.options import Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Behaviour(BaseModel):
+class Behaviour(Section):
     """A table of the file: which clients misbehave is drawn, how many follows from the share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     needs_time: ClassVar[bool] = False  # what it does depends on the runtime's timeout
 
     kind: str

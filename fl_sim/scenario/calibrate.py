@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.decimals import exact_alpha
 from fl_sim.scenario.options import Options
 from fl_sim.scenario.scores import score_options
 
@@ -39,9 +39,9 @@ class Calibrate(Options):
 
     @model_validator(mode="before")
     @classmethod
-    def _share(cls, told: Any) -> Any:
-        fits = isinstance(told, dict) and told.get("calibrator", "none") != "none"
-        return {"calibrator_share": SHARE} | told if fits else told
+    def _share(cls, table: Any) -> Any:
+        fits = isinstance(table, dict) and table.get("calibrator", "none") != "none"
+        return {"calibrator_share": SHARE} | table if fits else table
 
     @model_validator(mode="after")
     def _calibrator_fits(self) -> Self:
@@ -65,14 +65,13 @@ class Calibrate(Options):
 
     def arguments(self) -> dict[str, Any]:
         """What the strategy itself is told: a calibrator is part of the score's text (`strategies.score_text`)."""
-        told = ("calibrator", "calibrator_share")
-        return {key: value for key, value in super().arguments().items() if key not in told}
+        of_score = ("calibrator", "calibrator_share")
+        return {key: value for key, value in super().arguments().items() if key not in of_score}
 
     @field_validator("alpha")
     @classmethod
     def _exact(cls, alpha: float) -> float:
-        if not 0 < as_meant(alpha) < 1:
-            raise ValueError("0 < alpha < 1")
+        exact_alpha(alpha)
         return alpha
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fl_sim.models.architectures import check_architecture
-from fl_sim.scenario.options import InnerTable, Options
+from fl_sim.scenario.options import Options, Section
 
 
 class Learn(Options):
@@ -41,7 +41,7 @@ class OwnLearn(Learn):
         return import_module("strategies.base").Learning
 
 
-class Trained(InnerTable):
+class Trained(Section):
     """A network that the server trains."""
 
     architecture: str  # as a tier's
@@ -58,14 +58,14 @@ class Trained(InnerTable):
         return name
 
 
-class SafetyNet(InnerTable):
+class SafetyNet(Section):
     """Eq. 6: a share of the budget goes to classes as (their size) ** exponent."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.5  # ours: the paper does not say, see fl_sim/plada/selection.py
     exponent: Annotated[float, Field(ge=-16, le=16)] = -0.2  # 0: the same for every class; below 0: more for the rare
 
 
-class Rehearsal(InnerTable):
+class Rehearsal(Section):
     """How rules are tried out on the server before one is chosen."""
 
     folds: Annotated[int, Field(ge=2, le=20)] = 4  # of the server's rows; each is held out once, and tests the students

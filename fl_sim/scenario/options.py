@@ -10,22 +10,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from fl_sim.names import OWN, nearest
 
 
-class Options(BaseModel):
-    """A table whose `name` says which one it is."""
+class Section(BaseModel):
+    """A table of the file: immutable, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Options(Section):
+    """A table whose `name` says which one it is."""
 
     name: str
 
     def arguments(self) -> dict[str, Any]:
         """All keys but the name, as keyword arguments."""
         return {key: getattr(self, key) for key in type(self).model_fields if key != "name"} | (self.model_extra or {})
-
-
-class InnerTable(BaseModel):
-    """A table inside a strategy's table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def chosen(table: Mapping[str, type[Options]], value: Any, kind: str, own: type[Options]) -> Any:
@@ -36,14 +34,14 @@ def chosen(table: Mapping[str, type[Options]], value: Any, kind: str, own: type[
     """
     if isinstance(value, Options):
         return value
-    given = {"name": value} if isinstance(value, str) else value
-    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+    options = {"name": value} if isinstance(value, str) else value
+    if not isinstance(options, dict) or not isinstance(options.get("name"), str):
         raise ValueError(f"a {kind} is a name or a table with a name, one of: {', '.join(table)}")
-    name = given["name"]
+    name = options["name"]
     if name in table:
-        return table[name].model_validate(given)
+        return table[name].model_validate(options)
     if OWN.match(name):
-        return own.model_validate(given)
+        return own.model_validate(options)
     raise ValueError(f"no {kind} is called {name!r}{nearest(name, table)}")
 
 

@@ -20,8 +20,9 @@ from fl_sim.models.architectures import FIT_THEMSELVES, check_architecture
 from fl_sim.names import OWN, own_digest
 from fl_sim.scenario import toml
 from fl_sim.scenario.learn import Trained
+from fl_sim.scenario.options import Section
 from fl_sim.scenario.strategies import calibrate_options, learn_options
-from fl_sim.scenario.tables import Agreement, Clients, Data, Partition, ReferenceSets, Runtime, Section, Tier
+from fl_sim.scenario.tables import Agreement, Clients, Data, Partition, ReferenceSets, Runtime, Tier
 
 NEED_TWO_CLASSES = frozenset({"ets", "vector", "matrix", "svs", "sms"})  # calibrators
 MOST_AGREEING = 10_000  # clients of whom each pair is compared: tables of 0.8 GB each
@@ -189,9 +190,9 @@ class Scenario(Section):
     def _classes_go_round(self, classes: int | None) -> None:
         if classes is None:
             return
-        for at, told, count in self._partitions():
-            each = told.classes_per_client
-            if told.kind == "pathological" and each and (each > classes or each * count < classes):
+        for at, partition, count in self._partitions():
+            each = partition.classes_per_client
+            if partition.kind == "pathological" and each and (each > classes or each * count < classes):
                 raise ValueError(
                     f"{at}.classes_per_client = {each} for {count} clients, but {self.data.name} has {classes} "
                     "classes: a client can hold at most all of them, and together they must hold every one"
@@ -277,39 +278,39 @@ class Scenario(Section):
         from fl_sim.data.datasets import describe
         from fl_sim.data.reference import fingerprints
 
-        told = self.plain()
-        told.pop("reference", None)
+        tables = self.plain()
+        tables.pop("reference", None)
         if self.references:
-            told["reference"] = {"sets": list(self.references), "sources": fingerprints(self.references)}
-        if told["calibrate"].get("calibrator") == "none":
-            told["calibrate"].pop("calibrator")  # as it was before there were calibrators
+            tables["reference"] = {"sets": list(self.references), "sources": fingerprints(self.references)}
+        if tables["calibrate"].get("calibrator") == "none":
+            tables["calibrate"].pop("calibrator")  # as it was before there were calibrators
         if self.clients.partition not in ("dirichlet", "quantity-skew"):
-            told["clients"].pop("concentration", None)  # said, and of no effect
-        told["clients"]["tier"] = [
+            tables["clients"].pop("concentration", None)  # said, and of no effect
+        tables["clients"]["tier"] = [
             {key: tier[key] for key in ("name", "share")} if tier.get("share") == 0 else tier
-            for tier in told["clients"]["tier"]  # of an empty tier the rest has no effect
+            for tier in tables["clients"]["tier"]  # of an empty tier the rest has no effect
         ]
-        for tier in told["clients"]["tier"]:
+        for tier in tables["clients"]["tier"]:
             if tier.get("partition") in ("iid", "pathological"):
                 tier.pop("concentration", None)  # said, and of no effect
         if sum(tier.share != 0 for tier in self.clients.tier) == 1:
-            told["clients"].pop("tier_by")  # everybody is of the one tier
-        told["data"]["source"] = describe(self.data.name).fingerprint() if ":" in self.data.name else ""
-        told["own"] = {name: text for name in self.names() if (text := own_digest(name)) is not None}
+            tables["clients"].pop("tier_by")  # everybody is of the one tier
+        tables["data"]["source"] = describe(self.data.name).fingerprint() if ":" in self.data.name else ""
+        tables["own"] = {name: text for name in self.names() if (text := own_digest(name)) is not None}
         misbehaving = [b for b in self.clients.behaviour if b.share > 0]
-        told["clients"]["behaviour"] = [_without_none(b.model_dump(mode="json")) for b in misbehaving]
+        tables["clients"]["behaviour"] = [_without_none(b.model_dump(mode="json")) for b in misbehaving]
         # A timeout is there for accidents; it decides results where the run goes on without who is late.
         late = self.runtime.on_failure == "skip" or any(b.needs_time for b in misbehaving)
         where = self.WHERE - {"timeout"} if late else self.WHERE
-        told["runtime"] = {k: v for k, v in told["runtime"].items() if k not in where}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        tables["runtime"] = {k: v for k, v in tables["runtime"].items() if k not in where}
+        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
 
     def names(self) -> dict[str, str]:
         """Name -> path of the key, for every name that may be a user's own `module:object`."""
-        found = {self.data.name: "data.name", self.learn.name: "learn", self.calibrate.name: "calibrate"}
-        found |= {tier.architecture: f"clients.tier.{tier.name}.architecture" for tier in self.clients.tier}
-        found |= {trained.architecture: key for key, trained in self.networks().items()}
-        return found if self.calibrate.score is None else found | {self.calibrate.score.name: "calibrate.score"}
+        keys = {self.data.name: "data.name", self.learn.name: "learn", self.calibrate.name: "calibrate"}
+        keys |= {tier.architecture: f"clients.tier.{tier.name}.architecture" for tier in self.clients.tier}
+        keys |= {trained.architecture: key for key, trained in self.networks().items()}
+        return keys if self.calibrate.score is None else keys | {self.calibrate.score.name: "calibrate.score"}
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -320,10 +321,10 @@ class Scenario(Section):
     def networks(self) -> dict[str, Trained]:
         """Path of the key -> network, for those that the server trains."""
         teacher, rehearsal = getattr(self.learn, "teacher", None), getattr(self.learn, "rehearsal", None)
-        found = {"learn.teacher.architecture": teacher}
+        networks = {"learn.teacher.architecture": teacher}
         if rehearsal is not None:
-            found["learn.rehearsal.student.architecture"] = rehearsal.student
-        return {key: trained for key, trained in found.items() if isinstance(trained, Trained)}
+            networks["learn.rehearsal.student.architecture"] = rehearsal.student
+        return {key: trained for key, trained in networks.items() if isinstance(trained, Trained)}
 
     @property
     def trains_locally(self) -> bool:
@@ -347,8 +348,8 @@ def _without_gradients(key: str, trained: Tier | Trained) -> str:
     """Why an architecture that fits itself cannot use a key; those of the table `key` itself are refused here."""
     why = f"{trained.architecture!r} is not trained by gradients, and cannot use it; leave it out"
     for option, usual in (("quantiles", None), ("optimizer", "adam"), ("schedule", "constant")):
-        if (told := getattr(trained, option, usual)) != usual:
-            raise ValueError(f"{key}.{option} = {told!r}: architecture {why}")
+        if (value := getattr(trained, option, usual)) != usual:
+            raise ValueError(f"{key}.{option} = {value!r}: architecture {why}")
     return why
 
 

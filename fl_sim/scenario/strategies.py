@@ -43,8 +43,8 @@ def strategy(name: str) -> Any:
     """The class of the strategy of that name: the one that its file defines."""
     module = import_module(f"strategies.{name.replace('-', '_')}")
     defined = [thing for thing in vars(module).values() if getattr(thing, "__module__", "") == module.__name__]
-    (found,) = [thing for thing in defined if isinstance(thing, type) and hasattr(thing, "kind")]
-    return found
+    (made,) = [thing for thing in defined if isinstance(thing, type) and hasattr(thing, "kind")]
+    return made
 
 
 @cache

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fl_sim.models.architectures import check_architecture
 from fl_sim.names import nearest
-from fl_sim.scenario.behaviours import behaviour
+from fl_sim.scenario.behaviours import Positive, behaviour
+from fl_sim.scenario.options import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 MOST_ROWS = 100_000_000
 
@@ -21,12 +20,6 @@ A_WEEK = 7 * 24 * 3600.0
 MOST_TOGETHER = 1024  # clients whose models are trained in one stack
 
 SPLITS = ("train", "server", "calibration", "test")
-
-
-class Section(BaseModel):
-    """A table of the file: immutable, and a key it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -198,15 +191,19 @@ class Clients(Section):
     @model_validator(mode="after")
     def _partitions_of_tiers(self) -> Self:
         for tier in self.tier:
-            told, at = self.partition_of(tier), f"clients.tier.{tier.name}"
-            needed = NEEDS.get(told.kind)
-            if tier.partition is not None and needed is not None and getattr(told, needed) is None:
-                raise ValueError(f"{at}.partition = {told.kind!r} needs {at}.{needed}, or clients.{needed} for all")
+            partition, at = self.partition_of(tier), f"clients.tier.{tier.name}"
+            needed = NEEDS.get(partition.kind)
+            if tier.partition is not None and needed is not None and getattr(partition, needed) is None:
+                raise ValueError(
+                    f"{at}.partition = {partition.kind!r} needs {at}.{needed}, or clients.{needed} for all"
+                )
             if tier.classes_per_client is not None and needed != "classes_per_client":
-                raise ValueError(f"{at}.classes_per_client belongs to partition = 'pathological', not {told.kind!r}")
+                raise ValueError(
+                    f"{at}.classes_per_client belongs to partition = 'pathological', not {partition.kind!r}"
+                )
             if tier.concentration is not None and tier.partition is None and needed != "concentration":
                 raise ValueError(
-                    f"{at}.concentration = {tier.concentration:g} has no effect on partition = {told.kind!r}; say "
+                    f"{at}.concentration = {tier.concentration:g} has no effect on partition = {partition.kind!r}; say "
                     f"{at}.partition too, for instance 'dirichlet'"
                 )
         if self.splits_by_tier and self.tier_by == "size":
@@ -221,11 +218,11 @@ class Clients(Section):
         names = [t.name for t in self.tier]
         if len(set(names)) < len(names):
             raise ValueError(f"tier names must differ: {', '.join(names)}")
-        given = [t.share for t in self.tier if t.share is not None]
-        open_tiers = len(self.tier) - len(given)
+        shares = [t.share for t in self.tier if t.share is not None]
+        open_tiers = len(self.tier) - len(shares)
         if open_tiers > 1:
             raise ValueError("at most one tier may leave out its share: it takes the clients that are left")
-        total = sum(given)
+        total = sum(shares)
         if total > 1 + 1e-9 or (open_tiers == 0 and abs(total - 1) > 1e-9):
             rule = "at most 1" if open_tiers else "exactly 1 when every tier states one"
             raise ValueError(f"the tiers' shares add up to {total:g}; they must add up to {rule}")

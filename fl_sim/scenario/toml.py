@@ -50,8 +50,8 @@ def shipped() -> dict[str, Path]:
     package = Path(str(files("fl_sim")))
     for folder in (package / "scenarios", package.parent / "scenarios"):  # in a wheel, in a checkout
         if folder.is_dir():
-            found = sorted(folder.rglob("*.toml"), key=lambda path: (len(path.parts), path))
-            return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
+            paths = sorted(folder.rglob("*.toml"), key=lambda path: (len(path.parts), path))
+            return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
     return {}
 
 
@@ -77,19 +77,19 @@ def locate(name: str | Path) -> Path:
 def load(name: str | Path, overrides: Iterable[str], model: type[Model]) -> Model:
     """Read, override and validate; see `Scenario.load`. Of a file with `[sweep]` the one run that is left where the
     overrides give each axis one value."""
-    tables, told = read(locate(name)), list(overrides)
-    left = still_swept(tables, told)
+    tables, assignments = read(locate(name)), list(overrides)
+    left = still_swept(tables, assignments)
     if left:
         say = " ".join(f"{axis}=..." for axis in left)
         raise ScenarioError(f"sweep: this file describes many runs; use fl-sim sweep, or give one value each: {say}")
-    return build(override({key: table for key, table in tables.items() if key != "sweep"}, told), model)
+    return build(override({key: table for key, table in tables.items() if key != "sweep"}, assignments), model)
 
 
 def still_swept(tables: dict[str, Any], assignments: Iterable[str]) -> list[str]:
     """The axes of a file's `[sweep]` that no assignment gives a value."""
-    told = {_key_and_text(assignment)[0] for assignment in assignments}
+    keys = {_key_and_text(assignment)[0] for assignment in assignments}
     swept = tables.get("sweep")
-    return [axis for axis in swept if axis not in told] if isinstance(swept, dict) else []
+    return [axis for axis in swept if axis not in keys] if isinstance(swept, dict) else []
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def build(tables: dict[str, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(tables)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_refusals(error, tables, model)))
-        raise ScenarioError("\n".join(lines)) from None
+        lines = [f"{_path(one['loc'], tables)}{_rule(one, tables, model)}" for one in error.errors()]
+        raise ScenarioError("\n".join(dict.fromkeys(lines))) from None
 
 
 def own_options(key: str, told: Options) -> Options:
@@ -164,8 +164,7 @@ def override(tables: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
 
 def assign(tables: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     """The tables with the value at `key.path`; see `override`."""
-    changed: dict[str, Any] = _set(tables, key.split("."), value, key)
-    return changed
+    return _set(tables, key.split("."), value, key)
 
 
 def values_of(assignment: str) -> tuple[str, list[Any]]:
@@ -228,10 +227,10 @@ def _set(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
     if key in _COMMON and isinstance(value, str):
         value = _renamed(key, node.get(key), value)
     elif key in _COMMON and isinstance(value, dict):
-        kept = _common(key, node.get(key), value.get("name"))
+        common = _common(key, node.get(key), value.get("name"))
         if value.get("calibrator") == "none":
-            kept.pop("calibrator_share", None)  # of which it has none
-        value = kept | value
+            common.pop("calibrator_share", None)  # of which it has none
+        value = common | value
     if key == "name" and path in ("learn.name", "calibrate.name") and isinstance(value, str):
         return _renamed(path.split(".")[0], node, value)
     return node | {key: value}
@@ -255,8 +254,8 @@ def _name(item: Any) -> Any:
 def _common(section: str, table: Any, name: Any) -> dict[str, Any]:
     """What a whole table need not repeat: the keys that all strategies of its kind have."""
     model = {"learn": LEARN, "calibrate": CALIBRATE}[section].get(name)
-    kept = _COMMON[section] if model is None else _COMMON[section] & set(model.model_fields)
-    return {k: v for k, v in table.items() if k in kept} if isinstance(table, dict) else {}
+    keys = _COMMON[section] if model is None else _COMMON[section] & set(model.model_fields)
+    return {k: v for k, v in table.items() if k in keys} if isinstance(table, dict) else {}
 
 
 def _renamed(section: str, table: Any, name: str) -> dict[str, Any]:
@@ -267,11 +266,6 @@ def _renamed(section: str, table: Any, name: str) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------- refusals
-
-
-def _refusals(error: ValidationError, tables: Any, model: type[BaseModel]) -> Iterable[str]:
-    for one in error.errors():
-        yield f"{_path(one['loc'], tables)}{_rule(one, tables, model)}"
 
 
 def _path(where: tuple[Any, ...], tables: Any) -> str:
@@ -299,7 +293,9 @@ def _rule(one: Any, tables: Any, model: type[BaseModel]) -> str:
     text = one["msg"].removeprefix("Value error, ")
     if one["type"] == "value_error" and isinstance(one["input"], dict | BaseModel):
         return f": {text}" if where else text  # the sentence itself names the keys and their values
-    return f" = {_shown(one['input'])}: {text[0].lower()}{text[1:]}"
+    shown = repr(one["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f" = {shown}: {text[0].lower()}{text[1:]}"
 
 
 def _keys(where: tuple[Any, ...], tables: Any, model: type[BaseModel]) -> list[str]:
@@ -313,12 +309,7 @@ def _keys(where: tuple[Any, ...], tables: Any, model: type[BaseModel]) -> list[s
     }
     if words not in chosen_by_name:
         return list((_TABLES | {(): model})[words].model_fields)
-    found: Any = tables
+    table: Any = tables
     for key in where:
-        found = _child(found, key)
-    return list(chosen_by_name[words][_name(found)].model_fields)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        table = _child(table, key)
+    return list(chosen_by_name[words][_name(table)].model_fields)

@@ -27,7 +27,7 @@ from fl_sim.scenario.learn import Trained
 from fl_sim.store.artifacts import Artifact, Store, digest
 
 BLOCK = 4096  # references that the teacher is shown at once
-HELD, KEPT = 1 << 24, 4  # a ServerModel keeps the inputs of so many sets of rows, each of so many values at most
+MOST_VALUES, LAST = 1 << 24, 4  # a ServerModel keeps the inputs of so many sets of rows, each of so many values at most
 
 Rows = NDArray[np.int64]
 
@@ -86,28 +86,28 @@ class ServerContext:
         assert self.reference is not None, "the scenario has seen to it"
         return self.reference
 
-    def recipe(self, told: Trained, purpose: str) -> Recipe:
+    def recipe(self, network: Trained, purpose: str) -> Recipe:
         """How a network of the server's is made."""
         return Recipe(
-            architecture=told.architecture, epochs=told.epochs, learning_rate=told.learning_rate,
-            batch_size=told.batch_size, quantiles=None, seed=self.seed, purpose=purpose, device=self.device,
-            precision=self.precision, optimizer=told.optimizer, schedule=told.schedule, contrast="image",
+            architecture=network.architecture, epochs=network.epochs, learning_rate=network.learning_rate,
+            batch_size=network.batch_size, quantiles=None, seed=self.seed, purpose=purpose, device=self.device,
+            precision=self.precision, optimizer=network.optimizer, schedule=network.schedule, contrast="image",
         )  # fmt: skip
 
-    def teacher(self, told: Trained, rows: Rows | None = None, purpose: str = "teacher") -> Teacher:
+    def teacher(self, network: Trained, rows: Rows | None = None, purpose: str = "teacher") -> Teacher:
         """A teacher, trained on the server's rows, or on these of them."""
         self.watch.phase("training the teacher", None)
-        recipe = self.recipe(told, purpose)
+        recipe = self.recipe(network, purpose)
         where = self.data.rows("server") if rows is None else rows
         return Teacher(trained(self.store, self.data, recipe, where), recipe)
 
-    def check_embeddings(self, told: Trained) -> None:
+    def check_embeddings(self, network: Trained) -> None:
         """See that a teacher will have embeddings, before it is trained.
 
         Raises:
             FlSimError: it does not end in a linear layer.
         """
-        recipe = self.recipe(told, "teacher")
+        recipe = self.recipe(network, "teacher")
         module = training.initial(recipe, self.data.shape, training.outputs_of(recipe, self.data.num_classes))
         training.predict_and_embed(module, np.zeros((1, *self.data.shape), np.uint8), recipe)
 
@@ -117,11 +117,11 @@ class ServerContext:
         Raises:
             FlSimError: embeddings are asked for, and the teacher does not end in a linear layer.
         """
-        told = {"model": teacher.key, "reference": self.references.key, "what": "opinions"}
-        both = digest(**told, embeddings=True)
-        key = both if embed or self.store.has("outputs", both) else digest(**told)
-        found = self.store.get("outputs", key, lambda: self._ask(teacher, embed=key == both)).arrays
-        return TeacherLogits(found["logits"], found.get("embeddings"))
+        question = {"model": teacher.key, "reference": self.references.key, "what": "opinions"}
+        both = digest(**question, embeddings=True)
+        key = both if embed or self.store.has("outputs", both) else digest(**question)
+        outputs = self.store.get("outputs", key, lambda: self._ask(teacher, embed=key == both)).arrays
+        return TeacherLogits(outputs["logits"], outputs.get("embeddings"))
 
     def _ask(self, teacher: Teacher, *, embed: bool) -> Artifact:
         reference = self.references
@@ -131,13 +131,13 @@ class ServerContext:
         with self.store.scratch() as place:
             # On disk, because the logits of a large reference set exceed memory; what is mapped outlives the folder.
             for rows, images in reference.blocks(BLOCK):
-                said = self._said(module, images, recipe, embed)
-                if not all(np.isfinite(values).all() for values in said.values()):
+                outputs = self._outputs(module, images, recipe, embed)
+                if not all(np.isfinite(values).all() for values in outputs.values()):
                     raise FlSimError(
                         f"the teacher ({recipe.architecture}) says NaN or infinite numbers of reference images: its "
                         f"training diverged; lower learn.teacher.learning_rate = {recipe.learning_rate:g}"
                     )
-                for name, values in said.items():
+                for name, values in outputs.items():
                     if name not in arrays:
                         shape = (len(reference), values.shape[1])
                         file = place / f"{name}.npy"
@@ -146,7 +146,7 @@ class ServerContext:
                 self.watch.done(len(images))
         return Artifact(arrays, {"model": teacher.key})
 
-    def _said(self, module: Any, inputs: NDArray[np.uint8], recipe: Recipe, embed: bool) -> dict[str, NDArray[Any]]:
+    def _outputs(self, module: Any, inputs: NDArray[np.uint8], recipe: Recipe, embed: bool) -> dict[str, NDArray[Any]]:
         if not embed:
             return {"logits": training.predict(module, inputs, recipe)}
         logits, embeddings = training.predict_and_embed(module, inputs, recipe)
@@ -157,8 +157,8 @@ class ServerContext:
         if not len(self.tested):
             return None
         first, last = self.data.evaluated
-        said = kept_outputs(self.store, key, self.data, np.arange(first, last))[self.tested - first]
-        return float((said.argmax(axis=1) == self.data.targets[self.tested]).mean())
+        logits = kept_outputs(self.store, key, self.data, np.arange(first, last))[self.tested - first]
+        return float((logits.argmax(axis=1) == self.data.targets[self.tested]).mean())
 
 
 class ServerModel:
@@ -171,7 +171,7 @@ class ServerModel:
     def __init__(self, server: ServerContext, recipe: Recipe) -> None:
         self.data, self.recipe = server.data, recipe
         self.module = training.initial(recipe, server.data.shape, training.outputs_of(recipe, server.data.num_classes))
-        self._held: dict[bytes, NDArray[Any]] = {}  # rows -> inputs as the network takes them, of the last few
+        self._last_inputs: dict[bytes, NDArray[Any]] = {}  # rows -> inputs as the network takes them, of the last few
 
     def trained(
         self, weights: Mapping[str, NDArray[Any]], recipe: Recipe, rows: Rows, steps: int,
@@ -182,14 +182,14 @@ class ServerModel:
         self._load(weights)
         if steps and len(rows):
             epochs = -(-steps // len(training.starts_of(len(rows), recipe.batch_size)))
-            inputs, told = self._inputs(rows), self.data.learnable(rows) if targets is None else targets
-            training.fit(self.module, inputs, told, replace(recipe, epochs=epochs), most=steps, channels_last=True)
+            inputs, labels = self._inputs(rows), self.data.learnable(rows) if targets is None else targets
+            training.fit(self.module, inputs, labels, replace(recipe, epochs=epochs), most=steps, channels_last=True)
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.module.state_dict().items()}
 
     def outputs(self, weights: Mapping[str, NDArray[Any]], rows: Rows) -> NDArray[np.float32]:
         """What the network with these weights says of rows, (n, outputs)."""
         self._load(weights)
-        size = max(1, HELD // math.prod(self.data.shape))
+        size = max(1, MOST_VALUES // math.prod(self.data.shape))
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)] or [rows]
         return np.concatenate([training.predict(self.module, self._inputs(block), self.recipe) for block in blocks])
 
@@ -212,9 +212,9 @@ class ServerModel:
 
     def _inputs(self, rows: Rows) -> NDArray[Any]:
         key = rows.tobytes()
-        found = self._held.get(key)
-        if found is None:
-            found = self.data.inputs_for(rows, self.recipe.contrast)
-            if found.size <= HELD:
-                self._held = dict([*self._held.items()][1 - KEPT :]) | {key: found}
-        return found
+        inputs = self._last_inputs.get(key)
+        if inputs is None:
+            inputs = self.data.inputs_for(rows, self.recipe.contrast)
+            if inputs.size <= MOST_VALUES:
+                self._last_inputs = dict([*self._last_inputs.items()][1 - LAST :]) | {key: inputs}
+        return inputs

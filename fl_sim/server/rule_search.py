@@ -15,10 +15,9 @@ No test row is touched. What the choice costs is the students' training; its byt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fl_sim.models import training
 from fl_sim.plada.rules import RULES, Rule, Trial
@@ -43,15 +42,16 @@ def rehearse(
     students = students_tried(server, how)
     racing = trials
     for turn in range(min(how.rounds, how.folds)):
-        held = folds[turn]
+        tested = folds[turn]
         rest = np.sort(np.concatenate([rows for i, rows in enumerate(folds) if i != turn]))
         opinions = server.opinions(
-            server.teacher(teacher, rest, f"teacher without fold {turn}"), embed=_embedded(racing)
+            server.teacher(teacher, rest, f"teacher without fold {turn}"),
+            embed=any(trial.rule.needs_embeddings for trial in racing),
         )
         server.watch.phase(f"rehearsing {len(racing)} rules", len(racing))
         for trial in racing:
             transfer = transfer_set_of(server, select(opinions, trial.rule))
-            trial.accuracies.append(_accuracy(server, students, transfer, held, turn))
+            trial.accuracies.append(_accuracy(server, students, transfer, tested, turn))
             server.watch.done(1)
         racing = sorted(racing, key=lambda trial: -trial.mean)[: max(2, -(-len(racing) // 2))]
     ranked = sorted(trials, key=lambda trial: (-len(trial.accuracies), -trial.mean))
@@ -65,11 +65,7 @@ def transfer_set_of(server: ServerContext, selection: Selection) -> TransferSet:
 
 def students_tried(server: ServerContext, how: Rehearsal) -> tuple[Student, ...]:
     """The students that rules are tried on: one of each tier, or the one that was named."""
-    return server.students if how.student is None else (Student(_recipe(server, how.student), 1.0),)
-
-
-def _embedded(racing: Sequence[Trial]) -> bool:
-    return any(trial.rule.needs_embeddings for trial in racing)
+    return server.students if how.student is None else (Student(partial(server.recipe, how.student), 1.0),)
 
 
 def _folds(server: ServerContext, count: int) -> list[Rows]:
@@ -80,22 +76,14 @@ def _folds(server: ServerContext, count: int) -> list[Rows]:
     return [np.sort(by_class[i::count]) for i in range(count)]
 
 
-def _recipe(server: ServerContext, told: Trained) -> Callable[[str], Any]:
-    return lambda purpose: server.recipe(told, purpose)
-
-
 def _accuracy(
-    server: ServerContext, students: Sequence[Student], transfer: TransferSet, held: Rows, turn: int
+    server: ServerContext, students: Sequence[Student], transfer: TransferSet, tested: Rows, turn: int
 ) -> float:
     """The mean accuracy of the students on rows held out, weighted by how many clients are of their kind."""
     total = 0.0
     for one in students:
         recipe = one.recipe(f"rehearsal {turn}")
         model = student(server.data, recipe, transfer)
-        said = training.predict(model, server.data.inputs_for(held, recipe.contrast), recipe)
-        total += one.share * _share_right(said, server.data.targets[held])
+        logits = training.predict(model, server.data.inputs_for(tested, recipe.contrast), recipe)
+        total += one.share * float((logits.argmax(axis=1) == server.data.targets[tested]).mean())
     return total / sum(one.share for one in students)
-
-
-def _share_right(outputs: NDArray[np.float32], targets: NDArray[Any]) -> float:
-    return float((outputs.argmax(axis=1) == targets).mean())

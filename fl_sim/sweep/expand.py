@@ -16,6 +16,7 @@ from typing import Any
 
 from fl_sim.errors import ScenarioError
 from fl_sim.results.sweep_folder import FilePoint, SweepFile, is_finished
+from fl_sim.scenario.comparison import by_kind
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import CALIBRATE, LEARN, StrategyTables
 from fl_sim.scenario.toml import assign, locate, read, values_of
@@ -106,8 +107,11 @@ def load_sweep(file: str, assignments: Sequence[str] = (), axes: Mapping[str, li
     path = locate(file)
     tables = read(path)
     swept = _axes_of(tables.pop("sweep", {})) | dict(axes or {})
+    if "calibrate" in swept:
+        swept["calibrate"] = by_kind(swept["calibrate"], tables)
     for assignment in assignments:
         key, values = values_of(assignment)
+        values = by_kind(values, tables) if key == "calibrate" else values
         if len(values) == 1:
             swept.pop(key, None)
             tables = assign(tables, key, values[0])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fl_sim.agreement.model_size import NO_BOUND, Measured, doublings, enough, markdown, size_of
+from fl_sim.agreement.model_size import NO_BOUND, Measured, doublings, enough, size_of
 from fl_sim.report.figures.sizes import figure, found
 from fl_sim.report.figures.style import styled
 from fl_sim.scenario.tables import Agreement
@@ -53,7 +55,8 @@ def test_enough_is_the_least_size_from_which_no_doubling_gains():
 
 
 def test_the_table_has_a_row_for_each_size():
-    head, rule, first, *_, last = markdown(doublings(TWO_SEEDS), "depth").splitlines()
+    table = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "agreement_sizes.py"))["markdown"]
+    head, rule, first, *_, last = table(doublings(TWO_SEEDS), "depth").splitlines()
     assert head == "| depth | R_n | 4 (R_n - R_2n) | D_n | D_n / 4 - (R_n - R_2n) |"
     assert rule.count("--:") == 5
     assert first == "| 1 | 0.700 ± 0.100 | 0.800 ± 0.400 | 0.300 ± 0.100 | -0.125 ± 0.075 |"

@@ -229,7 +229,6 @@ def test_pooled_without_anybody_is_infinite():
         (lambda: conformal_rank(10, 1.0), r"alpha = 1\.0"),
         (lambda: conformal_rank(10, math.nan), r"alpha = nan"),
         (lambda: min_calibration(-0.1), r"alpha = -0\.1"),
-        (lambda: conformal_rank(-1, 0.1), r"n = -1: .* at least 0"),
         (lambda: conformal_threshold([0.1, math.nan], 0.1), r"scores\[1\] = nan"),
         (lambda: conformal_threshold([[0.1]], 0.1), r"scores of shape \(1, 1\)"),
         (lambda: pooled_threshold([[0.1], [math.nan]], 0.1), r"scores\[0\] = nan"),

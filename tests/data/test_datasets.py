@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_sim.data import DATASETS, Dataset, describe, friedman, get, load, named, vision
+from fl_sim.data import DATASETS, Dataset, describe, get, load, named, vision
+from fl_sim.data.sets import cifar10, emnist, fashion_mnist, friedman
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 from fl_sim.population.prepared_data import moments, prepare
 from fl_sim.randomness import stream
@@ -27,7 +28,7 @@ DOWNLOADED = ["mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "cifar100
 def empty(tmp_path, monkeypatch) -> Path:
     """A data root with nothing in it, and no Debian package either."""
     monkeypatch.setenv("FL_SIM_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(vision, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
     return tmp_path
 
 
@@ -52,6 +53,12 @@ def write_mnist_like(
 
 def read(name: str, count: int = 10, image_size: int | None = None, seed: int = 0) -> Dataset:
     return load(name, count=count, image_size=image_size, seed=seed)
+
+
+def unlabelled(name: str) -> np.ndarray:
+    pool = describe(f"{name}:unlabelled").pool
+    assert pool is not None
+    return pool(0)[0]
 
 
 def test_digits_and_diabetes_are_real_and_travel_along():
@@ -126,7 +133,7 @@ def test_a_damaged_idx_file_is_named(content, tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(content)
     with pytest.raises(FlSimError, match=r"images\.gz cannot be read"):
-        vision.read_idx(path)
+        fashion_mnist.read_idx(path)
 
 
 def test_torchvisions_files_are_read_from_the_data_root(empty):
@@ -138,7 +145,7 @@ def test_torchvisions_files_are_read_from_the_data_root(empty):
 
 
 def test_emnist_is_turned_the_right_way(empty):
-    arrays = write_mnist_like(empty / "data", vision.VISION["emnist"].files)
+    arrays = write_mnist_like(empty / "data", emnist.images.files)
     dataset = read("emnist")
     assert np.array_equal(dataset.inputs[:3, 0], arrays[0].swapaxes(1, 2))
     assert dataset.classes is not None
@@ -146,7 +153,7 @@ def test_emnist_is_turned_the_right_way(empty):
 
 
 def test_a_damaged_download_says_what_to_delete(empty):
-    for file in vision.VISION["cifar10"].files:
+    for file in cifar10.images.files:
         path = empty / "data" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
@@ -201,13 +208,13 @@ def test_other_unlabelled_sets_are_refused_too(name, empty):
         read(name)
 
 
-@pytest.mark.parametrize("name", vision.VISION)
+@pytest.mark.parametrize("name", [name for name, source in DATASETS.items() if source.parts])
 def test_a_published_set_is_split_into_two_parts(name):
     whole, labelled, unlabelled = (describe(name + part) for part in ("", ":labelled", ":unlabelled"))
     assert whole.capacity is not None
     assert unlabelled.capacity is not None
     assert labelled.capacity == whole.capacity - unlabelled.capacity
-    assert labelled.capacity - labelled.num_official_test == vision.VISION[name].num_train // 6
+    assert labelled.capacity - labelled.num_official_test == (whole.capacity - whole.num_official_test) // 6
     assert (labelled.num_official_test, labelled.num_classes) == (whole.num_official_test, whole.num_classes)
     assert labelled.to_get == whole.to_get == unlabelled.to_get
     assert len({source.fingerprint() for source in (whole, labelled, unlabelled)}) == 3
@@ -215,7 +222,7 @@ def test_a_published_set_is_split_into_two_parts(name):
 
 def test_the_two_parts_of_a_published_set_share_no_image(empty):
     write_mnist_like(empty / "data" / "MNIST" / "raw", vision.IDX_NAMES, train=14, test=3)
-    whole, labelled, others = read("mnist"), read("mnist:labelled"), vision.unlabelled("mnist")
+    whole, labelled, others = read("mnist"), read("mnist:labelled"), unlabelled("mnist")
     assert np.array_equal(labelled.inputs, whole.inputs[[0, 1, 14, 15, 16]])
     assert np.array_equal(labelled.targets, whole.targets[[0, 1, 14, 15, 16]])
     assert (labelled.num_official_test, labelled.classes) == (3, whole.classes)
@@ -479,6 +486,6 @@ def test_the_real_fashion_mnist():
     assert np.bincount(dataset.targets[-dataset.num_official_test :]).tolist() == [1000] * 10
     source = describe("fashion-mnist")
     assert (source.capacity, source.num_official_test) == (70_000, 10_000)
-    labelled, others = read("fashion-mnist:labelled"), vision.unlabelled("fashion-mnist")
+    labelled, others = read("fashion-mnist:labelled"), unlabelled("fashion-mnist")
     assert np.array_equal(np.concatenate([labelled.inputs[:10_000], others]), dataset.inputs[:60_000])
     assert np.array_equal(labelled.inputs[10_000:], dataset.inputs[60_000:])

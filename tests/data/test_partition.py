@@ -200,12 +200,6 @@ def test_a_class_without_members_and_no_labels_at_all_are_dealt():
 @pytest.mark.parametrize(
     ("kind", "parameters", "words"),
     [
-        ("dirichlett", {}, "nearest: dirichlet"),
-        ("dirichlet", {"concentration": 0.0}, "concentration: 0.0"),
-        ("dirichlet", {}, "concentration: None"),
-        ("quantity-skew", {"concentration": float("nan")}, "concentration: nan"),
-        ("pathological", {"classes_per_client": 11}, "in 1..10"),
-        ("pathological", {}, "classes_per_client: None"),
         ("pathological", {"classes_per_client": 1}, "at least 2 are needed"),
     ],
 )

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from fl_sim.data import named, vision
+from fl_sim.data.sets import mnist
+from fl_sim.data.sets.fashion_mnist import read_idx
 from fl_sim.data.user_files import content_of, text_of
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 from fl_sim.scenario.toml import locate, read
@@ -125,7 +127,7 @@ def test_a_damaged_download_is_named_in_one_line(damage, file, tmp_path, monkeyp
     write_idx(tmp_path / "MNIST" / "raw")
     path = tmp_path / "MNIST" / "raw" / vision.IDX_NAMES[file]
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    named_in_one_line(lambda: vision._read("mnist", 0, None, 0), tmp_path / "MNIST", "fl-sim data get mnist")
+    named_in_one_line(mnist.images.read, tmp_path / "MNIST", "fl-sim data get mnist")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -134,7 +136,7 @@ def test_a_damaged_idx_archive_is_named(damage, tmp_path):
     path = tmp_path / f"{vision.IDX_NAMES[0]}.gz"
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.raises(FlSimError, match=r"ubyte\.gz cannot be read as a gzipped idx file: .*; install it again$"):
-        vision.read_idx(path)
+        read_idx(path)
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "folder", "lacks"])

@@ -22,7 +22,7 @@ from fl_sim import Result, Scenario, simulate
 from fl_sim.data import glyphs
 from fl_sim.data.fonts import POOL_FONTS
 from fl_sim.errors import FlSimError, ScenarioError
-from fl_sim.models import stacked_training, training
+from fl_sim.models import stacked_steps, stacked_training, training
 from fl_sim.models.recipe import Recipe
 from fl_sim.models.stacked_training import (
     TOLERANCE,
@@ -171,16 +171,16 @@ def test_half_precision_parts_a_stack_from_one_by_one_no_more_than_from_float32(
 def test_a_convolution_by_patches_is_torchs_own(stride, padding, dilation, bias):
     layer = nn.Conv2d(3, 5, (3, 2), stride=stride, padding=padding, dilation=dilation, bias=bias)
     rows = torch.from_numpy(images(4, (3, 11, 9)))
-    with stacked_training._ByPatches():
+    with stacked_steps._ByPatches():
         mine = layer(rows)
     torch.testing.assert_close(mine, layer(rows), rtol=1e-5, atol=1e-5)
     grouped = nn.Conv2d(4, 4, 3, groups=2)  # not ours to do
-    with stacked_training._ByPatches():
+    with stacked_steps._ByPatches():
         assert grouped(rows[:, :1].expand(-1, 4, -1, -1)).shape == (4, 4, 9, 7)
 
 
 def test_a_stack_of_cnns_by_patches_is_what_each_would_be_alone(monkeypatch):
-    monkeypatch.setattr(stacked_training, "PATCHES", frozenset({"cpu"}))  # as on a GPU
+    monkeypatch.setattr(stacked_steps, "PATCHES", frozenset({"cpu"}))  # as on a GPU
     told = recipes(dataclasses.replace(RECIPE, architecture="cnn"))
     x, y = images(sum(SIZES)), targets()
     check_alone(fit_together(initial(told, 4), x, y, told), told, parts(x), y)
@@ -224,8 +224,6 @@ def test_predictions_do_not_depend_on_their_chunks(monkeypatch):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"recipes": recipes(count=2)}, "3 models, 3 targets, 2 recipes"),
-    ({"recipes": [*recipes(count=2), RECIPE.__class__(**{**RECIPE.__dict__, "epochs": 9})]}, "their purpose alone"),
     ({"inputs": images(7)}, "7 rows of inputs for targets of"),
     ({"shared": True, "inputs": images(5)}, "5 rows of inputs for targets of"),
 ])  # fmt: skip

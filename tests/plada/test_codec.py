@@ -296,7 +296,7 @@ def test_a_forged_header_is_not_believed_before_its_body(references, kept, class
     names = "\n".join(f"c{c}" for c in range(classes + 1)).encode()
     told = (payload.MAGIC, payload.VERSION, 0, bytes(16), references, kept, classes, len(names), len(body), len(more))
     head = payload.LAYOUT.pack(*told)
-    data = head + payload._checksum(head, names + body + more) + names + body + more
+    data = head + payload.checksum(head, names + body + more) + names + body + more
     tracemalloc.start()
     try:
         with contextlib.suppress(FlSimError):

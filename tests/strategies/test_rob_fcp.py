@@ -108,8 +108,6 @@ def test_the_suspects_are_the_largest_and_of_equals_the_later():
     assert dropped(np.array([0.1, 0.5, 0.2, 0.5]), 2) == [1, 3]
     assert dropped(np.array([0.5, 0.5, 0.5]), 1) == [2]
     assert dropped(np.array([0.5, 0.5, 0.5]), 0) == []
-    with pytest.raises(ValueError, match=r"num_malicious = 3: must lie in 0\.\.2"):
-        maliciousness(np.eye(3), 3)
 
 
 def test_the_estimate_is_the_gaussian_likelihoods():
@@ -221,8 +219,6 @@ def test_the_published_bounds():
     assert high == pytest.approx(0.9 + 0.001 + benign / (points + benign) + spread)
     assert 0.8 < low < 0.9 < high < 1
     assert certified_coverage(100, 90, 1000, 20, 0.1) == (0.0, 1.0)  # vacuous with the paper's own numbers
-    with pytest.raises(ValueError, match="benign = 5 of 10: must be more than half"):
-        certified_coverage(10, 5, 100, 20, 0.1)
 
 
 @pytest.mark.parametrize("how", [(), ("calibrate.malicious=0.1",), ("calibrate.neighbours=farthest",)])

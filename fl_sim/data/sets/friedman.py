@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from fl_sim.data.source import Dataset
+from fl_sim.data.source import Dataset, Source, versions
 from fl_sim.randomness import stream
 
 NUM_FEATURES = 10
 
 
-def friedman(count: int, _image_size: int | None, seed: int) -> Dataset:
+def read(count: int, _image_size: int | None, seed: int) -> Dataset:
     """Friedman's first function with uneven noise: inputs float32 (count, 10), targets float32 (count,).
 
     x_1 … x_10 uniform on 0..1 and y = mean(x) + deviation(x) e with e standard normal, where
@@ -36,3 +38,13 @@ def mean(inputs: np.ndarray) -> np.ndarray:
 def deviation(inputs: np.ndarray) -> np.ndarray:
     """The noise's standard deviation for inputs (n, 10), shape (n,): 0.25 to 1.25, in units of y."""
     return 0.25 + inputs[:, 5]
+
+
+source = Source(
+    "friedman",
+    "regression",
+    "Friedman's function, noise depending on x, 10 features",
+    "generated",
+    read,
+    marks=partial(versions, "numpy"),
+)
