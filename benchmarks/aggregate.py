@@ -58,6 +58,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fcp": {},
     "fcp, uniform": {"mixture": "uniform"},
     "fcp, t-digest": {"sketch": "tdigest"},
+    "fcp, DDSketch": {"sketch": "ddsketch"},
     "fedcp-qq": {},
     "fedcp-qq, conditional": {"guarantee": "conditional"},
     "cphet": {},

@@ -164,6 +164,7 @@ def test_a_payload_is_read_and_written_by_what_stands_alone():
     )),
     ("torchvision", ("fl_sim/data/", "fl_sim/models/architectures.py")),
     ("datasketches", ("fl_sim/conformal/sketches.py",)),
+    ("ddsketch", ("fl_sim/conformal/sketches.py",)),
     ("dp_accounting", ("fl_sim/conformal/pinball.py",)),
     ("constriction", ("fl_sim/plada/coder.py",)),
     ("zstandard", ("fl_sim/plada/",)),

@@ -297,6 +297,7 @@ def test_a_record_with_more_than_its_fields_is_refused():
 
 LAC, RESIDUAL = '{"name": "lac"}', '{"name": "residual"}'
 GRID = ScoreGrid(0.0, 1.0, 8)
+KINDS = ("tdigest", "ddsketch")
 
 
 def histogram(
@@ -342,8 +343,8 @@ def labelled(labels: list[int], asked: bool = True, num_labels: int = 3) -> tupl
     histogram([0] * 9, [1] * 8 + [0], [0] * 9, [2] * 8 + [0], num_labels=2, parts=5, part_from=1, part_to=3),
     histogram([1, -2, 0, 0, 0, 0, 0, 0, 3], epsilon=1.0),
     histogram([1, 2, 3, 4, 0]),  # in bins joined by twos
-    *[sketch(scores) for scores in ([], [0.0], [0.0, 0.5, 1.0], [1.0] * 99)],
-    sketch([7.0], score=RESIDUAL),
+    *[sketch(kind, scores) for kind in KINDS for scores in ([], [0.0], [0.0, 0.5, 1.0], [1.0] * 99)],
+    sketch("ddsketch", [7.0], score=RESIDUAL),
     step(0.45), step(-0.45), step(99.0, noise=1e-3), step(-0.45, alpha=0.9), step(0.45, start=1e9),
     counted([0, 0, 9]), counted([9, 3, 0], candidates=(0.9, 0.5, 0.1)),
     (LabelCountsRequest(3), LabelCountsReport(0, np.array([5, 0, 1]))),
@@ -371,9 +372,9 @@ def test_a_possible_answer_is_taken(asked, answer):
     (*histogram([0] * 9, [0] * 9), "a histogram of 2 rows: must be 1, as was asked for"),
     (*histogram([0] * 9, num_labels=2, part_to=3), "a histogram of 1 rows: must be 6"),
     (*histogram([0] * 9, said=1 << 40), "rows: must be 1"),  # before an array of that size is made
-    (*sketch([0.5, 1.5]), r"smallest or largest score = 1.[45]\d*: must lie"),
-    (*sketch([-0.5, 0.5]), r"smallest or largest score = -0.[45]\d*: must lie"),
-    (*sketch([0.5], 3), "a sketch of 1 scores, and it says 3"),
+    *[(*sketch(kind, [0.5, 1.5]), r"smallest or largest score = 1.[45]\d*: must lie") for kind in KINDS],
+    *[(*sketch(kind, [-0.5, 0.5]), r"smallest or largest score = -0.[45]\d*: must lie") for kind in KINDS],
+    *[(*sketch(kind, [0.5], 3), "a sketch of 1 scores, and it says 3") for kind in KINDS],
     (*step(0.4501), r"value = 0.4501: 5 steps lead no farther than 0.45"),
     (*step(-0.4501), r"value = -0.4501: 5 steps lead"),
     (*counted([0, 9]), "2 counts for 3 candidates"),

@@ -378,11 +378,11 @@ def test_the_command_of_a_sweep_makes_the_very_points(sweep_folder, sweep_page, 
 
 
 def test_tables_of_an_axis_are_said_as_toml(tmp_path):
-    axis = "calibrate=fedwq-cp,{name='fcp', sketch='tdigest', alpha=0.2}"
+    axis = "calibrate=fedwq-cp,{name='fcp', sketch='ddsketch', alpha=0.2}"
     sweep = load_sweep("digits", [axis])
     claim(sweep, tmp_path / "swept")
     command = page_again.of_sweep(tmp_path / "swept", [])[0]
-    assert '{name="fcp", sketch="tdigest", alpha=0.2}' in command
+    assert '{name="fcp", sketch="ddsketch", alpha=0.2}' in command
 
 
 def test_a_run_of_a_shipped_scenario_is_known(tmp_path):

@@ -22,6 +22,7 @@ from fl_sim.conformal.histogram import encode
 from fl_sim.conformal.order_statistics import Aim, choose, shortfalls
 from fl_sim.conformal.poisson_binomial import at_most, fewer
 from fl_sim.conformal.robust import maliciousness, most_likely_malicious
+from fl_sim.conformal.sketches import merged, sketch_from, sketch_of
 from fl_sim.conformal.thresholds import conformal_rank, local_rank, mixture_threshold
 from fl_sim.conformal.weighted import Weighed
 from fl_sim.messages.summaries import HistogramReport
@@ -71,6 +72,21 @@ def test_clients_that_weigh_alike_are_looked_up_together(monkeypatch):
 
 
 numbers = st.one_of(st.just(0.0), st.floats(1e-6, 1e6), st.floats(-1e6, -1e-6))
+
+
+@given(st.lists(st.lists(numbers, max_size=8), min_size=1, max_size=4).filter(any))
+@settings(derandomize=True, deadline=None)
+def test_ddsketches_answer_as_the_package_does(scores):
+    from ddsketch import DDSketch
+
+    theirs = DDSketch(0.01)
+    for value in (value for own in scores for value in own):
+        theirs.add(value)
+    ours = merged([sketch_from(sketch_of(own, "ddsketch"), "ddsketch") for own in scores])
+    n = ours.count
+    assert n == theirs.count
+    expected = [theirs.get_quantile_value(rank / n) for rank in range(1, n + 1)]
+    assert [ours.at_rank(rank) for rank in range(1, n + 1)] == pytest.approx(expected, rel=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------------ fedcp-qq

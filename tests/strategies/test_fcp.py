@@ -125,7 +125,7 @@ def test_the_rank_is_n_plus_k_not_n_plus_one():
     assert fcp(0.1, *np.split(pool[:-10], 10)).global_threshold == math.inf  # ceil(90 * 0.9) = 81 of 80
 
 
-@pytest.mark.parametrize("sketch", ["exact", "tdigest"])
+@pytest.mark.parametrize("sketch", ["exact", "tdigest", "ddsketch"])
 def test_a_rank_above_all_scores_is_infinite_not_an_error(sketch):
     assert fcp(0.1, [0.5], [0.25, 0.75], sketch=sketch).global_threshold == math.inf
     assert fcp(0.1, [], [], sketch=sketch).global_threshold == math.inf
@@ -247,16 +247,18 @@ def test_coverage_of_h_dcp_is_fcps_and_a_level():
 
 # ------------------------------------------------------------------------------------------------------------ sketches
 
+KINDS = ["tdigest", "ddsketch"]
 
-def pool_of(clients):
-    return merged([sketch_from(sketch_of(scores, "tdigest"), "tdigest") for scores in clients])
+
+def pool_of(clients, kind):
+    return merged([sketch_from(sketch_of(scores, kind), kind) for scores in clients])
 
 
 @quick
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=78), st.integers(0, 78))
 def test_a_small_tdigest_holds_the_scores_themselves(scores, cut):
     """So that its ranks are ours: no rounding to whole percents, no rank too many."""
-    pool = pool_of([scores[:cut], scores[cut:]])
+    pool = pool_of([scores[:cut], scores[cut:]], "tdigest")
     assert pool.count == len(scores)
     exact = sorted(scores)
     assert [pool.at_rank(rank) for rank in range(1, len(scores) + 1)] == exact
@@ -270,8 +272,33 @@ def test_levels_are_not_rounded_to_whole_percents():
     assert math.ceil(round(100 * 65 / 70) / 100 * 70) == 66
 
 
+@pytest.mark.parametrize("sign", [1, -1, 0])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 99, 200])
+def test_ddsketch_answers_every_rank_with_its_own_score(n, sign):
+    """Scores 5 % apart, positive, negative or both, so that a neighbour's answer would be seen."""
+    scores = 1.05 ** np.arange(n) * (sign or 1)
+    if not sign:
+        scores = np.concatenate([scores, -scores, [0.0]])
+    pool = pool_of(np.array_split(np.random.default_rng(n).permutation(scores), 3), "ddsketch")
+    exact = np.sort(scores)
+    assert pool.count == len(exact)
+    found = np.array([pool.at_rank(rank) for rank in range(1, len(exact) + 1)])
+    assert (np.abs(found - exact) <= 0.0100001 * np.abs(exact)).all()
+
+
+def test_ddsketch_near_one_tells_no_two_thresholds_apart():
+    """Scores in [.985, .9999]: eight ranks in ten come out alike, and many too small, which is no guarantee."""
+    scores = np.linspace(0.985, 0.9999, 200)
+    pool = pool_of([scores], "ddsketch")
+    found = np.array([pool.at_rank(rank) for rank in range(1, 201)])
+    assert len(set(found)) <= 2
+    assert (found < scores).mean() > 0.3
+    assert fedhist(0.1, scores).global_threshold >= scores[conformal_rank(200, 0.1) - 1]
+
+
+@pytest.mark.parametrize(("kind", "most"), [("tdigest", 0.02), ("ddsketch", 0.03)])
 @pytest.mark.parametrize("law", ["even", "confident", "residuals", "negative"])
-def test_the_rank_of_a_sketchs_answer_is_off_by_little(law):
+def test_the_rank_of_a_sketchs_answer_is_off_by_little(law, kind, most):
     rng = np.random.default_rng(9)
     draw = {
         "even": rng.random, "confident": lambda n: 1 / (1 + np.exp(rng.normal(5, 4, n))),
@@ -281,8 +308,8 @@ def test_the_rank_of_a_sketchs_answer_is_off_by_little(law):
         clients = [draw(n) for _ in range(20)]
         pool = np.sort(np.concatenate(clients))
         rank = math.ceil((len(pool) + 20) * 0.9)
-        found = fcp(0.1, *clients, sketch="tdigest").global_threshold
-        assert abs(np.searchsorted(pool, found, side="right") - rank) <= 0.02 * len(pool)
+        found = fcp(0.1, *clients, sketch=kind).global_threshold
+        assert abs(np.searchsorted(pool, found, side="right") - rank) <= most * len(pool)
 
 
 @pytest.mark.parametrize("law", ["even", "tied"])
@@ -291,7 +318,7 @@ def test_a_tdigest_answers_a_larger_rank_with_no_smaller_score_and_near_it(law):
     rng = np.random.default_rng(0)
     draw = rng.random if law == "even" else lambda n: rng.integers(0, 30, n) / 30
     clients = [draw(100) for _ in range(20)]
-    pool, scores = pool_of(clients), np.sort(np.concatenate(clients))
+    pool, scores = pool_of(clients, "tdigest"), np.sort(np.concatenate(clients))
     found = np.array([pool.at_rank(rank) for rank in range(1, 2001)])
     assert (np.diff(found) >= 0).all()
     ranks = np.arange(1, 2001)
@@ -301,22 +328,49 @@ def test_a_tdigest_answers_a_larger_rank_with_no_smaller_score_and_near_it(law):
     assert off.max() <= (0.005 if law == "even" else 0.035)
 
 
-def test_merging_is_the_same_in_every_run_and_takes_empty_clients():
+@pytest.mark.parametrize("kind", KINDS)
+def test_merging_is_the_same_in_every_run_and_takes_empty_clients(kind):
     rng = np.random.default_rng(4)
     clients = [rng.random(300), np.zeros(0), rng.random(50), np.zeros(0)]
-    codes = [sketch_of(scores, "tdigest") for scores in clients]
-    assert codes == [sketch_of(scores, "tdigest") for scores in clients]
-    first, again = pool_of(clients), pool_of(clients)
+    codes = [sketch_of(scores, kind) for scores in clients]
+    assert codes == [sketch_of(scores, kind) for scores in clients]
+    first, again = pool_of(clients, kind), pool_of(clients, kind)
     assert first.count == again.count == 350
     assert first.at_rank(300) == again.at_rank(300)
 
 
-def test_bytes_that_are_no_sketch_are_refused():
-    code = sketch_of(np.random.default_rng(0).random(150), "tdigest")
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_that_are_no_sketch_are_refused(kind):
+    code = sketch_of(np.random.default_rng(0).random(150), kind)
     bad = [b"", b"\x00" * 40, code[: len(code) // 2], code[:-1], b"\xff" * 30, code + b"\x01"]
     for data in bad:
-        with pytest.raises(ValueError, match="bytes are no"):
-            sketch_from(data, "tdigest")
+        with pytest.raises(ValueError, match=r"bytes are no|whole numbers"):
+            sketch_from(data, kind)
+    other = {"tdigest": "ddsketch", "ddsketch": "tdigest"}[kind]
+    with pytest.raises(ValueError, match="bytes are no"):
+        sketch_from(sketch_of([0.5, 0.25], other), kind)
+
+
+def test_ddsketches_that_would_spoil_the_sum_are_refused():
+    from ddsketch import DDSketch
+    from ddsketch.pb.proto import DDSketchProto
+
+    other = DDSketch(0.02)
+    other.add(1.0)
+    with pytest.raises(ValueError, match=r"relative accuracy 0\.01"):
+        sketch_from(DDSketchProto.to_proto(other).SerializeToString(), "ddsketch")
+    for name, value, message in [
+        ("contiguousBinIndexOffset", 10**8, "relative accuracy"), ("contiguousBinCounts", [0.5], "whole numbers"),
+        ("contiguousBinCounts", [-1.0], "whole numbers"), ("contiguousBinCounts", [math.inf], "whole numbers"),
+        ("contiguousBinCounts", [math.nan], "whole numbers"),
+    ]:  # fmt: skip
+        told = DDSketchProto.to_proto(DDSketch(0.01))
+        if isinstance(value, list):
+            getattr(told.positiveValues, name).extend(value)
+        else:
+            setattr(told.positiveValues, name, value)
+        with pytest.raises(ValueError, match=message):
+            sketch_from(told.SerializeToString(), "ddsketch")
 
 
 def test_a_sketch_that_is_none_or_of_another_number_is_refused():
@@ -331,7 +385,7 @@ def test_a_sketch_that_is_none_or_of_another_number_is_refused():
 def test_a_sketch_takes_finite_scores_of_a_known_kind():
     with pytest.raises(ValueError, match="finite"):
         sketch_of([0.5, math.inf], "tdigest")
-    with pytest.raises(ValueError, match="kind = 'kll': must be tdigest"):
+    with pytest.raises(ValueError, match="kind = 'kll': must be one of tdigest, ddsketch"):
         sketch_of([0.5], "kll")
 
 
@@ -340,6 +394,7 @@ def test_bytes_of_a_sketch_and_of_a_histogram(n, digest, histogram):
     """A t-digest has 16 bytes a centroid, and one for each score at first; the histogram a tenth of it."""
     scores = np.random.default_rng(n).random(n)
     assert len(sketch_of(scores, "tdigest")) <= digest
+    assert len(sketch_of(scores, "ddsketch")) > len(sketch_of(scores, "tdigest"))
     assert len(encode(grid_for(LAC, 512, []).count(scores)[None])) <= histogram
 
 
@@ -483,9 +538,10 @@ def test_runs_of_digits(store):
 
     pooled, exact = run("calibrate=pooled").calibrate, run("calibrate=fcp").calibrate
     assert exact["threshold"] >= pooled["threshold"]
-    found = run("calibrate=fcp", "calibrate.sketch=tdigest").calibrate
-    assert found["threshold"] == pytest.approx(exact["threshold"], rel=0.05)
-    assert found["bytes_up_per_client"] > exact["bytes_up_per_client"]  # 20 scores are less than any sketch of them
+    for sketch in KINDS:
+        found = run("calibrate=fcp", f"calibrate.sketch={sketch}").calibrate
+        assert found["threshold"] == pytest.approx(exact["threshold"], rel=0.05)
+        assert found["bytes_up_per_client"] > exact["bytes_up_per_client"]  # 20 scores are less than any sketch of them
     assert run("calibrate=fcp", "calibrate.mixture=uniform").calibrate["coverage"] >= exact["coverage"] - 0.1
     levels = run("calibrate=h-dcp").calibrate
     assert exact["threshold"] <= levels["threshold"] <= exact["threshold"] + 1e-3
