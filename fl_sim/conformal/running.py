@@ -16,7 +16,7 @@ covers at least
 
     1 - α - Σ_i w_i / (W + 1) d_i,     d_i = d_TV(scores, scores with i's and the test point's exchanged)
 
-(their Theorem 2), where d_i <= 2 d_TV(S_i, S_test) for independent points. Exchangeable points have
+(their Theorem 2), where d_i <= 2 d_TV(S_i, S_test) for independent points; see `coverage_gap`. Exchangeable points have
 d_i = 0: forgetting then costs precision, never validity. As W stays below n / (1 - f) with n points a period, an f too
 small leaves W + 1 < 1/α and every threshold infinite. Whether a client reports must not depend on its scores.
 
@@ -35,6 +35,7 @@ small leaves W + 1 < 1/α and every threshold infinite. Whether a client reports
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -42,6 +43,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.histogram import ScoreGrid
+from fl_sim.conformal.thresholds import refuse_where
 
 Counts = NDArray[np.int64]
 
@@ -54,37 +56,46 @@ class RunningHistogram:
     """Counts by client and period over a grid."""
 
     def __init__(self, grid: ScoreGrid, forgetting: float = 1.0) -> None:
+        if not 0 < forgetting <= 1:
+            raise ValueError(f"forgetting = {forgetting}: must lie above 0, and be at most 1")
         self.grid, self.forgetting = grid, forgetting
         self.period = 0  # the one that is on
         self._factor = as_meant(forgetting)
-        self._counts: dict[
-            int, dict[int, Counts]
-        ] = {}  # client -> period -> counts; one period if nothing is forgotten
+        # Client -> period -> counts; one period if nothing is forgotten.
+        self._counts: dict[int, dict[int, Counts]] = {}
+        self._points: dict[int, dict[int, int]] = {}  # client -> period -> how many points these are
 
     def update(self, client: int, counts: ArrayLike, period: int | None = None) -> None:
         """Add a client's counts (bins + 1,) of points of the period that is on, or of an earlier one.
 
         Raises:
-            ValueError: a period yet to come.
+            ValueError: counts of another shape or below 0, or a period yet to come.
         """
+        values = np.asarray(counts, np.int64)
+        if values.shape != (self.grid.bins + 1,):
+            raise ValueError(f"counts of shape {values.shape}: must be ({self.grid.bins + 1},)")
+        refuse_where(values < 0, "counts", values, "must be at least 0")
         then = self.period if period is None else period
         if not 0 <= then <= self.period:
             raise ValueError(f"period = {then}: must lie in 0..{self.period}, the one that is on")
         mine = self._counts.setdefault(client, {})
         key = 0 if self.forgetting == 1 else then  # the threshold need not tell periods apart that weigh the same
         if self._weight(key) >= NOTHING:
-            mine[key] = mine.get(key, 0) + np.asarray(counts, np.int64)
+            mine[key] = mine[key] + values if key in mine else values.copy()
+            points = self._points.setdefault(client, {})
+            points[then] = points.get(then, 0) + int(values.sum())
 
     def leave(self, client: int) -> None:
         """A client takes its counts along; one that is not there may leave too."""
         self._counts.pop(client, None)
+        self._points.pop(client, None)
 
     def tick(self) -> None:
         """A period has passed."""
         self.period += 1
-        for mine in self._counts.values():
+        for client, mine in self._counts.items():
             for then in [then for then in mine if self._weight(then) < NOTHING]:
-                del mine[then]
+                del mine[then], self._points[client][then]
 
     @property
     def clients(self) -> set[int]:
@@ -96,7 +107,7 @@ class RunningHistogram:
         total: dict[int, Counts] = {}
         for mine in self._counts.values():
             for then, counts in mine.items():
-                total[then] = total.get(then, 0) + counts
+                total[then] = total[then] + counts if then in total else counts
         return dict(sorted(total.items()))
 
     def threshold(self, alpha: float) -> float:
@@ -127,6 +138,17 @@ class RunningHistogram:
         sizes = {then: int(counts.sum()) for then, counts in self.by_period().items()}
         squares = math.fsum(n * float(self._weight(then)) ** 2 for then, n in sizes.items())
         return self.total_weight() ** 2 / squares if squares else 0.0
+
+    def coverage_gap(self, distances: Mapping[int, float]) -> float:
+        """Σ_i w_i d_i / (W + 1): how far below 1 - alpha the coverage can fall; the 1 is the test point's own weight.
+
+        `distances` says for each period by how much, in total variation, exchanging one of its points with the test
+        point moves the joint law of all scores (0 for a period not named). For independent points twice the distance
+        between the two points' laws is enough.
+        """
+        sizes = [(then, n) for points in self._points.values() for then, n in points.items()]
+        moved = math.fsum(n * float(self._weight(then)) * distances.get(then, 0.0) for then, n in sizes)
+        return moved / (self.total_weight() + 1)
 
     def _weight(self, then: int) -> Fraction:
         return Fraction(1) if self.forgetting == 1 else self._factor ** (self.period - then)

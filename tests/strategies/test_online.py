@@ -128,6 +128,18 @@ def test_clients_join_and_leave_by_hand():
     assert kept.effective_size() == 9
 
 
+@proved
+@given(histories, forgettings, st.integers(0, 3))
+def test_the_coverage_gap_is_its_definition(history, forgetting, gone):
+    """Barber et al.'s sum over all points, whether or not the periods weigh the same."""
+    kept = on_time(history, forgetting)
+    kept.leave(gone)
+    distances = {0: 0.9, 1: 0.7, 2: 0.4, 3: 0.2}
+    weights = [(forgetting ** (4 - then), then) for k, then, found in history if k != gone for _ in found]
+    moved = sum(w * distances.get(then, 0.0) for w, then in weights)
+    assert kept.coverage_gap(distances) == pytest.approx(moved / (sum(w for w, _ in weights) + 1))
+
+
 def test_what_is_all_but_forgotten_is_dropped():
     kept = RunningHistogram(GRID, 0.1)
     kept.update(0, GRID.count([0.5] * 1000))
@@ -139,6 +151,9 @@ def test_what_is_all_but_forgotten_is_dropped():
 
 
 @pytest.mark.parametrize(("act", "said"), [
+    (lambda: RunningHistogram(GRID, 0.0), "forgetting = 0.0"),
+    (lambda: RunningHistogram(GRID).update(0, [1, 2]), r"must be \(9,\)"),
+    (lambda: RunningHistogram(GRID).update(0, [-1] * 9), r"counts\[0\] = -1"),
     (lambda: RunningHistogram(GRID).update(0, [1] * 9, period=1), "period = 1"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(act, said):
@@ -207,19 +222,26 @@ def test_the_bound_on_the_gap_holds_under_drift(forgetting, shift):
     """Uniform scores that move by `shift` a period: two of them age periods apart are age * shift apart in total
     variation, so exchanging one with the test point moves the joint law by at most twice that."""
     rng, alpha, periods, draws = np.random.default_rng(3), 0.1, 5, 800
-    found = []
+    found, gap = [], 0.0
     for _ in range(draws):
         kept = RunningHistogram(FINE, forgetting)
         for period in range(periods):
             if period:
                 kept.tick()
             kept.update(0, FINE.count(shift * period + rng.random(20)))
+        gap = kept.coverage_gap({then: min(1.0, 2 * shift * (periods - 1 - then)) for then in range(periods)})
         found.append(float(np.clip(kept.threshold(alpha) - shift * (periods - 1), 0, 1)))
-    weights = 20 * forgetting ** np.arange(periods)  # of each age
-    distances = np.minimum(1.0, 2 * shift * np.arange(periods))
-    gap = float(weights @ distances / (weights.sum() + 1))  # Barber et al., theorem 2
     assert 0 < gap < 0.9
     assert np.mean(found) >= 1 - alpha - gap - 4 * np.std(found) / math.sqrt(draws)
+
+
+def test_the_gap_counts_the_test_points_weight():
+    kept = RunningHistogram(GRID, 0.5)
+    kept.update(0, GRID.count([0.5] * 4))
+    kept.tick()
+    kept.update(0, GRID.count([0.5] * 3))
+    assert kept.coverage_gap({0: 0.3}) == pytest.approx(4 * 0.5 * 0.3 / (2 + 3 + 1))
+    assert kept.coverage_gap({}) == 0
 
 
 # ------------------------------------------------------------------------------------------------------- the strategy
