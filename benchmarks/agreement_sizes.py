@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from fl_sim.agreement.model_size import NO_BOUND, STANDS_FOR, markdown
-from fl_sim.report.figures.sizes import Sizes, found
+from fl_sim.report.figures.of_a_sweep.model_sizes import Sizes, sizes_of
 from fl_sim.results import tables
 from fl_sim.results.run import Result
 from fl_sim.results.sweep_folder import POINTS
@@ -28,7 +28,7 @@ def load(folder: Path) -> Sizes:
     """
     loaded = tables.load(folder)
     runs = loaded.points.loc[loaded.points["status"] == "ok", "run"].drop_duplicates()
-    sizes = found([Result.load(folder / POINTS / run) for run in runs], loaded.axes)
+    sizes = sizes_of([Result.load(folder / POINTS / run) for run in runs], loaded.axes)
     if sizes is None:
         sys.exit(f"{folder}: no sweep over the depth of trees or the stages of boosting alone, with [agreement]")
     return sizes

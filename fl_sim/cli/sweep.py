@@ -93,22 +93,16 @@ def _sweep(
 
 
 def _show_sweep(place: Path, *, compared: bool) -> None:
-    from fl_sim.report import sweep_table
-    from fl_sim.report.figures.accuracy_by_bytes import draw_bytes
-    from fl_sim.report.figures.plane import draw_plane
-    from fl_sim.report.figures.sweep import draw_sweep
-    from fl_sim.report.sweep_labels import shortened
-    from fl_sim.results.tables import load, write
+    from fl_sim.report.figures.catalogue import draw_sweep
+    from fl_sim.report.sweep_results import SweepResults
+    from fl_sim.report.sweep_table import summary
+    from fl_sim.results.tables import write
 
-    found = load(place)
-    points, same = shortened(found.points, found.axes)
-    title = "; ".join(filter(None, [found.title, same]))
-    told = (points, found.axes, title)
-    out.print(sweep_table.comparison(*told) if compared else sweep_table.summary(*told))
-    steady = found.points[[column for column in found.points if not str(column).startswith("seconds.")]]
-    write(steady, "csv", place / "points.csv")
-    drawn = [*draw_sweep(*told, place), *draw_plane(*told, place)]
-    drawn += draw_bytes(points, found.clients, found.axes, title, place)
+    sweep = SweepResults.load(place)
+    out.print(summary(sweep.points, sweep.axes, sweep.title, compared=compared))
+    steady = [column for column in sweep.unshortened if not str(column).startswith("seconds.")]
+    write(sweep.unshortened[steady], "csv", place / "points.csv")
+    drawn = draw_sweep(sweep, place)
     names = ", ".join(path.name for path in drawn if path.suffix == ".png")
     out.print(f"points.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fl_sim.report.wording import count, number, percent, size_of
-from fl_sim.report.wording import tiers as tiers_of
+from fl_sim.report import wording
+from fl_sim.report.numbers import count, percent, size_of, small_percent
 from fl_sim.results.run import Result
 
 MOST_NAMES = 8  # of classes, in a line
@@ -27,8 +27,8 @@ def has_payload(result: Result) -> bool:
 
 def detail(result: Result) -> dict[str, Any]:
     """What the learn strategy found beside its metrics."""
-    found: dict[str, Any] = result.summary["learn"].get("detail") or {}
-    return found
+    beside: dict[str, Any] = result.summary["learn"].get("detail") or {}
+    return beside
 
 
 def notes(result: Result) -> Iterator[str]:
@@ -59,12 +59,8 @@ def unlabelled(names: Sequence[str]) -> list[str]:
 
 def kept(learn: dict[str, Any]) -> str:
     """`1,710 of 41,247 references (4.1%)`."""
-    return f"{learn['num_kept']:,} of {count(learn['num_references'], 'reference')} ({share(learn['keep_fraction'])})"
-
-
-def share(part: float) -> str:
-    """A share that may be small, with two significant digits at least: `4.1%`, `0.012%`."""
-    return percent(part) if part >= 0.01 or not part else f"{number(100 * part)}%"
+    share = small_percent(learn["keep_fraction"])
+    return f"{learn['num_kept']:,} of {count(learn['num_references'], 'reference')} ({share})"
 
 
 def _beside(codec: dict[str, Any]) -> str:
@@ -77,8 +73,8 @@ def accuracies(result: Result) -> str:
     """The teacher's where it is known, and that of each tier's clients."""
     learn = result.learn
     teacher = learn.get("teacher_accuracy")
-    found = {tier: learn["tiers"].get(tier, {}).get("accuracy") for tier in tiers_of(result)}
-    tiers = ", ".join(f"{percent(value)} ({tier})" for tier, value in found.items() if value is not None)
+    by_tier = {tier: learn["tiers"].get(tier, {}).get("accuracy") for tier in wording.tiers(result)}
+    tiers = ", ".join(f"{percent(value)} ({tier})" for tier, value in by_tier.items() if value is not None)
     said = [f"the teacher {percent(teacher)}"] * (teacher is not None) + [f"the clients {tiers}"] * bool(tiers)
     return f"Accuracy: {', '.join(said)}." if said else "Accuracy: no client could be tested."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Tables:
             `alpha`, and every number of `result.json` under its path, such as "calibrate.tiers.weak.coverage".
         clients: one row a client of each finished point: `point`, the axes, and the columns of `clients.csv`.
         axes: the columns of `points` that are axes, in the order of the file.
+        values: axis -> value as the columns show it -> value as the file has it, which may be a table.
         title: the file's name, and in words what was not swept.
     """
 
@@ -37,6 +38,7 @@ class Tables:
     clients: pd.DataFrame
     axes: list[str]
     title: str
+    values: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
 
 def load(folder: str | Path) -> Tables:
@@ -85,8 +87,9 @@ def _plain(value: Any) -> Any:
 
 def _load_sweep(folder: Path) -> Tables:
     told = SweepFile.read(folder)
-    points = [(point.settings, point.run, folder / POINTS / point.run) for point in told.points]
-    return _frames(told.name, told.axes, points, failures(folder))
+    points = [(point.labels(), point.run, folder / POINTS / point.run) for point in told.points]
+    values = {axis: {point.labels()[axis]: point.settings[axis] for point in told.points} for axis in told.axes}
+    return replace(_frames(told.name, told.axes, points, failures(folder)), values=values)
 
 
 def _frames(
@@ -112,7 +115,7 @@ def fixed(scenario: Scenario, axes: Sequence[str]) -> str:
     """What all points have in common, in words."""
     clients, calibrate = scenario.clients, scenario.calibrate
     told = {
-        "clients.count": f"{clients.count} clients",
+        "clients.count": f"{clients.count:,} client{'s' * (clients.count != 1)}",
         "data.name": f"on {scenario.data.name}",
         **_dealt(clients),
         "clients.test": "tested on their own data" if clients.test == "local" else "tested on shared data",
@@ -134,7 +137,9 @@ def _dealt(clients: Clients) -> dict[str, str]:
     """Path of the key -> words, of how rows are dealt to the clients."""
     if not clients.splits_by_tier:
         a = clients.concentration
-        return {"clients.partition": clients.partition, "clients.concentration": f"concentration {a:g}" if a else ""}
+        few = f"{clients.classes_per_client} labels a client" if clients.classes_per_client else ""
+        told = {"clients.partition": clients.partition, "clients.concentration": f"concentration {a:g}" if a else ""}
+        return told | {"clients.classes_per_client": few}
     told = {}
     for tier in clients.tier:
         own, at = clients.partition_of(tier), f"clients.tier.{tier.name}"

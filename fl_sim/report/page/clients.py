@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from fl_sim.conformal.certificate import clopper_pearson
 from fl_sim.report import contribution, wording
+from fl_sim.report.numbers import number, promised
 from fl_sim.report.verdicts import Claim
 from fl_sim.results.run import Result
 
@@ -54,7 +56,7 @@ class Explorer:
         self.data["runs"].append(
             {"world": self._world(result), "trust": self._trust(result), "rejected": _rejected(result)}
             | {name: packed(column) for name, column in _columns(result, counts).items()}
-            | _told(result)
+            | _judged_by(result)
         )
 
     def _world(self, result: Result) -> int:
@@ -62,32 +64,28 @@ class Explorer:
         tiers, behaviours = list(wording.tiers(result)), [row.get("behaviour") or "" for row in result.clients]
         kinds = list(dict.fromkeys(behaviours))
         places = {tier: k for k, tier in enumerate(tiers)}
-        told: dict[str, Any] = {
+        world: dict[str, Any] = {
             "tiers": tiers, "kinds": kinds,
             "tier": packed([places[tier] for tier in result.column("tier")]),
             "kind": packed(list(map(kinds.index, behaviours))),
             "calibration": packed(result.column("num_calibration")), "test": packed(result.column("num_test")),
         }  # fmt: skip
-        key = json.dumps([told, result.column("label_counts")])
+        key = json.dumps([world, result.column("label_counts")])
         if key not in self._worlds:
             self._worlds[key] = len(self._worlds)
-            self.data["worlds"].append(told | self._labels(result))
+            self.data["worlds"].append(world | self._labels(result))
         return self._worlds[key]
 
     def _trust(self, result: Result) -> int:
         """The place of how far the clients' probabilities can be trusted; without a calibrator the same for all
         calibrations of the same models."""
-        names = (
-            "brier",
-            "ece",
-            *["phi_brier"] * wording.has_calibrator(result),
-            *["weight"] * contribution.is_weighed(result),
-        )
-        told = {name: packed([_shown(row.get(name)) for row in result.clients]) for name in names}
-        key = json.dumps(told)
+        names = ["brier", "ece", *["phi_brier"] * wording.has_calibrator(result)]
+        names += ["weight"] * contribution.is_weighed(result)
+        columns = {name: packed([_shown(row.get(name)) for row in result.clients]) for name in names}
+        key = json.dumps(columns)
         if key not in self._trusts:
             self._trusts[key] = len(self._trusts)
-            self.data["trusts"].append(told)
+            self.data["trusts"].append(columns)
         return self._trusts[key]
 
     def _labels(self, result: Result) -> dict[str, Any]:
@@ -114,16 +112,16 @@ class Explorer:
         for (k, m), a, b in zip(new, low.tolist(), high.tolist(), strict=True):
             known.setdefault(str(m), {})[str(k)] = [float(f"{100 * a:.1f}"), float(f"{100 * b:.1f}")]
 
-    def text(self) -> str:
+    def text(self) -> Markup:
         """JSON that may stand inside a page."""
-        return embedded(self.data)
+        return Markup(embedded(self.data))
 
 
-def _told(result: Result) -> dict[str, Any]:
+def _judged_by(result: Result) -> dict[str, Any]:
     """What is judged: `coverage`, `accuracy` or `rmse`, and what was promised, in percent."""
     if wording.is_calibrated(result):
-        promised = float(f"{100 * (1 - result.scenario.calibrate.alpha):.4g}")
-        return {"judged": "coverage", "promised": promised, "size_name": wording.size_name(result).replace("_", " ")}
+        least = round(100 * promised(result.scenario.calibrate.alpha), 9)
+        return {"judged": "coverage", "promised": least, "size_name": wording.size_name(result).replace("_", " ")}
     return {"judged": "rmse" if wording.is_regression(result) else "accuracy"}
 
 
@@ -151,18 +149,18 @@ def _columns(result: Result, counts: list[int | None]) -> dict[str, list[Any]]:
 
 
 def _shown(value: float | None) -> float | str | None:
-    """A number with the digits that `words.number` prints; infinity in words."""
+    """A number with the digits that are printed; infinity in words."""
     if value is None or not math.isfinite(value):
-        return None if value is None else wording.number(value)
-    return float(wording.number(value).replace(",", ""))
+        return None if value is None else number(value)
+    return float(number(value).replace(",", ""))
 
 
 def _rejected(result: Result) -> list[int]:
     """The clients that `fl-sim certify` rejects, by their places."""
     if not wording.is_calibrated(result):
         return []
-    found: list[int] = np.flatnonzero(Claim().certificate(result).rejected).tolist()
-    return found
+    rejected: list[int] = np.flatnonzero(Claim().certificate(result).rejected).tolist()
+    return rejected
 
 
 def packed(column: list[Any]) -> Column:
