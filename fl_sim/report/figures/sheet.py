@@ -24,7 +24,7 @@ from fl_sim.report.figures.style import INK, SOFT, TEXT
 LEFT, RIGHT, FLOOR, HEAD = 0.72, 0.25, 0.5, 0.28  # inches beside, below and above a panel
 _TITLE = 11.5  # points
 _LEADING = 1.35 / 72  # inches a line, for each point of its size
-_LETTER = 0.59  # how wide a letter is, of its size
+_LETTER = 0.5  # how wide a letter is, of its size
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def sheet(words: Words, height: float, key: Sequence[Artist] = ()) -> Sheet:
     width = sheet_width()
     figure = Figure(figsize=(width, 4))
     FigureCanvasAgg(figure)
-    heads = _wrap(words.title, _TITLE * 1.1)  # bold is broader
+    heads = _wrap(words.title, _TITLE * 1.2)  # bold is broader
     subs, foots = (_wrap(text, TEXT) for text in (words.subtitle, words.caption))
     columns = max(1, min(len(key), int((width - 0.2) / (widest([str(one.get_label()) for one in key]) + 0.55))))
     rows = -(-len(key) // columns)
@@ -165,5 +165,5 @@ def widest(texts: Sequence[str], size: float = TEXT) -> float:
 
 
 def _wrap(text: str, size: float) -> list[str]:
-    """As few lines as the sheet's width allows; a letter is some six tenths as wide as its size."""
+    """As few lines as the sheet's width allows; a letter is half as wide as its size."""
     return textwrap.wrap(text, int((sheet_width() - 0.35) / (size * _LETTER / 72)))
