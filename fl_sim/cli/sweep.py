@@ -93,6 +93,7 @@ def _sweep(
 
 
 def _show_sweep(place: Path, *, compared: bool) -> None:
+    from fl_sim.report import advice
     from fl_sim.report.figures.catalogue import draw_sweep
     from fl_sim.report.sweep_results import SweepResults
     from fl_sim.report.sweep_table import summary
@@ -100,8 +101,9 @@ def _show_sweep(place: Path, *, compared: bool) -> None:
 
     sweep = SweepResults.load(place)
     out.print(summary(sweep.points, sweep.axes, sweep.title, compared=compared))
-    steady = [column for column in sweep.unshortened if not str(column).startswith("seconds.")]
-    write(sweep.unshortened[steady], "csv", place / "points.csv")
+    out.print("\n".join(["", *advice.of_sweep(sweep), ""]), highlight=False, markup=False)
+    steady = [column for column in sweep.table if not str(column).startswith("seconds.")]
+    write(sweep.table[steady], "csv", place / "points.csv")
     drawn = draw_sweep(sweep, place)
     names = ", ".join(path.name for path in drawn if path.suffix == ".png")
     out.print(f"points.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)

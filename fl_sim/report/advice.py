@@ -13,7 +13,8 @@ from fl_sim.report import sweep_points as over
 from fl_sim.report import wording
 from fl_sim.report.numbers import count, listed, number, p_value, percent, promise, promised
 from fl_sim.report.sweep_points import STRATEGIES
-from fl_sim.report.verdicts import Claim, Standing, advised
+from fl_sim.report.sweep_results import SweepResults
+from fl_sim.report.verdicts import Claim, Standing, advised, standings
 from fl_sim.results.run import Result
 
 MOST_NAMED = 8  # clients in a sentence
@@ -108,15 +109,24 @@ def of_run(result: Result) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ a sweep
 
 
-def of_sweep(points: pd.DataFrame, axes: Sequence[str], some: Sequence[Standing], first: Result) -> list[str]:
-    """Three sentences: what was compared, who kept the promise at the smallest sets, and what to do next; `first` is
-    any of its runs."""
+def of_sweep(sweep: SweepResults) -> list[str]:
+    """Three sentences: what was compared, who kept the promise at the smallest sets, and what to do next; none where no
+    point is finished."""
+    if not sweep.results:
+        return []
+    points, some, first = sweep.points, standings_of(sweep), next(iter(sweep.results.values()))
     promising = [one for one in some if one.promises]
     if not promising:
-        return [_compared(points, some), f"{over.finding(points, axes)}.", "Nothing was promised: add a calibrate."]
+        return [_compared(points, some), f"{over.finding(points, sweep.axes)}.", "Nothing was promised."]
     best = advised(points, promising)
     kept = _kept(points, promising, best)
     return [_compared(points, some), kept, " ".join(_next(points, promising, best, first))]
+
+
+def standings_of(sweep: SweepResults) -> list[Standing]:
+    """How each of its strategies stood."""
+    first = next(iter(sweep.results.values()))
+    return standings(sweep.points, sweep.axes, str(first.scenario.calibrate.name))
 
 
 def _compared(points: pd.DataFrame, some: Sequence[Standing]) -> str:

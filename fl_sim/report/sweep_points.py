@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fl_sim.conformal.certificate import LEVEL as SURE
+from fl_sim.conformal.certificate import over_points
 from fl_sim.report.intervals import LEVEL, Interval, t_interval, values
 from fl_sim.report.numbers import count, keeps, listed, number, percent, promise, promised
 
@@ -26,6 +28,8 @@ PAYLOAD, KEPT, TEACHER, TIERS = "learn.payload_bytes", "learn.keep_fraction", "l
 LEAST = f"{ACCURACY}_client_min"
 BRIER, ECE, PHI = "calibrate.brier", "calibrate.ece", "calibrate.phi_brier"
 DISAGREEMENT, LABELS_DIFFER = "agreement.disagreement", "agreement.label_disagreement"
+# What `fl-sim certify` finds in a point's run: clients judged, clients found to fall short, the smallest p-value.
+JUDGED, REJECTED, P_SMALLEST = "certify.judged", "certify.rejected", "certify.p"
 OF_MANY = "Of many clients the smallest is below the promise under any method"
 STRATEGIES = ("learn", "calibrate")  # the axes whose values are strategies
 
@@ -64,6 +68,16 @@ class Cell:
         """Whether the t interval of that mean ends below 1 - alpha."""
         interval = self.of(metric)
         return interval.known and not keeps(interval.high, self.alpha)
+
+    @property
+    def p_each(self) -> float:
+        """The p-value of "every client keeps the promise at every point"; nan where no client was judged."""
+        return over_points(values(self.rows, P_SMALLEST))
+
+    def breaks(self, metric: str) -> bool:
+        """Whether the promise is shown to be broken: to all clients together, or, where the metric is one of single
+        clients, to each."""
+        return self.surely_below(metric) if metric in (COVERAGE, CLIENT_MEAN) else self.p_each <= SURE
 
 
 def cells(points: pd.DataFrame, axes: Sequence[str]) -> list[Cell]:
@@ -113,8 +127,11 @@ def over_worlds(points: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str
     """A point for each strategy and seed: averages over the worlds in which every strategy has a result."""
     kept = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
     points = points.assign(all="", **{metric: values(points, metric) for metric in [*metrics, "alpha"]})
-    means = points[_balanced(points, axes)].groupby([*kept, "all"], sort=False, dropna=False)
-    return means[[*metrics, "alpha"]].mean().reset_index().assign(status="ok")
+    groups = points[_balanced(points, axes)].groupby([*kept, "all"], sort=False, dropna=False)
+    means = groups[[*metrics, "alpha"]].mean()
+    if P_SMALLEST in points:
+        means[P_SMALLEST] = groups[P_SMALLEST].agg(over_points)
+    return means.reset_index().assign(status="ok")
 
 
 def _balanced(points: pd.DataFrame, axes: Sequence[str]) -> pd.Series:

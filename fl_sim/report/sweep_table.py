@@ -206,7 +206,7 @@ class _Report:
             yield ""
             yield "No point has a result."
         for block in self.blocks:
-            columns, stacked = _fitted(block, options.max_width)
+            columns, stacked = _fitted(block, console, options)
             metrics |= {column.metric for column in columns}
             hidden += [column.header for column in block.columns if column not in columns]
             yield ""
@@ -223,27 +223,18 @@ def _hidden(headers: Sequence[str]) -> Iterator[str]:
         yield f"Left out at this width: {named}. A wider terminal shows more, {ALL_ROWS} everything."
 
 
-def _fitted(block: Block, width: int) -> tuple[list[Column], bool]:
+def _fitted(block: Block, console: Console, options: ConsoleOptions) -> tuple[list[Column], bool]:
     """The columns that the width has room for, and whether intervals stand below their means."""
-    columns = list(block.columns)
-    if _width(block, columns, stacked=False) <= width:
-        return columns, False
-    while _width(block, columns, stacked=True) > width and len(columns) > 2:
-        columns.remove(max(columns, key=lambda column: column.rank))
-    return columns, True
+    columns, stacked = list(block.columns), False
 
+    def needed() -> int:
+        return console.measure(_table(block, columns, stacked), options=options.update(width=10_000)).maximum
 
-def _width(block: Block, columns: Sequence[Column], *, stacked: bool) -> int:
-    rows = block.rows
-    widths = [
-        min(LONGEST, max(len(text) for text in (name, *(row.labels[index] for row in rows))))
-        for index, name in enumerate(block.axes)
-    ]
-    for column in columns:
-        index = block.columns.index(column)
-        lines = [line for row in rows for line in cell_text(block, row, index, stacked).plain.split("\n")]
-        widths.append(max(map(len, (*lines, *column.header.split("\n")))))
-    return sum(widths) + GAP * (len(widths) - 1)
+    if needed() > options.max_width:
+        stacked = True
+        while needed() > options.max_width and len(columns) > 2:
+            columns.remove(max(columns, key=lambda column: column.rank))
+    return columns, stacked
 
 
 def _table(block: Block, columns: Sequence[Column], stacked: bool) -> Table:

@@ -31,14 +31,12 @@ from fl_sim.errors import FlSimError
 from fl_sim.report import sweep_points as over
 from fl_sim.report.intervals import values
 from fl_sim.report.numbers import count, p_value, promise, promised
-from fl_sim.report.sweep_points import STRATEGIES, Cell, cells, strategy
+from fl_sim.report.sweep_points import JUDGED, P_SMALLEST, REJECTED, STRATEGIES, Cell, cells, strategy
 from fl_sim.results.run import Result, Row
 
 BELOW_BY_CHANCE = 0.025  # of a 95 % t interval, on one side
 SURE = 0.05
 TOLERATED = 0.1  # of alpha: how far below the promise the average of what is advised may be
-# Columns of points: clients tested, clients found to fall short, and the smallest adjusted p-value.
-JUDGED, REJECTED, P_SMALLEST = "certify.judged", "certify.rejected", "certify.p"
 
 
 # -------------------------------------------------------------------------------------------------------------- a run

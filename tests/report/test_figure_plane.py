@@ -72,7 +72,9 @@ def test_each_strategy_is_drawn_at_its_means_over_seeds_and_further_axes():
         assert np.array(spots(ax)) == pytest.approx(np.array(expected))
         assert {text.get_text() for text in ax.texts} == {*SIZES, "95% promised"}
     said = words(figure)
-    assert said.startswith("At concentration 0.1 the worst client has 49.0% under pooled (mean set size 1.50) and at best")
+    assert said.startswith(
+        "At concentration 0.1 the worst client has 49.0% under pooled (mean set size 1.50) and at best"
+    )
     assert "79.0% under local (mean set size 2.75); 95% promised" in said
     assert "its mean over 3 seeds and 2 values of weak share." in said
     assert "the smallest coverage of a client with at least 30 test points" in said

@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 from fl_sim.report.figures.sheet import Words, side_by_side
 '''
 
-OF_A_RUN = HEAD.format(about="How many test points each client has") + '''from fl_sim.results.run import Result
+OF_A_RUN = (
+    HEAD.format(about="How many test points each client has")
+    + '''from fl_sim.results.run import Result
 
 ORDER = 25
 
@@ -35,8 +37,11 @@ def draw(result: Result) -> Figure:
     ax.plot([row["num_test"] for row in result.clients], "o")
     return figure
 '''
+)
 
-OF_A_SWEEP = HEAD.format(about="How long each point took") + '''from fl_sim.report.sweep_results import SweepResults
+OF_A_SWEEP = (
+    HEAD.format(about="How long each point took")
+    + '''from fl_sim.report.sweep_results import SweepResults
 
 ORDER = 15
 
@@ -47,6 +52,7 @@ def draw(sweep: SweepResults) -> list[Figure]:
     ax.plot(sweep.points["seconds.total"], "o")
     return [figure]
 '''
+)
 
 
 @pytest.mark.parametrize(("kind", "name", "text", "words"), [

@@ -110,7 +110,9 @@ def table_of(told: str, caption: str) -> tuple[list[str], list[list[str]]]:
 
 def verdicts_of(told: str) -> dict[str, tuple[str, str]]:
     """Strategy -> (kind of the verdict on all clients together, kind of that on each)."""
-    rows = re.findall(r"<tr>(.*?)</tr>", told.partition("Who kept the promise")[2].partition("</table>")[0], re.DOTALL)[1:]
+    rows = re.findall(r"<tr>(.*?)</tr>", told.partition("Who kept the promise")[2].partition("</table>")[0], re.DOTALL)[
+        1:
+    ]
     kinds = [re.findall(r'class="(broken|kept|open)"', row) for row in rows]
     names = [text_of(re.findall(r"<th.*?</th>", row)[0]) for row in rows]
     return {name: (both[0], both[1]) for name, both in zip(names, kinds, strict=True)}
@@ -213,7 +215,11 @@ def test_a_sweeps_page_has_a_verdict_for_each_strategy_and_promise(sweep_page):
     headers, rows = table_of(sweep_page, "Who kept the promise")
     by_name = {row[0]: dict(zip(headers, row, strict=True)) for row in rows}
     assert [by_name[name]["set size"] for name in ("fedwq-cp", "local", "pooled")] == ["1.10", "1.60", "1.30"]
-    assert [by_name[name]["bytes up"] for name in ("fedwq-cp", "local", "pooled")] == ["16 bytes", "0 bytes", "640 bytes"]
+    assert [by_name[name]["bytes up"] for name in ("fedwq-cp", "local", "pooled")] == [
+        "16 bytes",
+        "0 bytes",
+        "640 bytes",
+    ]
     # (40 + 7 * 54) / 480 = 87.1 % in one world, and 57 of 60 or more in the other.
     assert "1 of 2 worlds" in by_name["fedwq-cp"]["promise to all clients together"]
     assert "3 of 48 clients" in by_name["pooled"]["promise to each client"]

@@ -18,6 +18,7 @@ from fl_sim import Result, Scenario
 from fl_sim.report import payload
 from fl_sim.report import sweep_points as over
 from fl_sim.report.figures import kept as figure_kept
+from fl_sim.report.figures import sweep_lines
 from fl_sim.report.figures.catalogue import draw_run as draw
 from fl_sim.report.figures.catalogue import draw_sweep
 from fl_sim.report.figures.of_a_run import payload as payload_figure
@@ -201,7 +202,7 @@ def test_the_contact_sheet_has_a_row_a_class_with_images_in_their_places(tmp_pat
     assert mosaic[0, 0].tolist() == [100] * 3  # the first of class 0, and below it the first and the last of class 2
     assert [int(mosaic[5, 0, 0]), int(mosaic[5, 95, 0])] == [125, 159]
     assert mosaic[4].min() == 255  # white between rows
-    told = " ".join(text.get_text() for text in figure.texts)
+    told = " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
     assert "60 reference images stand for 3 classes" in told
     assert "1 class without a kept image" in told
 
@@ -314,7 +315,7 @@ def test_a_column_a_world_a_row_a_tier_and_dots_at_their_bytes():
     assert [ax.get_title() for ax in figure.axes] == ["data digits", "data fashion-mnist", "", ""]
     assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["accuracy, weak clients", "accuracy, strong clients"]
     strong = figure.axes[2]
-    lines = [line for line in strong.lines if line.get_marker() not in ("None", "", None)]
+    lines = [line for line in strong.lines if line.get_marker() not in ("None", "", None) and len(line.get_xdata())]
     # Two sizes of one way are one line; each seed's bytes are averaged, and so are its accuracies.
     assert lines[0].get_xdata().tolist() == [600.5, 2000.5]
     assert lines[0].get_ydata().tolist() == pytest.approx([0.72, 0.82])
@@ -324,7 +325,6 @@ def test_a_column_a_world_a_row_a_tier_and_dots_at_their_bytes():
     ]  # fmt: skip
     told = " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
     assert "most accurate: weights, 96.0% at 40.0 kB" in told
-    assert "Chance (10.0%) lies below the axis" in told
 
 
 def test_without_tiers_there_is_one_row_and_chance_is_drawn_where_it_is_near():
@@ -332,8 +332,8 @@ def test_without_tiers_there_is_one_row_and_chance_is_drawn_where_it_is_near():
     clients["label_counts"] = "1 1"
     (figure,) = figures_of(points, clients)
     assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy"]
-    assert [line.get_gid() for line in figure.axes[0].lines[:2]] == ["teacher", "chance"]
-    assert figure.axes[0].lines[1].get_ydata()[0] == 0.5
+    levels = {line.get_gid(): line.get_ydata()[0] for line in figure.axes[0].lines if line.get_gid()}
+    assert levels == {"teacher": pytest.approx(0.96), "chance": 0.5}
 
 
 def test_many_worlds_take_several_figures(tmp_path: Path):
@@ -361,7 +361,7 @@ def test_nothing_is_drawn_where_sizes_do_not_differ_or_learning_is_not_swept():
     ],
 )
 def test_sizes_on_the_axis_are_round_and_no_more_than_there_is_room_for(low, high, most, found):
-    assert figure_bytes._round_sizes(low, high, most) == found
+    assert sweep_lines._round_sizes(low, high, most) == found
 
 
 def test_points_that_differ_in_calibration_alone_count_once():

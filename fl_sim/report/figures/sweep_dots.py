@@ -8,21 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from fl_sim.report import sweep_points as over
 from fl_sim.report.figures.marks import mark, names_axis, note, promise_lines, ticks
 from fl_sim.report.figures.sheet import Words, side_by_side, widest
 from fl_sim.report.figures.style import BAND
-from fl_sim.report.figures.sweep_plot import Mark, Measure, Plot, caption, limits, promises
+from fl_sim.report.figures.sweep_plot import Mark, Measure, Plot, limits, promises
 from fl_sim.report.sweep_points import STRATEGIES, Cell, shown, strategy
 
 ROW, NARROWEST = 0.3, 1.5  # inches: a row of dots, and the width of a panel
 
 
-def dots(plot: Plot) -> Figure:
+def dots(plot: Plot, title: str, caption: str) -> Figure:
     """The figure; rows in the order of the points, the first on top."""
     rows = plot.cells
     labels = [", ".join(filter(None, [*_world(plot, cell), strategy(cell.key)])) or "all" for cell in rows]
-    words = Words(over.finding(plot.points, plot.axes), plot.subtitle, caption(plot))
+    words = Words(title, plot.subtitle, caption)
     height = max(2, len(rows)) * ROW
     figure, panels = side_by_side(
         words, len(plot.measures), height, narrowest=NARROWEST, across=0.3, left=0.3 + widest(labels)

@@ -4,38 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
 from fl_sim.report import sweep_points as over
 from fl_sim.report.figures.marks import beside, mark, promise_lines
 from fl_sim.report.figures.sheet import Grid, Words, facets, sheet, widest
 from fl_sim.report.figures.style import DASHED, INK, SOFT, WARN
-from fl_sim.report.figures.sweep_plot import Mark, Measure, Plot, caption, limits, promises
-from fl_sim.report.numbers import promised
+from fl_sim.report.figures.sweep_plot import Mark, Measure, Plot, limits, promises
+from fl_sim.report.numbers import percent, promised
 from fl_sim.report.sweep_points import axis_names, shown, strategy
 
-LEFT, _TICK = 0.95, 0.28  # inches beside the panels, and of a tick's label
+LEFT, _TICK, _SIZE_TICK = 0.95, 0.28, 0.75  # inches beside the panels, and of a tick's label
 _HINTS = {"clients.concentration": " (smaller: more unequal)"}
 
 
-def lines(plot: Plot) -> Figure:
-    """The figure; strategies are named in its key."""
-    columns, names = _columns(plot), [name for m in plot.measures for name in promises(plot.marks[m]).values()]
-    right = 0.14 + widest(names, 8)
+class Level(NamedTuple):
+    """What a panel's marks are held against beside a promise: the mean of a metric over the panel's points."""
+
+    metric: str
+    name: str
+    dashes: Any
+
+
+def lines(plot: Plot, title: str, caption: str, levels: Sequence[Level] = ()) -> Figure:
+    """The figure; strategies are named in its key, and what they are held against beside the panels at the right."""
+    columns = _columns(plot)
+    names = [name for m in plot.measures if m.promised for name in promises(plot.marks[m]).values()]
+    right = 0.2 + widest([*names, *(f"{level.name} 00.0%" for level in levels)], 8)
     heights = [measure.height for measure in plot.measures]
-    grid = Grid(heights, len(columns), LEFT, right, above=0.09 + 0.32 * bool(plot.columns))
-    page = sheet(Words(over.finding(plot.points, plot.axes), plot.subtitle, caption(plot)), grid.height, plot.key())
+    grid = Grid(heights, len(columns), LEFT, right, above=0.09 + 0.32 * bool(plot.columns or levels))
+    page = sheet(Words(title, plot.subtitle, caption), grid.height, plot.key())
     for measure, panels in zip(plot.measures, facets(page, grid), strict=True):
-        marks = plot.marks[measure]
+        marks, ends = plot.marks[measure], _ends(plot, measure, levels)
         for ax, value in zip(panels, columns, strict=True):
-            _frame(ax, plot, measure, limits(measure, marks), grid.panel)
+            _frame(ax, plot, measure, ends, grid.panel)
             own = marks if plot.columns is None else [m for m in marks if m.cell.key[plot.columns] == value]
             _panel(ax, plot, measure, own)
+            _levels(ax, own, levels, named=ax is panels[-1])
             ax.tick_params(labelbottom=measure is plot.measures[-1], labelleft=ax is panels[0])
             if measure is plot.measures[0]:
                 ax.set_title(_header(plot, value), loc="center")
@@ -43,9 +53,28 @@ def lines(plot: Plot) -> Figure:
         if measure.promised and len(promises(marks)) == 1:
             ((level, name),) = promises(marks).items()
             beside(panels[-1], name, level, 5, color=SOFT)
-    assert plot.x is not None
-    page.below(axis_names(plot.axes)[plot.x] + _HINTS.get(plot.x, ""), LEFT, right)
+    page.below(axis_names([*plot.axes])[plot.x or ""] + _HINTS.get(plot.x or "", ""), LEFT, right)
     return page.figure
+
+
+def _ends(plot: Plot, measure: Measure, levels: Sequence[Level]) -> tuple[float, float]:
+    """Of the y axis; what the marks are held against is in it where it is not far from them."""
+    low, high = limits(measure, plot.marks[measure])
+    for level in levels:
+        values = over.values(plot.points, level.metric)
+        near = values[(values > low - max(high - low, 0.1)) & (values < high + max(high - low, 0.1))]
+        low, high = min([low, *(near - 0.03)]), max([high, *(near + 0.03)])
+    return low, high
+
+
+def _levels(ax: Axes, marks: Sequence[Mark], levels: Sequence[Level], *, named: bool) -> None:
+    for level in levels:
+        values = np.concatenate([over.values(one.cell.rows, level.metric) for one in marks]) if marks else np.zeros(0)
+        known = values[~np.isnan(values)]
+        if len(known) and ax.get_ylim()[0] <= known.mean() <= ax.get_ylim()[1]:
+            ax.axhline(known.mean(), color=SOFT, linewidth=1.0, linestyle=level.dashes, zorder=2, gid=level.name)
+            if named:
+                beside(ax, f"{level.name} {percent(known.mean())}", known.mean(), 5, color=SOFT)
 
 
 def _columns(plot: Plot) -> list[Any]:
@@ -57,7 +86,9 @@ def _columns(plot: Plot) -> list[Any]:
 
 def _header(plot: Plot, value: Any) -> str:
     """What stands above a column."""
-    return f"{axis_names(plot.axes)[plot.columns]}\n{shown(value)}" if plot.columns else ""
+    if plot.columns is None:
+        return ""
+    return "\n".join(filter(None, [axis_names(plot.axes)[plot.columns], shown(value)]))
 
 
 # ------------------------------------------------------------------------------------------------------------- panels
@@ -77,8 +108,12 @@ def _frame(ax: Axes, plot: Plot, measure: Measure, ends: tuple[float, float], wi
     values = _places(plot)
     _scale(ax, values)
     ax.xaxis.set_minor_locator(NullLocator())
-    step = -(-len(values) * _TICK // width)  # so many for one label
-    ax.set_xticks(values, [f"{value:g}" if k % step == 0 else "" for k, value in enumerate(values)])
+    if plot.joined:
+        round_sizes = _round_sizes(*ax.get_xlim(), most=max(2, int(width / _SIZE_TICK)))
+        ax.set_xticks(round_sizes, [EngFormatter("B").format_data(size) for size in round_sizes])
+    else:
+        step = -(-len(values) * _TICK // width)  # so many for one label
+        ax.set_xticks(values, [f"{value:g}" if k % step == 0 else "" for k, value in enumerate(values)])
     ax.set_ylim(*ends)
     measure.axis(ax.yaxis)
     ax.grid(axis="y", zorder=0)
@@ -97,6 +132,16 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
     ax.set_xlim(*scale.inverted().transform(np.array([first - room, last + room])))
 
 
+def _round_sizes(low: float, high: float, most: int) -> list[float]:
+    """Round numbers of bytes between the two, as many in every power of ten as there is room for."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        sizes = [float(digit * 10**power) for power in powers for digit in digits if low <= digit * 10**power <= high]
+        if len(sizes) <= most:
+            return sizes
+    return sizes[:: -(-len(sizes) // most)]
+
+
 def _panel(ax: Axes, plot: Plot, measure: Measure, marks: Sequence[Mark]) -> None:
     if measure.promised:
         _promise(ax, plot, marks)
@@ -108,7 +153,10 @@ def _panel(ax: Axes, plot: Plot, measure: Measure, marks: Sequence[Mark]) -> Non
 
 def _line(ax: Axes, plot: Plot, marks: Sequence[Mark], style: dict[str, Any], size: float, order: float) -> None:
     """A line with its band, broken where a point is missing; filled marks are those that lost."""
-    known, places = {_place(plot, one): one for one in marks}, _places(plot)
+    known = {_place(plot, one): one for one in marks}
+    places = sorted(known) if plot.joined else _places(plot)
+    if not places:
+        return
     rows = [tuple(known[place].interval) if place in known else (math.nan,) * 3 for place in places]
     mean, low, high = np.array(rows).T
     colour = style["color"]

@@ -1,4 +1,4 @@
-"""What a figure of a sweep shows: its panels, their marks, and which of them lie below what they are held against."""
+"""What a figure of a sweep shows: its panels, their marks, and which of them break a promise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 from fl_sim.report import sweep_points as over
 from fl_sim.report.figures.marks import mark, share_axis, ticks
 from fl_sim.report.figures.style import LOOKS, line_look
-from fl_sim.report.intervals import Interval, paired_differences
+from fl_sim.report.intervals import Interval
 from fl_sim.report.numbers import number, percent, promise, promised
 from fl_sim.report.sweep_points import STRATEGIES, Cell, cells, strategy
 
@@ -68,7 +68,7 @@ def worst_measure(points: pd.DataFrame, height: float = 2.0) -> Measure:
 
 @dataclass(frozen=True)
 class Mark:
-    """A cell in a row of panels; `lost` where it lies below what it is held against."""
+    """A cell in a row of panels; `lost` where it is shown to break its promise."""
 
     cell: Cell
     interval: Interval
@@ -77,7 +77,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Plot:
-    """What one figure shows: `x` and `columns` are axes, or None; `strategies` are those of the whole sweep."""
+    """What one figure shows: `x` and `columns` are axes, or None; `strategies` are those of the whole sweep; `joined`
+    says that each has places of its own on x, in bytes."""
 
     points: pd.DataFrame
     axes: Sequence[str]
@@ -86,6 +87,7 @@ class Plot:
     x: str | None = None
     columns: str | None = None
     subtitle: str = ""
+    joined: bool = False
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -133,33 +135,10 @@ class Plot:
 
 
 def _marks(plot: Plot, measure: Measure) -> Iterator[Mark]:
-    below = _below_local(plot, measure)
     for cell in plot.cells:
         interval = cell.of(measure.metric)
-        if not math.isfinite(interval.mean):
-            continue
-        if below is None:
-            lost = measure.promised and cell.surely_below(measure.metric)
-        else:
-            lost = tuple(cell.key.values()) in below
-        yield Mark(cell, interval, lost)
-
-
-def local_of(points: pd.DataFrame) -> str | None:
-    """The strategy that owes no client to another: what it loses is what the smallest of many loses by chance."""
-    labels = list(points["calibrate"].unique()) if "calibrate" in points else []
-    return next((str(label) for label in labels if str(label).partition("(")[0] == "local"), None)
-
-
-def _below_local(plot: Plot, measure: Measure) -> set[tuple[Any, ...]] | None:
-    """The keys of cells whose worst client is below that of `local`, by a t interval of the paired differences; None
-    where they are held against the promise."""
-    local = local_of(plot.points)
-    if local is None or "calibrate" not in plot.axes or measure.metric not in (over.WORST, over.WORST_TESTED):
-        return None
-    table = paired_differences(plot.points, plot.axes, "calibrate", measure.metric, local)
-    lost = table[(table["high"] < 0) & (table["pairs"] > 1)]
-    return {tuple(row[axis] for axis in plot.axes if axis != "seed") for _, row in lost.iterrows()}
+        if math.isfinite(interval.mean):
+            yield Mark(cell, interval, measure.promised and cell.breaks(measure.metric))
 
 
 def limits(measure: Measure, marks: Sequence[Mark]) -> tuple[float, float]:
@@ -189,7 +168,7 @@ def caption(plot: Plot) -> str:
     """What lines, bands, fillings and shades are."""
     said = [over.intervals_said(over.num_seeds(plot.points), "Bands" if plot.x else "Bars")]
     if any(measure.promised for measure in plot.measures):
-        said += ["Dashed: what was promised; shaded: less than that.", *worst_said(plot), filled_said(plot)]
+        said += ["Dashed: what was promised; shaded: less than that.", *worst_said(plot), FILLED]
     infinite = any(np.isinf(over.values(plot.points, measure.metric)).any() for measure in plot.measures)
     said += ["Infinite lengths are not shown."] * infinite
     return " ".join([*said, *over.lost(plot.points, plot.axes, 3)])
@@ -204,17 +183,10 @@ def worst_said(plot: Plot) -> Iterator[str]:
         yield "Worst client: the smallest coverage of a client, however few its test points."
 
 
-def filled_said(plot: Plot) -> str:
-    """Which marks are filled."""
-    if over.num_seeds(plot.points) < 2:
-        return "No mark is filled: it takes several seeds to tell that one is below the promise."
-    local = local_of(plot.points)
-    if local is None or len(plot.drawn) < 2:
-        return f"Filled: its t interval ends below the promise. {over.OF_MANY}."
-    return (
-        f"Filled: its t interval ends below the promise; for the worst client, below {local}'s on the same world and "
-        f"seed. {over.OF_MANY}."
-    )
+FILLED = (
+    "Filled: shown to break the promise; overall by a t interval over the seeds, to single clients by the exact tests "
+    f"of fl-sim certify. {over.OF_MANY}."
+)
 
 
 def varied(points: pd.DataFrame, axes: Sequence[str]) -> list[str]:

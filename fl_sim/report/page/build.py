@@ -133,18 +133,16 @@ def _run_again(folder: Path, result: Result) -> tuple[str, str]:
 
 def _sweep(folder: Path) -> dict[str, Any]:
     sweep, file = SweepResults.load(folder), SweepFile.read(folder)
-    results = sweep.results
+    points, axes, results = sweep.points, sweep.axes, sweep.results
     if not results:
-        raise FlSimError(f"{folder}: none of its {count(len(sweep.points), 'point')} is finished; run the sweep first")
-    points, axes, first = certified(sweep.points, results), sweep.axes, next(iter(results.values()))
-    some = standings(points, axes, str(first.scenario.calibrate.name))
+        raise FlSimError(f"{folder}: none of its {count(len(points), 'point')} is finished; run the sweep first")
     explorer = _explorer(sweep)
     shown_first, more = _tables(sweep, explorer)
     about = "Every point has its whole scenario in its folder; below is the first one's."
     return {
         "world": sweep.title,
-        "sentences": advice.of_sweep(points, axes, some, first),
-        "verdicts": verdicts(some, points),
+        "sentences": advice.of_sweep(sweep),
+        "verdicts": verdicts(advice.standings_of(sweep), points),
         "table": shown_first,
         "notes": list(_notes(sweep)),
         "lost": lost(points, axes, failures(folder)) if (points["status"] != "ok").any() else None,

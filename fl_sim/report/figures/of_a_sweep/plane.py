@@ -16,9 +16,9 @@ from fl_sim.report.figures.marks import mark, names_beside, promise_lines
 from fl_sim.report.figures.sheet import Words, side_by_side, widest
 from fl_sim.report.figures.sweep_plot import (
     ENOUGH,
+    FILLED,
     Mark,
     Plot,
-    filled_said,
     limits,
     promises,
     size_measure,
@@ -188,7 +188,7 @@ def _caption(panels: Sequence[Plot], points: pd.DataFrame, axes: Sequence[str], 
         yield f"{MOST_PANELS} of {many[by]} values of {names[by]} have a panel."
     yield from [over.intervals_said(seeds, "Bars")] * (seeds != 2)  # of two there is no bar to speak of
     yield "Dashed: what was promised; shaded: less than that."
-    yield from [*worst_said(plot), filled_said(Plot(points, axes, plot.strategies, plot.measures))]
+    yield from [*worst_said(plot), FILLED]
     infinite = [
         " at ".join(filter(None, [strategy(cell.key), panel.subtitle]))
         for panel in panels

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fl_sim.report import sweep_points as over
 from fl_sim.report.figures.sweep_dots import dots
 from fl_sim.report.figures.sweep_lines import lines
-from fl_sim.report.figures.sweep_plot import Measure, Plot, size_measure, varied, worst_measure
+from fl_sim.report.figures.sweep_plot import Measure, Plot, caption, size_measure, varied, worst_measure
 from fl_sim.report.sweep_labels import is_of_learn
 from fl_sim.report.sweep_points import STRATEGIES, Cell, axis_names, cells, strategy
 from fl_sim.report.sweep_results import SweepResults
@@ -23,7 +23,11 @@ MOST_FIGURES, MOST_COLUMNS, MOST_ROWS = 12, 6, 30
 def draw(sweep: SweepResults) -> list[Figure]:
     """One figure, or one for each combination of the axes that neither lines, x nor columns show; none where no point
     has a result."""
-    return [(lines if plot.x else dots)(plot) for plot in _plots(sweep.points, sweep.axes, sweep.title)]
+    figures = []
+    for plot in _plots(sweep.points, sweep.axes, sweep.title):
+        finding, said = over.finding(plot.points, plot.axes), caption(plot)
+        figures.append(lines(plot, finding, said) if plot.x else dots(plot, finding, said))
+    return figures
 
 
 def _plots(points: pd.DataFrame, axes: Sequence[str], title: str) -> Iterator[Plot]:
