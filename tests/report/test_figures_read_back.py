@@ -661,8 +661,8 @@ def swept(concentrations: Sequence[Any] = (0.1, 1.0, 10.0), alpha: float = 0.1, 
     return pd.DataFrame(rows)
 
 
-# Student's t of two and of one degree of freedom, times the standard error of three values a hundredth apart, and of two
-# that are .02 apart: how far an interval reaches from its mean.
+# Student's t of two and of one degree of freedom, times the standard error of three values a hundredth apart, and of
+# two that are .02 apart: how far an interval reaches from its mean.
 OF_THREE, OF_TWO = 4.302653 * 0.01 / math.sqrt(3), 12.706205 * 0.01
 
 METRICS = {

