@@ -6,13 +6,12 @@ The tests are in `fl_sim/conformal/certificate.py`; here are the counts of a run
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -130,101 +129,70 @@ def _interval(low: float, high: float) -> str:
 
 def of_run(result: Result, claim: Claim) -> RenderableType:
     """Headline, a row a client judged (those rejected first) and notes."""
-    return _Run(result, claim)
+    tests = claim.certificate(result)
+    world, headline = Text(wording.world(result), style="bold"), Text(advice.headline(result, claim))
+    if not tests.num_considered:
+        return Group(world, "", headline)
+    return Group(
+        world, "", headline, "", _clients_table(result, tests), "", bullets(list(_notes(result, claim, tests)))
+    )
 
 
-@dataclass(frozen=True)
-class _Run:
-    result: Result
-    claim: Claim
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        tests = self.claim.certificate(self.result)
-        yield Text(wording.world(self.result), style="bold")
-        yield ""
-        yield Text(advice.headline(self.result, self.claim))
-        if not tests.num_considered:
-            return
-        yield ""
-        yield self._table(tests)
-        yield ""
-        yield bullets(list(_notes(self.result, self.claim, tests)))
-
-    def _table(self, tests: Certificate) -> Table:
-        who = ["client", "tier", *["behaviour"] * bool(wording.misbehaving(self.result))]
-        numbers = ["calib.", "test", "coverage", "95%\ninterval", "p over\ndraws", "p this\nthreshold"]
-        table = table_of(["", *who], numbers)
-        order = [k for k in tests.order().tolist() if tests.considered[k]]
-        for k in order[:MOST_ROWS]:
-            row, bad = self.result.clients[k], bool(tests.rejected[k])
-            points = (f"{row['num_calibration']:,}", f"{row['num_test']:,}")
-            how = (percent(float(tests.coverage[k])), _interval(tests.low[k], tests.high[k]))
-            p_values = (p_value(tests.p_adjusted[k]), p_value(tests.p_threshold_adjusted[k]))
-            named = [str(row[name]) for name in who]
-            table.add_row("!" * bad, *named, *points, *how, *p_values, style="bold red" if bad else "")
-        return table
+def _clients_table(result: Result, tests: Certificate) -> Table:
+    who = ["client", "tier", *["behaviour"] * bool(wording.misbehaving(result))]
+    numbers = ["calib.", "test", "coverage", "95%\ninterval", "p over\ndraws", "p this\nthreshold"]
+    table = table_of(["", *who], numbers)
+    order = [k for k in tests.order().tolist() if tests.considered[k]]
+    for k in order[:MOST_ROWS]:
+        row, bad = result.clients[k], bool(tests.rejected[k])
+        points = (f"{row['num_calibration']:,}", f"{row['num_test']:,}")
+        how = (percent(float(tests.coverage[k])), _interval(tests.low[k], tests.high[k]))
+        p_values = (p_value(tests.p_adjusted[k]), p_value(tests.p_threshold_adjusted[k]))
+        named = [str(row[name]) for name in who]
+        table.add_row("!" * bad, *named, *points, *how, *p_values, style="bold red" if bad else "")
+    return table
 
 
 def of_points(table: pd.DataFrame, title: str, claim: Claim) -> RenderableType:
-    """A row a combination of the axes, its seeds together, from `points`."""
-    return _Points(table, title, claim)
+    """A row a combination of the axes, its seeds together, from `points`; and the verdict on each strategy, the one
+    that the report's page gives."""
+    p_values = verdicts.each_client(table, P_ADJUSTED)
+    said = []
+    for broken, words in ((True, "The promise to single clients is broken by"), (False, "It is not shown broken by")):
+        known = {name or "it": p for name, p in p_values.items() if not np.isnan(p)}
+        named = [f"{name} (p {p_value(p)})" for name, p in known.items() if verdicts.breaks(p, claim.level) == broken]
+        said += [f"{words}: {', '.join(named)}."] * bool(named)
+    slack = f" - {claim.slack:g}" if claim.slack else ""
+    said += [
+        f"Clients with at least {count(claim.min_calibration, 'calibration point')} are judged; those rejected cover "
+        f"less than 1 - alpha{slack} beyond the luck of their calibration draw, Holm at {100 * claim.level:g}% within "
+        "each point. Counts are over all seeds, p and worst the lowest. ! marks them where the strategy's verdict, "
+        "over all its points, is that it breaks the promise.",
+        '"worst": the exact 95% interval of the client whose interval ends lowest.',
+    ]
+    return Group(Text(title, style="bold"), "", _points_table(table, p_values, claim), "", bullets(said))
 
 
-@dataclass(frozen=True)
-class _Points:
-    points: pd.DataFrame
-    title: str
-    claim: Claim
+def _points_table(points: pd.DataFrame, p_values: Mapping[str, float], claim: Claim) -> Table:
+    axes = [c for c in points.columns[3:] if c not in (*_TESTS, "seed")]
+    table = table_of([axis_names(axes)[axis] for axis in axes], ["judged", "rejected", "smallest\np", "worst"])
+    for key, rows in points.groupby([points[axis].map(shown) for axis in axes] or (lambda _: ""), sort=False):
+        table.add_row(*(map(str, key) if axes else ()), *_point_cells(rows, p_values, claim))
+    return table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        p_values = verdicts.each_client(self.points, P_ADJUSTED)
-        yield Text(self.title, style="bold")
-        yield ""
-        yield self._table(p_values)
-        yield ""
-        slack = f" - {self.claim.slack:g}" if self.claim.slack else ""
-        yield bullets([
-            *self._verdicts(p_values),
-            f"Clients with at least {count(self.claim.min_calibration, 'calibration point')} are judged; those "
-            f"rejected cover less than 1 - alpha{slack} beyond the luck of their calibration draw, Holm at "
-            f"{100 * self.claim.level:g}% within each point. Counts are over all seeds, p and worst the lowest. ! "
-            "marks them where the strategy's verdict, over all its points, is that it breaks the promise.",
-            '"worst": the exact 95% interval of the client whose interval ends lowest.',
-        ])  # fmt: skip
 
-    def _verdicts(self, p_values: Mapping[str, float]) -> Iterator[str]:
-        """The verdict on each strategy, the one that the report's page gives."""
-        said = {True: "The promise to single clients is broken by", False: "It is not shown to be broken by"}
-        for broken, words in said.items():
-            named = [
-                f"{name or 'it'} (p {p_value(p)})"
-                for name, p in p_values.items()
-                if not np.isnan(p) and verdicts.breaks(p, self.claim.level) == broken
-            ]
-            if named:
-                yield f"{words}: {', '.join(named)}."
-
-    def _table(self, p_values: Mapping[str, float]) -> Table:
-        axes = [c for c in self.points.columns[3:] if c not in (*_TESTS, "seed")]
-        table = table_of([axis_names(axes)[axis] for axis in axes], ["judged", "rejected", "smallest\np", "worst"])
-        groups = self.points.groupby([self.points[axis].map(shown) for axis in axes] or (lambda _: ""), sort=False)
-        for key, rows in groups:
-            labels = [*map(str, key)] if axes else []
-            table.add_row(*labels, *self._cells(rows, p_values))
-        return table
-
-    def _cells(self, rows: pd.DataFrame, p_values: Mapping[str, float]) -> list[Text | str]:
-        done = rows[rows["status"] == "ok"]
-        judged = done.dropna(subset=["considered"]) if "considered" in done else done.head(0)
-        if judged.empty:
-            return ["no promise" if len(done) else str(rows["status"].iloc[0])]
-        of, bad = int(judged["considered"].sum()), int(judged["rejected"].sum())
-        first = {str(column): value for column, value in judged.iloc[0].items()}
-        marked = bool(bad) and verdicts.breaks(p_values[strategy(first)], self.claim.level)
-        known = judged.dropna(subset=[P_ADJUSTED]) if P_ADJUSTED in judged else judged.head(0)
-        if known.empty:
-            return [f"{of:,}", f"{bad:,}", "-", "-"]
+def _point_cells(rows: pd.DataFrame, p_values: Mapping[str, float], claim: Claim) -> list[Text]:
+    done = rows[rows["status"] == "ok"]
+    judged = done.dropna(subset=["considered"]) if "considered" in done else done.head(0)
+    if judged.empty:
+        return [Text("no promise" if len(done) else str(rows["status"].iloc[0]))]
+    of, bad = int(judged["considered"].sum()), int(judged["rejected"].sum())
+    first = {str(column): value for column, value in judged.iloc[0].items()}
+    marked = bool(bad) and verdicts.breaks(p_values[strategy(first)], claim.level)
+    known = judged.dropna(subset=[P_ADJUSTED]) if P_ADJUSTED in judged else judged.head(0)
+    worst = smallest = "-"
+    if len(known):
         lowest = known.sort_values(["worst_high", "worst_low"]).iloc[0]
-        worst = _interval(lowest["worst_low"], lowest["worst_high"])
-        cells = [f"{of:,}", f"{'! ' * marked}{bad:,}", p_value(float(known[P_ADJUSTED].min())), worst]
-        return [Text(text, style="bold red" * marked) for text in cells]
+        worst, smallest = _interval(lowest["worst_low"], lowest["worst_high"]), p_value(float(known[P_ADJUSTED].min()))
+    cells = [f"{of:,}", f"{'! ' * marked}{bad:,}", smallest, worst]
+    return [Text(text, style="bold red" * marked) for text in cells]

@@ -18,7 +18,6 @@ from fl_sim.report.verdicts import Claim
 from fl_sim.results.run import Result
 
 Metrics = dict[str, Any]
-Column = tuple[str, Callable[[Metrics, Metrics], Text]]  # header, cell from a group's calibrate and learn metrics
 
 ROOMY = 100  # columns of the terminal from which the table is spaced out
 
@@ -53,21 +52,49 @@ def _table(result: Result, gap: int) -> Table:
 
 def rows(result: Result) -> tuple[list[str], list[list[Text]], list[list[Text]]]:
     """What the table says: its headers, the rows of all clients and of the honest, and a row a tier."""
-    columns = list(_columns(result))
-    calibrate, learn = result.calibrate, result.learn
+    calibrate, learn, tiers = result.calibrate, result.learn, wording.tiers(result)
 
     def row(name: str, clients: int, calibrate: Metrics, learn: Metrics) -> list[Text]:
-        return [Text(name), Text(f"{clients:,}"), *[cell(calibrate, learn) for _, cell in columns]]
+        return [Text(name), Text(f"{clients:,}"), *_cells(result, calibrate, learn).values()]
 
     everybody = [row("all", len(result.clients), calibrate, learn)]
     if "honest" in learn:
         honest = len(result.clients) - sum(wording.misbehaving(result).values())
         everybody.append(row("honest", honest, calibrate.get("honest", {}), learn["honest"]))
-    tiers = [
+    by_tier = [
         row(tier, len(members), calibrate.get("tiers", {}).get(tier, {}), learn["tiers"].get(tier, {}))
-        for tier, members in wording.tiers(result).items()
+        for tier, members in tiers.items()
     ]
-    return ["", "clients", *[header for header, _ in columns]], everybody, tiers
+    return ["", "clients", *_cells(result, calibrate, learn)], everybody, by_tier
+
+
+def _cells(result: Result, calibrate: Metrics, learn: Metrics) -> dict[str, Text]:
+    """Header -> cell of a group of clients, from its metrics."""
+    calibrated, regression, alpha = wording.is_calibrated(result), wording.is_regression(result), 0.0
+    cells: dict[str, Text] = {}
+    if calibrated:
+        alpha = result.scenario.calibrate.alpha
+        names = {"coverage": "coverage", "client\nmean": "coverage_client_mean", "5%\nquantile": "coverage_client_p05"}
+        for header, name in (names | {"worst\nclient": "coverage_client_min"}).items():
+            share = calibrate.get(name)
+            colour = "" if share is None else "green" if keeps(share, alpha) else "red"
+            cells[header] = Text(percent(share), style=colour)
+        # Marked where `fl-sim certify` names a client of that coverage or less.
+        worst = calibrate.get("coverage_client_min")
+        lowest = max((row["coverage"] for row in verdicts.named_clients(result)), default=-1.0)
+        if worst is not None and worst <= lowest:
+            cells["worst\nclient"] = Text(f"! {percent(worst)}", style="bold red")
+        cells["interval\nlength" if regression else "mean set\nsize"] = Text(
+            number(wording.mean_size(result, calibrate))
+        )
+        cells["empty" if regression else "empty\nsets"] = Text(percent(calibrate.get("empty_set_rate")))
+    models = {"RMSE": "rmse"} if regression else {"accuracy": "accuracy"}
+    if not calibrated:
+        of_all = {"client\nmean": "accuracy_client_mean", "worst\nclient": "accuracy_client_min"}
+        models |= {"worst\nclient": "rmse_client_max"} if regression else of_all
+    return cells | {
+        header: Text((number if regression else percent)(learn.get(name))) for header, name in models.items()
+    }
 
 
 def probabilities(result: Result) -> tuple[list[str], list[list[str]]]:
@@ -84,59 +111,6 @@ def probabilities(result: Result) -> tuple[list[str], list[list[str]]]:
     honest = {name: calibrate[name] for name in ("honest",) if name in calibrate}
     groups = {"all": calibrate, **honest, **calibrate["tiers"]}
     return headers, [[name, *[show(of.get(key)) for key, show in columns.items()]] for name, of in groups.items()]
-
-
-# ------------------------------------------------------------------------------------------------------------ columns
-
-
-def _columns(result: Result) -> Iterator[Column]:
-    regression = wording.is_regression(result)
-    if wording.is_calibrated(result):
-        yield "coverage", _coverage(result, "coverage")
-        yield "client\nmean", _coverage(result, "coverage_client_mean")
-        yield "5%\nquantile", _coverage(result, "coverage_client_p05")
-        yield "worst\nclient", _worst_coverage(result)
-        header = "interval\nlength" if regression else "mean set\nsize"
-        yield header, lambda calibrate, _: Text(number(wording.mean_size(result, calibrate)))
-        empty = "empty" if regression else "empty\nsets"
-        yield empty, lambda calibrate, _: Text(percent(calibrate.get("empty_set_rate")))
-    yield from _learn_columns(wording.is_calibrated(result), regression)
-
-
-def _learn_columns(calibrated: bool, regression: bool) -> Iterator[Column]:
-    shown = {"RMSE": "rmse"} if regression else {"accuracy": "accuracy"}
-    if not calibrated and regression:
-        shown["worst\nclient"] = "rmse_client_max"
-    elif not calibrated:
-        shown |= {"client\nmean": "accuracy_client_mean", "worst\nclient": "accuracy_client_min"}
-    for header, name in shown.items():
-        yield header, _learned(name, number if regression else percent)
-
-
-def _learned(name: str, show: Callable[[float | None], str]) -> Callable[[Metrics, Metrics], Text]:
-    return lambda _, learn: Text(show(learn.get(name)))
-
-
-def _coverage(result: Result, name: str) -> Callable[[Metrics, Metrics], Text]:
-    def cell(calibrate: Metrics, _: Metrics) -> Text:
-        share = calibrate.get(name)
-        if share is None:
-            return Text("-")
-        return Text(percent(share), style="green" if keeps(share, result.scenario.calibrate.alpha) else "red")
-
-    return cell
-
-
-def _worst_coverage(result: Result) -> Callable[[Metrics, Metrics], Text]:
-    """The smallest coverage, marked where `fl-sim certify` names a client of that coverage or less."""
-    show, named = _coverage(result, "coverage_client_min"), verdicts.named_clients(result)
-    lowest = max((row["coverage"] for row in named), default=-1.0)
-
-    def cell(calibrate: Metrics, learn: Metrics) -> Text:
-        text, share = show(calibrate, learn), calibrate.get("coverage_client_min")
-        return Text(f"! {text.plain}", style="bold red") if share is not None and share <= lowest else text
-
-    return cell
 
 
 # -------------------------------------------------------------------------------------------------------------- notes
