@@ -30,7 +30,7 @@ from fl_sim.report.certificate import points as certified
 from fl_sim.report.numbers import number
 from fl_sim.report.page import build, clients
 from fl_sim.report.page.build import write_report
-from fl_sim.report.page.clients import Explorer, embedded
+from fl_sim.report.page.clients import Explorer
 from fl_sim.report.sweep_points import COVERAGE as OVERALL
 from fl_sim.report.sweep_points import SET_SIZE
 from fl_sim.report.sweep_results import SweepResults
@@ -207,9 +207,9 @@ def test_names_and_reasons_cannot_become_elements(tmp_path):
 
 
 def test_embedded_text_ends_no_script_and_reads_back():
-    data = {"a": "</script><!--", "b": ["&lt;", 1, None]}
-    assert "<" not in embedded(data)
-    assert json.loads(embedded(data)) == data
+    explorer = Explorer({"a": "</script><!--", "b": ["&lt;", 1, None]})
+    assert "<" not in explorer.text()
+    assert json.loads(explorer.text()) == explorer.data
 
 
 # ----------------------------------------------------------------------------------------------------------- the answer

@@ -18,7 +18,7 @@ from matplotlib.transforms import IdentityTransform
 from fl_sim.report import wording
 from fl_sim.report.figures.marks import bars, beside, note, promise_lines, ranks, share_axis, spread, ticks
 from fl_sim.report.figures.sheet import Grid, Words, facets, sheet
-from fl_sim.report.figures.style import BAND, SOFT, WARN, look
+from fl_sim.report.figures.style import BAND, INK, SOFT, WARN, look
 from fl_sim.report.numbers import count, keeps, percent, promise, promised
 from fl_sim.results.run import Result, Row
 
@@ -94,7 +94,7 @@ def _levels(ax: Axes, result: Result) -> None:
     """The promise and what was kept of it over all, each named in the right margin."""
     alpha, overall = result.scenario.calibrate.alpha, result.calibrate["coverage"]
     promise_lines(ax, [promised(alpha)], shaded=False)
-    named = [(promised(alpha), f"{promise(alpha)} promised", "black")]
+    named = [(promised(alpha), f"{promise(alpha)} promised", INK)]
     if overall is not None:
         colour = SOFT if keeps(overall, alpha) else WARN
         ax.axhline(overall, color=colour, linewidth=0.8, zorder=2)
