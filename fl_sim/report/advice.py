@@ -95,15 +95,15 @@ def mending(result: Result) -> str:
 
 def of_run(result: Result) -> list[str]:
     """What a run's page opens with: what came of it, the verdict on its clients, and what to do next."""
-    said = [f"{wording.finding(result)}."]
+    parts = [f"{wording.finding(result)}."]
     if not wording.is_calibrated(result):
-        return said
-    said.append(headline(result, Claim()))
+        return parts
+    parts.append(headline(result, Claim()))
     broken = Claim().certificate(result).num_rejected > 0
     others = list(dict.fromkeys([*filter(None, [mending_method(result)] * broken), *RIVALS]))
     names = [name for name in others if name != result.scenario.calibrate.name]
     command = f"fl-sim compare scenario.toml {result.scenario.calibrate.name} {' '.join(names)} seed=0,1,2"
-    return [*said, f"{f'{mending(result)} ' if broken else ''}To compare, in its folder: {command}"]
+    return [*parts, f"{f'{mending(result)} ' if broken else ''}To compare, in its folder: {command}"]
 
 
 # ------------------------------------------------------------------------------------------------------------ a sweep

@@ -157,20 +157,20 @@ def of_points(table: pd.DataFrame, title: str, claim: Claim) -> RenderableType:
     """A row a combination of the axes, its seeds together, from `points`; and the verdict on each strategy, the one
     that the report's page gives."""
     p_values = verdicts.each_client(table, P_ADJUSTED)
-    said = []
+    parts = []
     for broken, words in ((True, "The promise to single clients is broken by"), (False, "It is not shown broken by")):
         known = {name or "it": p for name, p in p_values.items() if not np.isnan(p)}
         named = [f"{name} (p {p_value(p)})" for name, p in known.items() if verdicts.breaks(p, claim.level) == broken]
-        said += [f"{words}: {', '.join(named)}."] * bool(named)
+        parts += [f"{words}: {', '.join(named)}."] * bool(named)
     slack = f" - {claim.slack:g}" if claim.slack else ""
-    said += [
+    parts += [
         f"Clients with at least {count(claim.min_calibration, 'calibration point')} are judged; those rejected cover "
         f"less than 1 - alpha{slack} beyond the luck of their calibration draw, Holm at {100 * claim.level:g}% within "
         "each point. Counts are over all seeds, p and worst the lowest. ! marks them where the strategy's verdict, "
         "over all its points, is that it breaks the promise.",
         '"worst": the exact 95% interval of the client whose interval ends lowest.',
     ]
-    return Group(Text(title, style="bold"), "", _points_table(table, p_values, claim), "", bullets(said))
+    return Group(Text(title, style="bold"), "", _points_table(table, p_values, claim), "", bullets(parts))
 
 
 def _points_table(points: pd.DataFrame, p_values: Mapping[str, float], claim: Claim) -> Table:

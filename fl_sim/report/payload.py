@@ -53,8 +53,10 @@ def unlabelled(names: Sequence[str]) -> list[str]:
     """The line on classes that a payload labels nothing as; no line where there are none."""
     if not names:
         return []
-    said = ", ".join(names[:MOST_NAMES]) + f", and {len(names) - MOST_NAMES:,} more" * (len(names) > MOST_NAMES)
-    return [f"No reference is labelled {said}: students cannot learn {'these classes' if names[1:] else 'this class'}."]
+    parts = ", ".join(names[:MOST_NAMES]) + f", and {len(names) - MOST_NAMES:,} more" * (len(names) > MOST_NAMES)
+    return [
+        f"No reference is labelled {parts}: students cannot learn {'these classes' if names[1:] else 'this class'}."
+    ]
 
 
 def kept(learn: dict[str, Any]) -> str:
@@ -65,8 +67,8 @@ def kept(learn: dict[str, Any]) -> str:
 
 def _beside(codec: dict[str, Any]) -> str:
     """The body beside what it would take otherwise."""
-    said = f"Its indices and labels take {size_of(codec['body'])}; Zstd-19 would take {size_of(codec['zstd'])}"
-    return f"{said}, the entropy bound without clusters is {size_of(round(codec['entropy_bound']))}."
+    text = f"Its indices and labels take {size_of(codec['body'])}; Zstd-19 would take {size_of(codec['zstd'])}"
+    return f"{text}, the entropy bound without clusters is {size_of(round(codec['entropy_bound']))}."
 
 
 def accuracies(result: Result) -> str:
@@ -75,8 +77,8 @@ def accuracies(result: Result) -> str:
     teacher = learn.get("teacher_accuracy")
     by_tier = {tier: learn["tiers"].get(tier, {}).get("accuracy") for tier in wording.tiers(result)}
     tiers = ", ".join(f"{percent(value)} ({tier})" for tier, value in by_tier.items() if value is not None)
-    said = [f"the teacher {percent(teacher)}"] * (teacher is not None) + [f"the clients {tiers}"] * bool(tiers)
-    return f"Accuracy: {', '.join(said)}." if said else "Accuracy: no client could be tested."
+    parts = [f"the teacher {percent(teacher)}"] * (teacher is not None) + [f"the clients {tiers}"] * bool(tiers)
+    return f"Accuracy: {', '.join(parts)}." if parts else "Accuracy: no client could be tested."
 
 
 def rehearsed(trials: list[dict[str, Any]]) -> str:
@@ -85,9 +87,9 @@ def rehearsed(trials: list[dict[str, Any]]) -> str:
         return f"Rehearsed one rule on rows of the server's: {_trial(trials[0])}."
     best, *others = trials
     worst = min(trials, key=lambda trial: trial["accuracy"])
-    said = [f"best {_trial(best)}", f"then {_trial(others[0])}"]
-    said += [f"worst {_trial(worst)}"] * (worst is not best and worst is not others[0])
-    return f"Rehearsed {len(trials)} rules on held-out rows of the server's: {'; '.join(said)}."
+    parts = [f"best {_trial(best)}", f"then {_trial(others[0])}"]
+    parts += [f"worst {_trial(worst)}"] * (worst is not best and worst is not others[0])
+    return f"Rehearsed {len(trials)} rules on held-out rows of the server's: {'; '.join(parts)}."
 
 
 def _trial(trial: dict[str, Any]) -> str:

@@ -208,11 +208,11 @@ def finding(points: pd.DataFrame, axes: Sequence[str]) -> str:
     worst, varied = known[0], [axis for axis in axes if axis in STRATEGIES or points[axis].nunique(dropna=False) > 1]
     what = {COVERAGE: "Coverage is lowest", ACCURACY: "Accuracy is lowest", RMSE: "The RMSE is largest"}
     where = place({axis: value for axis, value in worst.key.items() if axis in varied}, names)
-    said = [what.get(by, "The worst client's coverage is lowest")]
-    said += [f"under {strategy(worst.key)}"] * bool(strategy(worst.key)) + [f"at {where}"] * bool(where)
+    parts = [what.get(by, "The worst client's coverage is lowest")]
+    parts += [f"under {strategy(worst.key)}"] * bool(strategy(worst.key)) + [f"at {where}"] * bool(where)
     mean = worst.of(by).mean
     amount = number(mean) if by == RMSE else percent(mean)
-    return f"{' '.join(said)}: {amount}{f', {promise(worst.alpha)} promised' if worst.is_promised else ''}"
+    return f"{' '.join(parts)}: {amount}{f', {promise(worst.alpha)} promised' if worst.is_promised else ''}"
 
 
 def over_seeds(seeds: int) -> str:

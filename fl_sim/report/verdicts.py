@@ -100,11 +100,11 @@ def certified(points: pd.DataFrame, results: Mapping[str, Result]) -> pd.DataFra
 def each_client(points: pd.DataFrame, smallest: str = P_SMALLEST) -> dict[str, float]:
     """Strategy -> p-value of "every client keeps the promise at every point", from a column with the smallest adjusted
     p-value of each point; nan where no client was judged."""
-    found: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for row, p in zip(points.to_dict("records"), values(points, smallest).tolist(), strict=True):
         if row["status"] == "ok":
-            found.setdefault(strategy({str(column): value for column, value in row.items()}), []).append(p)
-    return {name: over_points(p_values) for name, p_values in found.items()}
+            by_name.setdefault(strategy({str(column): value for column, value in row.items()}), []).append(p)
+    return {name: over_points(p_values) for name, p_values in by_name.items()}
 
 
 def breaks(p: float, level: float = LEVEL) -> bool:

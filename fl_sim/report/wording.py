@@ -160,5 +160,5 @@ def absent(result: Result) -> list[str]:
     """A sentence for each kind of client that has no mark in a figure."""
     untested = sum(row["status"] == "ok" and row["num_test"] == 0 for row in result.clients)
     lost = len(missing(result))
-    said = [f"{count(untested, 'client')} without test points: not shown."] * bool(untested)
-    return said + [f"{count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)
+    parts = [f"{count(untested, 'client')} without test points: not shown."] * bool(untested)
+    return parts + [f"{count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)

@@ -21,7 +21,6 @@ from fl_sim.report.figures.of_a_sweep.plane import MOST_PANELS, draw
 from fl_sim.report.figures.style import styled
 from fl_sim.report.figures.sweep_plot import Plot
 from fl_sim.report.page.figures import drawn
-from fl_sim.report.sweep_points import cells
 from fl_sim.report.sweep_results import SweepResults
 
 CONCENTRATION, SHARE = "clients.concentration", "clients.tier.weak.share"
@@ -149,9 +148,9 @@ def test_many_values_have_so_many_panels_from_the_first_to_the_last():
 def test_strategies_look_as_in_the_other_figures():
     points = sweep()
     other = Plot(points, AXES, list(SIZES), [])
-    (cell, *_) = cells(points, AXES)
     mark = lines(plane(points).axes[0], "strategy")[0]
-    assert (mark.get_color(), mark.get_marker()) == (other.style(cell)["color"], other.style(cell)["marker"])
+    look = other.style(next(iter(SIZES)))
+    assert (mark.get_color(), mark.get_marker()) == (look["color"], look["marker"])
 
 
 def test_the_same_points_give_the_same_bytes(tmp_path):

@@ -393,7 +393,7 @@ def test_further_axes_make_further_figures_but_not_without_end(tmp_path, monkeyp
 def looks(*strategies: str) -> dict[str, tuple[str, str, Any]]:
     points = pd.DataFrame({"calibrate": strategies})
     plot = Plot(points, ["calibrate"], strategies, [])
-    return {cell.key["calibrate"]: tuple(map(str, plot.style(cell).values())) for cell in cells(points, ["calibrate"])}
+    return {name: tuple(map(str, plot.style(name).values())) for name in strategies}
 
 
 def test_the_known_strategies_look_the_same_in_every_figure():

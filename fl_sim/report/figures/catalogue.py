@@ -24,7 +24,7 @@ from fl_sim.results.run import Result
 
 def modules(package: Any) -> list[tuple[str, Any]]:
     """(name, module) of every figure of a package, in their order."""
-    names = [found.name for found in pkgutil.iter_modules(package.__path__)]
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     loaded = [(name, import_module(f"{package.__name__}.{name}")) for name in names]
     return sorted(loaded, key=lambda one: (one[1].ORDER, one[0]))
 

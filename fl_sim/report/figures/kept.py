@@ -91,7 +91,7 @@ def _short(name: str) -> str:
 
 
 def _caption(shown: int, filled: int, classes: int) -> str:
-    said = [f"Each row is a class: at most {MOST_IMAGES} of its kept images, evenly spaced over the reference set."]
-    said += [f"{shown} of {filled:,} classes, evenly spaced."] * (shown < filled)
-    said += [f"{count(classes - filled, 'class', 'classes')} without a kept image."] * (filled < classes)
-    return " ".join(said)
+    parts = [f"Each row is a class: at most {MOST_IMAGES} of its kept images, evenly spaced over the reference set."]
+    parts += [f"{shown} of {filled:,} classes, evenly spaced."] * (shown < filled)
+    parts += [f"{count(classes - filled, 'class', 'classes')} without a kept image."] * (filled < classes)
+    return " ".join(parts)

@@ -22,11 +22,11 @@ from fl_sim.results.run import Result, Row
 STRIP, MOST = 1.15, 6.0  # inches: a tier, and all tiers at most
 
 
-def strips(result: Result, column: str, axis: str, title: str, said: Sequence[str] = ()) -> Figure:
+def strips(result: Result, column: str, axis: str, title: str, parts: Sequence[str] = ()) -> Figure:
     """A column of every client, by tier."""
     tiers = wording.tiers(result)
     box = "Box: median and quartiles of the clients; whiskers: their 5% and 95% quantiles; diamond: their mean."
-    words = Words(title, wording.world(result), " ".join([box, *said, *wording.absent(result)]))
+    words = Words(title, wording.world(result), " ".join([box, *parts, *wording.absent(result)]))
     labels = [f"{tier}\n{count(_shown(rows, column).size, 'client')}" for tier, rows in tiers.items()]
     grid = Grid([min(STRIP, MOST / len(tiers)) * len(tiers)], 1, left=max(LEFT, 0.3 + widest(labels)), above=0)
     page = sheet(words, grid.height)
@@ -83,8 +83,8 @@ def sizes(result: Result, axis: str) -> Figure:
     """Mean set size or interval length of every client, by tier."""
     column = wording.size_name(result)
     infinite = sum(row[column] == math.inf for row in result.clients)
-    said = [f"{count(infinite, 'client')} with infinite intervals: not shown."] * bool(infinite)
-    return strips(result, column, axis, _finding(result), said)
+    parts = [f"{count(infinite, 'client')} with infinite intervals: not shown."] * bool(infinite)
+    return strips(result, column, axis, _finding(result), parts)
 
 
 def _finding(result: Result) -> str:
@@ -97,8 +97,8 @@ def _finding(result: Result) -> str:
     mean = f"An interval is {number(overall)} long" if regression else f"A set holds {number(overall)} labels"
     by_tier = {tier: wording.mean_size(result, metrics) for tier, metrics in result.calibrate["tiers"].items()}
     known = sorted((size, tier) for tier, size in by_tier.items() if size is not None)
-    said = f"{mean} on average"
+    text = f"{mean} on average"
     if len(known) > 1 and number(known[0][0]) != number(known[-1][0]):
         (low, small), (high, large) = known[0], known[-1]
-        said += f", {number(low)} at {small} and {number(high)} at {large} clients"
-    return f"{said}; {percent(empty)} are empty" if empty else said
+        text += f", {number(low)} at {small} and {number(high)} at {large} clients"
+    return f"{text}; {percent(empty)} are empty" if empty else text

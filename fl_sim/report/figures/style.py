@@ -60,7 +60,6 @@ _LOOKS = (
     ("#cc79a7", "P"),
     ("#222222", "X"),
 )
-LOOKS = len(_LOOKS)  # so many differ in colour
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (9, 2)))
 DASHED = (0, (5, 3))
 

@@ -58,7 +58,7 @@ def _frame(ax: Axes, measure: Measure, marks: Sequence[Mark]) -> None:
 def _dots(ax: Axes, plot: Plot, measure: Measure, rows: Sequence[Cell]) -> None:
     places = {str(cell.key): index for index, cell in enumerate(rows)}
     for one in plot.marks[measure]:
-        place, style = places[str(one.cell.key)], plot.style(one.cell)
+        place, style = places[str(one.cell.key)], plot.style(strategy(one.cell.key))
         mean, low, high = one.interval
         colour, face = style["color"], style["color"] if one.lost else None
         ax.plot([low, high], [place, place], color=colour, linewidth=2, zorder=3, solid_capstyle="butt")

@@ -145,10 +145,10 @@ def _round_sizes(low: float, high: float, most: int) -> list[float]:
 def _panel(ax: Axes, plot: Plot, measure: Measure, marks: Sequence[Mark]) -> None:
     if measure.promised:
         _promise(ax, plot, marks)
-    for index, (name, cell) in enumerate(plot.drawn.items()):
+    for index, name in enumerate(plot.drawn):
         size = 6.8 - 2 * index / len(plot.drawn)  # of two marks in one place both are seen
         own = [one for one in marks if strategy(one.cell.key) == name]
-        _line(ax, plot, own, plot.style(cell), size, 3 + index / 100)
+        _line(ax, plot, own, plot.style(name), size, 3 + index / 100)
 
 
 def _line(ax: Axes, plot: Plot, marks: Sequence[Mark], style: dict[str, Any], size: float, order: float) -> None:

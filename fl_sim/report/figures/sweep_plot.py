@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter
 
 from fl_sim.report import sweep_points as over
 from fl_sim.report.figures.marks import mark, share_axis, ticks
-from fl_sim.report.figures.style import LOOKS, line_look
+from fl_sim.report.figures.style import line_look
 from fl_sim.report.intervals import Interval
 from fl_sim.report.numbers import number, percent, promise, promised
 from fl_sim.report.sweep_points import STRATEGIES, Cell, cells, strategy
@@ -99,39 +99,22 @@ class Plot:
         """The cells that have a finite value, for each measure."""
         return {measure: list(_marks(self, measure)) for measure in self.measures}
 
-    def style(self, cell: Cell) -> dict[str, Any]:
-        """Colour, marker and dash of the cell's strategy."""
-        return line_look(self._looks[strategy(cell.key)])
+    def style(self, name: str) -> dict[str, Any]:
+        """Colour, marker and dash of a strategy: its own where it is known, else the next that is free."""
+        others = itertools.count(len(_KNOWN))
+        looks = {each: _KNOWN.index(each) if each in _KNOWN else next(others) for each in self.strategies}
+        return line_look(looks[name])
 
     @cached_property
-    def _looks(self) -> dict[str, int]:
-        """The index of each strategy's look: the known have their own, the others what is left, in their order."""
-        own: dict[int, str] = {}
-        for name in sorted(self.strategies, key=lambda name: name not in _KNOWN):  # `local` before `local(...)`
-            base = name.partition("(")[0]
-            if base in _KNOWN:
-                own.setdefault(_KNOWN.index(base), name)
-        order = itertools.chain(range(len(_KNOWN), LOOKS), range(len(_KNOWN)), itertools.count(LOOKS))
-        free = (index for index in order if index not in own)
-        looks = {name: index for index, name in own.items()}
-        return looks | {name: next(free) for name in self.strategies if name not in looks}
-
-    @cached_property
-    def drawn(self) -> dict[str, Cell]:
-        """Strategy -> its first cell that has a mark, in the order of the strategies."""
-        first: dict[str, Cell] = {}
-        for one in (one for marks in self.marks.values() for one in marks):
-            first.setdefault(strategy(one.cell.key), one.cell)
-        return {name: first[name] for name in self.strategies if name in first}
+    def drawn(self) -> list[str]:
+        """The strategies that have a mark."""
+        marked = {strategy(one.cell.key) for marks in self.marks.values() for one in marks}
+        return [name for name in self.strategies if name in marked]
 
     def key(self) -> list[Line2D]:
         """Each strategy's line and mark, where there are several."""
-        if len(self.drawn) < 2:
-            return []
-        return [
-            Line2D([], [], label=name, linewidth=1.4, **mark(None), **self.style(cell))
-            for name, cell in self.drawn.items()
-        ]
+        looks = {name: {"linewidth": 1.4} | mark(None) | self.style(name) for name in self.drawn}
+        return [Line2D([], [], label=name, **look) for name, look in looks.items()] if len(looks) > 1 else []
 
 
 def _marks(plot: Plot, measure: Measure) -> Iterator[Mark]:
@@ -166,12 +149,12 @@ def promises(marks: Sequence[Mark]) -> dict[float, str]:
 
 def caption(plot: Plot) -> str:
     """What lines, bands, fillings and shades are."""
-    said = [over.intervals_said(over.num_seeds(plot.points), "Bands" if plot.x else "Bars")]
+    parts = [over.intervals_said(over.num_seeds(plot.points), "Bands" if plot.x else "Bars")]
     if any(measure.promised for measure in plot.measures):
-        said += ["Dashed: what was promised; shaded: less than that.", *worst_said(plot), FILLED]
+        parts += ["Dashed: what was promised; shaded: less than that.", *worst_said(plot), FILLED]
     infinite = any(np.isinf(over.values(plot.points, measure.metric)).any() for measure in plot.measures)
-    said += ["Infinite lengths are not shown."] * infinite
-    return " ".join([*said, *over.lost(plot.points, plot.axes, 3)])
+    parts += ["Infinite lengths are not shown."] * infinite
+    return " ".join([*parts, *over.lost(plot.points, plot.axes, 3)])
 
 
 def worst_said(plot: Plot) -> Iterator[str]:

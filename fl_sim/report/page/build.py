@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -27,7 +26,7 @@ from fl_sim.report.figures.catalogue import figures_of_run, figures_of_sweep
 from fl_sim.report.numbers import count
 from fl_sim.report.page.clients import Explorer
 from fl_sim.report.page.figures import drawn
-from fl_sim.report.page.tables import PageTable, lost, of_block, of_texts, verdicts
+from fl_sim.report.page.tables import lost, of_block, of_texts, verdicts
 from fl_sim.report.sweep_points import axis_names, cells, shown
 from fl_sim.report.sweep_results import SweepResults
 from fl_sim.report.verdicts import certified, standings
@@ -137,16 +136,13 @@ def _sweep(folder: Path) -> dict[str, Any]:
     if not results:
         raise FlSimError(f"{folder}: none of its {count(len(points), 'point')} is finished; run the sweep first")
     explorer = _explorer(sweep)
-    shown_first, more = _tables(sweep, explorer)
     about = "Every point has its whole scenario in its folder; below is the first one's."
     return {
         "world": sweep.title,
         "sentences": advice.of_sweep(sweep),
         "verdicts": verdicts(advice.standings_of(sweep), points),
-        "table": shown_first,
-        "notes": list(_notes(sweep)),
+        **_tables(sweep, explorer),
         "lost": lost(points, axes, failures(folder)) if (points["status"] != "ok").any() else None,
-        "more_tables": more,
         "figures": drawn(partial(figures_of_sweep, sweep)),
         "explorer": explorer,
         "axes": {axis: ", ".join(dict.fromkeys(map(shown, points[axis]))) for axis in axes},
@@ -156,24 +152,19 @@ def _sweep(folder: Path) -> dict[str, Any]:
     }
 
 
-def _tables(sweep: SweepResults, explorer: Explorer) -> tuple[PageTable | None, list[PageTable]]:
-    """Every row of the sweep, each with a button to its clients; and the tables beside."""
-    blocks = sweep_table.blocks(sweep.points, sweep.axes)
-    if not blocks:
-        return None, []
-    go = [_first_point(cell.rows, explorer) for cell in cells(sweep.points, sweep.axes)]
-    return of_block(blocks[0], go), [of_block(block) for block in blocks[1:]]
-
-
-def _notes(sweep: SweepResults) -> Sequence[str]:
+def _tables(sweep: SweepResults, explorer: Explorer) -> dict[str, Any]:
+    """Every row of the sweep, each with a button to its clients; the tables beside, and the notes."""
     blocks = sweep_table.blocks(sweep.points, sweep.axes)
     metrics = {column.metric for block in blocks for column in block.columns}
-    return list(sweep_table.notes(sweep.points, sweep.axes, metrics))
-
-
-def _first_point(rows: pd.DataFrame, explorer: Explorer) -> int | None:
-    here = [int(point) for point, run in zip(rows["point"], rows["run"], strict=True) if str(run) in explorer.runs]
-    return here[0] if here else None
+    go: list[int | None] = []
+    for cell in cells(sweep.points, sweep.axes):
+        runs = zip(cell.rows["point"], cell.rows["run"], strict=True)
+        go.append(next((int(point) for point, run in runs if str(run) in explorer.runs), None))
+    return {
+        "table": of_block(blocks[0], go) if blocks else None,
+        "more_tables": [of_block(block) for block in blocks[1:]],
+        "notes": list(sweep_table.notes(sweep.points, sweep.axes, metrics)),
+    }
 
 
 def _explorer(sweep: SweepResults) -> Explorer:

@@ -136,11 +136,13 @@ def _floor(result: Result) -> float:
 
 def _caption(result: Result) -> str:
     metrics = agreement.of(result)
-    said = [f"Disagreement: {agreement.unit(result)}, mean over {metrics['rows']:,} rows that all clients answered on."]
-    said += [f"Bands: two standard errors over {metrics['draws']} draws of the groups.", agreement.bound_said(result)]
-    said += [agreement.enough_said(result)]
+    parts = [
+        f"Disagreement: {agreement.unit(result)}, mean over {metrics['rows']:,} rows that all clients answered on."
+    ]
+    parts += [f"Bands: two standard errors over {metrics['draws']} draws of the groups.", agreement.bound_said(result)]
+    parts += [agreement.enough_said(result)]
     if any((mean <= _floor(result)).any() for mean, _ in _lines(result).values()):
-        said.append("Where a line has a gap it is 0, as good as 0 or below.")
+        parts.append("Where a line has a gap it is 0, as good as 0 or below.")
     if MATRIX not in result.files:
-        said.append("The clients are too many for a matrix.")
-    return " ".join([*said, *agreement.missing_said(result)])
+        parts.append("The clients are too many for a matrix.")
+    return " ".join([*parts, *agreement.missing_said(result)])

@@ -119,7 +119,7 @@ def _finding(result: Result) -> str:
     overall = result.calibrate["phi_brier"]
     if overall is None:
         return "No client could be tested"
-    said = "lowers" if overall > 0 else "raises" if overall < 0 else "does not move"
+    text = "lowers" if overall > 0 else "raises" if overall < 0 else "does not move"
     by = f" by {abs(overall):.4f} to {result.calibrate['brier']:.4f}" if overall else ""
     worse = f"; it is worse for {listed(harmed)} clients" if harmed and overall > 0 else ""
-    return f"The calibrator {said} the Brier score{by}{worse}"
+    return f"The calibrator {text} the Brier score{by}{worse}"

@@ -131,16 +131,16 @@ def _key(result: Result, rows: Sequence[Row]) -> Iterator[Artist]:
 
 
 def _caption(result: Result) -> str:
-    said, counted = [], wording.below_band_said(result)
+    parts, counted = [], wording.below_band_said(result)
     if counted:
-        said.append(
+        parts.append(
             "Grey: the 95% band, where the coverage of a client would fall 95 times in 100 if its test points were "
             f"exchangeable with its n_k calibration points and it used its own threshold. {counted}"
         )
         if wording.below_band(result)[1] < len(wording.tested(result)):
-            said.append("No band where a client's own threshold would be infinite.")
+            parts.append("No band where a client's own threshold would be infinite.")
     elif result.scenario.clients.test == "shared":
-        said.append("No band: clients are tested on the shared test set, which is not what they calibrated on.")
+        parts.append("No band: clients are tested on the shared test set, which is not what they calibrated on.")
     elif wording.shares_rows(result.scenario):
-        said.append("No band: calibrators were fitted on the rows that set the thresholds.")
-    return " ".join([*said, *wording.absent(result)])
+        parts.append("No band: calibrators were fitted on the rows that set the thresholds.")
+    return " ".join([*parts, *wording.absent(result)])

@@ -138,7 +138,7 @@ def _needed(counts: Counts) -> Counts:
 
 def _caption(result: Result, counts: Counts) -> str:
     empty, lost = int((counts.sum(axis=1) == 0).sum()), len(wording.missing(result))
-    said = ["Each column is a client: the shares of its calibration points, and above it n_k, how many they are."]
-    said += [f"{count(empty, 'client')} without calibration points, grey, at the right."] * bool(empty)
-    said += [f"{count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)
-    return " ".join(said)
+    parts = ["Each column is a client: the shares of its calibration points, and above it n_k, how many they are."]
+    parts += [f"{count(empty, 'client')} without calibration points, grey, at the right."] * bool(empty)
+    parts += [f"{count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)
+    return " ".join(parts)

@@ -164,22 +164,22 @@ def _kept(ax: Axes, rows: Sequence[tuple[str, int | None]], even: float) -> None
 def _finding(result: Result) -> str:
     learn = result.learn
     reached, teacher = learn["accuracy"], learn["teacher_accuracy"]
-    said = f"{size_of(learn['payload_bytes'])} carry the labels of {handed_out.kept(learn)}"
+    text = f"{size_of(learn['payload_bytes'])} carry the labels of {handed_out.kept(learn)}"
     came = f"the clients reach {percent(reached)}" if reached is not None else "no client could be tested"
-    return f"{said}; {came}, the teacher {percent(teacher)}"
+    return f"{text}; {came}, the teacher {percent(teacher)}"
 
 
 def _caption(result: Result) -> str:
     detail = handed_out.detail(result)
     classes, trials = len(detail["kept_by_class"]), detail.get("rehearsal") or []
-    said = [f"Kept by: {result.learn['rule']}. Zstd-19: the smaller of the paper's two encodings of the same indices "
+    parts = [f"Kept by: {result.learn['rule']}. Zstd-19: the smaller of the paper's two encodings of the same indices "
             "and labels; neither it nor the bound, which holds for payloads without clusters, counts header, names and "
             "sections."]  # fmt: skip
     if trials:
-        said += [f"Rehearsal: {count(len(trials), 'rule')}, tried on rows of the server's; a dot a round, a stroke at "
+        parts += [f"Rehearsal: {count(len(trials), 'rule')}, tried on rows of the server's; a dot a round, a stroke at "
                  "their mean; after each round the worse half was dropped; in bold the one that was taken; dashed, "
                  "what the clients reach in this run."]  # fmt: skip
-        return " ".join(said)
-    said += ["Dashed: an even share of the classes."]
-    said += [f"Of {classes:,} classes the {ENDS} fullest and the {ENDS} emptiest."] * (classes > MOST_CLASSES)
-    return " ".join(said)
+        return " ".join(parts)
+    parts += ["Dashed: an even share of the classes."]
+    parts += [f"Of {classes:,} classes the {ENDS} fullest and the {ENDS} emptiest."] * (classes > MOST_CLASSES)
+    return " ".join(parts)

@@ -69,13 +69,13 @@ def _figure(points: pd.DataFrame, names: Sequence[str], title: str) -> Figure:
     plot = Plot(points, [WORLD, "learn", SIZE, "seed"], names, measures, SIZE, WORLD, title, joined=True)
     levels = [Level(over.TEACHER, "teacher", DASHED), Level(CHANCE, "chance", (0, (1, 2)))]
     seeds = over.num_seeds(points)
-    said = [
+    parts = [
         "Each mark is a size, at the bytes that every client was sent.",
         over.intervals_said(seeds, "Bands"),
         "Dashed: the teacher's accuracy on the test rows, the mean of all in the column; dotted: chance, one over the "
         "number of classes, where it is near.",
     ]
-    return lines(plot, _finding(plot), " ".join(said), levels)
+    return lines(plot, _finding(plot), " ".join(parts), levels)
 
 
 def _finding(plot: Plot) -> str:
@@ -86,8 +86,8 @@ def _finding(plot: Plot) -> str:
         return "No client could be tested"
     best = max(here, key=lambda cell: cell.of(over.ACCURACY).mean)
     least = min(here, key=lambda cell: float(cell.key[SIZE]))
-    said = f"At {world}, most" if world else "Most"
-    return f"{said} accurate: {_way(best)}" + f"; smallest: {_way(least)}" * (least is not best)
+    text = f"At {world}, most" if world else "Most"
+    return f"{text} accurate: {_way(best)}" + f"; smallest: {_way(least)}" * (least is not best)
 
 
 def _way(cell: Cell) -> str:

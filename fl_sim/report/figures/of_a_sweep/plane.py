@@ -145,7 +145,7 @@ def _figure(panels: Sequence[Plot], points: pd.DataFrame, axes: Sequence[str], b
 
 def _marks(ax: Axes, panel: Plot) -> None:
     for index, (size, worst) in enumerate(_spots(panel)):
-        style, order = panel.style(size.cell), 3 + index / 100
+        style, order = panel.style(strategy(size.cell.key)), 3 + index / 100
         colour, x, y = style["color"], size.interval, worst.interval
         if y.count >= ENOUGH:
             bar: dict[str, Any] = {"color": colour, "linewidth": 1.0, "zorder": order, "solid_capstyle": "butt"}
@@ -167,8 +167,8 @@ def _finding(panels: Sequence[Plot]) -> str:
     at = min(range(len(panels)), key=lambda k: merit_of(ranked[k][0][1].cell, worst.metric))
 
     def words(spot: Spot) -> str:
-        said = f"{percent(spot[1].interval.mean)} under {strategy(spot[0].cell.key)}"
-        return f"{said} ({size.label} {number(spot[0].interval.mean)})"
+        text = f"{percent(spot[1].interval.mean)} under {strategy(spot[0].cell.key)}"
+        return f"{text} ({size.label} {number(spot[0].interval.mean)})"
 
     where = f"At {panels[at].subtitle} the" if panels[at].subtitle else "The"
     best = f" and at best {words(ranked[at][-1])}" * (len(ranked[at]) > 1)

@@ -25,8 +25,8 @@ def draw(sweep: SweepResults) -> list[Figure]:
     has a result."""
     figures = []
     for plot in _plots(sweep.points, sweep.axes, sweep.title):
-        finding, said = over.finding(plot.points, plot.axes), caption(plot)
-        figures.append(lines(plot, finding, said) if plot.x else dots(plot, finding, said))
+        finding, parts = over.finding(plot.points, plot.axes), caption(plot)
+        figures.append(lines(plot, finding, parts) if plot.x else dots(plot, finding, parts))
     return figures
 
 
@@ -45,10 +45,10 @@ def _plots(points: pd.DataFrame, axes: Sequence[str], title: str) -> Iterator[Pl
     groups = cells(points, rest) if rest else list(_by_rows(points, axes, x))
     named = list(dict.fromkeys(strategy(cell.key) for cell in cells(points, axes)))
     for index, group in enumerate(groups[:MOST_FIGURES], start=1):
-        said = [title, *[over.place(group.key, axis_names(axes))] * bool(rest)]
-        said += [f"figure {index} of {len(groups)}"] * (len(groups) > 1)
-        said += [f"only the first {MOST_FIGURES} are drawn"] * (len(groups) > MOST_FIGURES)
-        yield Plot(group.rows, axes, named, measures, x, columns, "; ".join(filter(None, said)))
+        parts = [title, *[over.place(group.key, axis_names(axes))] * bool(rest)]
+        parts += [f"figure {index} of {len(groups)}"] * (len(groups) > 1)
+        parts += [f"only the first {MOST_FIGURES} are drawn"] * (len(groups) > MOST_FIGURES)
+        yield Plot(group.rows, axes, named, measures, x, columns, "; ".join(filter(None, parts)))
 
 
 def _by_rows(points: pd.DataFrame, axes: Sequence[str], x: str | None) -> Iterator[Cell]:
