@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fl_sim.report.figures.marks import note
+from fl_sim.report.figures.marks import note, short
 from fl_sim.report.figures.sheet import Words, sheet, sheet_width, widest
 from fl_sim.report.figures.style import DPI, INK, SOFT, styled
 from fl_sim.report.numbers import count
 
-MOST_CLASSES, MOST_IMAGES, LONGEST = 10, 20, 18  # rows, images in each, letters of a class name
+MOST_CLASSES, MOST_IMAGES = 10, 20  # rows, and images in each
 GAP = 0.06  # between images, of an image's side
 
 Indices = NDArray[np.int64]
@@ -56,7 +56,7 @@ def _figure(
     classes = np.unique(labels)
     shown = spread(classes.astype(np.int64), MOST_CLASSES)
     mine = [indices[labels == label] for label in shown]
-    texts = [_short(names[label]) for label in shown]
+    texts = [short(names[label]) for label in shown]
     left = 0.4 + widest([*texts, "0,000,000 kept"])
     width = sheet_width() - left - 0.2
     height = max(width / MOST_IMAGES * len(shown), 0.1)
@@ -84,10 +84,6 @@ def _mosaic(rows: Sequence[Images]) -> Images:
             whole[top : top + high, left : left + wide] = np.moveaxis(image, 0, -1)  # grey is repeated
     assert channels in (1, 3)
     return whole
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
 def _caption(shown: int, filled: int, classes: int) -> str:

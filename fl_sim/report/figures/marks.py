@@ -44,6 +44,11 @@ def count_axis(axis: Axis, most: int = 5) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
+def short(name: str, most: int = 18) -> str:
+    """A name of a class, cut where it is too long for the margin."""
+    return name if len(name) <= most else f"{name[: most - 3]}..."
+
+
 def names_axis(ax: Axes, names: Sequence[str]) -> None:
     """A y axis of names, the first on top, each in the middle of its row."""
     ax.set_ylim(max(len(names), 1) - 0.5, -0.5)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fl_sim.report import wording
-from fl_sim.report.figures.marks import bars, count_axis, note, ranks, share_axis
+from fl_sim.report.figures.marks import bars, count_axis, note, ranks, share_axis, short
 from fl_sim.report.figures.sheet import FLOOR, LEFT, Grid, Sheet, Words, facets, sheet, widest
 from fl_sim.report.figures.style import BAND, SOFT
 from fl_sim.report.numbers import count
@@ -19,7 +19,7 @@ from fl_sim.results.run import Result
 
 ORDER = 30
 SIZES, RIGHT = 0.75, 0.85  # inches: the panel of n_k, and beside the panels the scale
-MOST_NAMES, LONGEST = 64, 18  # class names shown, and letters of each
+MOST_NAMES = 64  # class names shown
 MOST_COLUMNS = 1000  # clients that still have a column of dots each; more are averaged
 COLOURS = "Blues"
 Counts = NDArray[np.int64]
@@ -70,7 +70,7 @@ def _names(result: Result, number: int) -> list[str]:
         return [str(k + 1) for k in range(number)]
     known = result.summary.get("classes") or []
     names = known if len(known) == number else [str(k) for k in range(number)]
-    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for name in names]
+    return list(map(short, names))
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

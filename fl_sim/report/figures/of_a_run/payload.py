@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import EngFormatter
 
 from fl_sim.report import payload as handed_out
 from fl_sim.report import wording
-from fl_sim.report.figures.marks import beside, count_axis, mark, names_axis, note, share_axis, ticks
+from fl_sim.report.figures.marks import beside, count_axis, mark, names_axis, note, share_axis, short, ticks
 from fl_sim.report.figures.sheet import Words, side_by_side, widest
 from fl_sim.report.figures.style import BAND, DASHED, INK, SOFT
 from fl_sim.report.numbers import count, percent, size_of
@@ -22,7 +22,7 @@ from fl_sim.results.run import Result
 
 ORDER = 50
 ROW, LEAST, NARROWEST, RIGHT = 0.22, 2.3, 1.6, 0.62  # inches: a rule or class, the least panel, and beside the panels
-MOST_CLASSES, ENDS, LONGEST = 24, 10, 18  # classes shown at all; of more, so many from each end; letters of a name
+MOST_CLASSES, ENDS = 24, 10  # classes shown at all; of more, so many from each end
 DOT, SENT = "#8a8a8a", "#0072b2"  # of rules that were not taken, and of the one that was
 # Of the parts, from the bottom of the stack; neighbours differ in lightness, so that they read in grey.
 _PARTS = {
@@ -98,15 +98,8 @@ def _bytes(ax: Axes, codec: dict[str, Any]) -> None:
     ax.set_xticks([0, 1], ["this payload", "Zstd-19"])
     ax.tick_params(axis="x", length=0)
     ax.yaxis.set_major_locator(ticks(5, integer=True))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda size, _: _axis_bytes(size)))
+    ax.yaxis.set_major_formatter(EngFormatter("B"))
     ax.set_title("bytes")
-
-
-def _axis_bytes(size: float) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e4, "kB")):
-        if size >= unit:
-            return f"{size / (1e3 if name == 'kB' else unit):.4g} {name}"
-    return f"{size:,.0f}"
 
 
 # ----------------------------------------------------------------------------------------------------------- rehearsal
@@ -139,10 +132,10 @@ def _rehearsal(ax: Axes, trials: Trials, reached: float | None) -> None:
 
 def _classes(kept: dict[str, int]) -> list[tuple[str, int | None]]:
     """(name, images) of the classes in their order; of many, the fullest and the emptiest, with a gap of None."""
-    named = [(name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}...", many) for name, many in kept.items()]
+    named: list[tuple[str, int | None]] = [(short(name), many) for name, many in kept.items()]
     if len(named) <= MOST_CLASSES:
-        return list(named)
-    ordered = sorted(named, key=lambda one: -one[1])
+        return named
+    ordered = sorted(named, key=lambda one: -(one[1] or 0))
     return [*ordered[:ENDS], (f"{len(ordered) - 2 * ENDS:,} between", None), *ordered[-ENDS:]]
 
 
