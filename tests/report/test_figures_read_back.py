@@ -863,6 +863,7 @@ def test_accuracy_over_bytes_has_a_dot_a_size_the_teacher_and_chance() -> None:
         assert ax.get_xscale() == "log"
         assert ax.get_ylim()[0] < ax.get_ylim()[1]
         labels_are_true(ax.yaxis)
+        assert all(text.endswith("%") for _, text in read_labels(ax.yaxis))
     labels_are_true(figure.axes[-1].xaxis)
 
 

@@ -24,7 +24,7 @@ from fl_sim.report.figures.style import INK, SOFT, TEXT
 LEFT, RIGHT, FLOOR, HEAD = 0.72, 0.25, 0.5, 0.28  # inches beside, below and above a panel
 _TITLE = 11.5  # points
 _LEADING = 1.35 / 72  # inches a line, for each point of its size
-_LETTER = 0.5  # how wide a letter is, of its size
+_LETTER = 0.53  # how wide a letter is, of its size
 
 
 @dataclass(frozen=True)
@@ -165,5 +165,5 @@ def widest(texts: Sequence[str], size: float = TEXT) -> float:
 
 
 def _wrap(text: str, size: float) -> list[str]:
-    """As few lines as the sheet's width allows; a letter is half as wide as its size."""
-    return textwrap.wrap(text, int((sheet_width() - 0.35) / (size * _LETTER / 72)))
+    """As few lines as the sheet's width allows; a letter is about half as wide as its size."""
+    return textwrap.wrap(text, int((sheet_width() - 0.35) / (size * _LETTER / 72)), break_on_hyphens=False)

@@ -38,7 +38,8 @@ class Measure:
     @property
     def is_share(self) -> bool:
         """Whether it is shown in percent."""
-        return self.promised or self.metric.startswith(over.ACCURACY) or self.metric == over.LABELS_DIFFER
+        name = self.metric.rpartition(".")[2]
+        return self.promised or name.startswith("accuracy") or self.metric == over.LABELS_DIFFER
 
     def text(self, value: float) -> str:
         """`93.4%` or `1.51`."""
