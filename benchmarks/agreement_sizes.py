@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fl_sim.agreement.model_size import HEADERS, NO_BOUND, STANDS_FOR, DoublingOfSize, cells
-from fl_sim.report.figures.sizes import Sizes, found
+from fl_sim.report.figures.of_a_sweep.model_sizes import Sizes, sizes_of
 from fl_sim.results import tables
 from fl_sim.results.run import Result
 from fl_sim.results.sweep_folder import POINTS
@@ -29,7 +29,7 @@ def load(folder: Path) -> Sizes:
     """
     loaded = tables.load(folder)
     runs = loaded.points.loc[loaded.points["status"] == "ok", "run"].drop_duplicates()
-    sizes = found([Result.load(folder / POINTS / run) for run in runs], loaded.axes)
+    sizes = sizes_of([Result.load(folder / POINTS / run) for run in runs], loaded.axes)
     if sizes is None:
         sys.exit(f"{folder}: no sweep over the depth of trees or the stages of boosting alone, with [agreement]")
     return sizes

@@ -1,5 +1,5 @@
-"""The pages that are made from the code: what a scenario may say, the methods, the programs in own.md and the tree in
-ARCHITECTURE.md.
+"""The pages that are made from the code: what a scenario may say, the methods, the programs in own.md, the figures in
+report.md and the tree in ARCHITECTURE.md.
 
     make docs                                    # or: .venv/bin/python docs/generate.py
     .venv/bin/python docs/generate.py --check    # write nothing; say which page is not what the code says
@@ -7,7 +7,7 @@ ARCHITECTURE.md.
 scenario.md is made from the pydantic models: types, ranges and defaults from their JSON schema, the words from the
 comment beside each field and from the docstring of its table. methods.md is made from the docstrings at the top of
 the files in strategies/. In own.md each block under `<!-- file: PATH -->` is copied from PATH. In
-ARCHITECTURE.md the tree is made from the first sentence of each file.
+ARCHITECTURE.md the tree is made from the first sentence of each file, and so are the figures in report.md.
 """
 
 from __future__ import annotations
@@ -161,13 +161,32 @@ def _clause(path: Path) -> str:
     return _plain(CLAUSE.split(first)[0].rstrip("."))
 
 
+# --------------------------------------------------------------------------------------------------------- report.md
+
+FIGURES = re.compile(r"(?<=<!-- figures -->\n).*(?=<!-- end of the figures -->)", re.DOTALL)
+
+
+def figures() -> str:
+    """A row a figure of a run and of a sweep, in their order."""
+    lines = ["| figure | of | what it shows |", "|---|---|---|"]
+    for kind in ("run", "sweep"):
+        for path in sorted((ROOT / f"fl_sim/report/figures/of_a_{kind}").glob("[!_]*.py"), key=_order):
+            lines.append(f"| `{path.stem}` | a {kind} | {_clause(path)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return int(re.findall(r"^ORDER = (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)[0]), path.stem
+
+
 def pages() -> dict[Path, str]:
     """Every page that is made, and what it should be."""
-    own, architecture = DOCS / "own.md", ROOT / "ARCHITECTURE.md"
+    own, report, architecture = DOCS / "own.md", DOCS / "report.md", ROOT / "ARCHITECTURE.md"
     return {
         DOCS / "scenario.md": scenario_page(),
         DOCS / "methods.md": methods_page(),
         own: with_files(own.read_text()),
+        report: FIGURES.sub(lambda _: figures(), report.read_text()),
         architecture: TREE.sub(lambda _: tree(), architecture.read_text()),
     }
 

@@ -23,7 +23,7 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from fl_sim.preflight import check
-from fl_sim.report.figures.run import draw_finished
+from fl_sim.report.figures.catalogue import draw_finished
 from fl_sim.report.table import summary
 from fl_sim.results.run import RunFolder, finished
 from fl_sim.runtime.flower import FlowerGrid, wait_for

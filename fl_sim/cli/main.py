@@ -183,7 +183,7 @@ def run(
             from fl_sim.simulation import simulate_on  # imports torch, while Ray starts
 
             result = simulate_on(session, scenario, bars)
-        from fl_sim.report.figures.run import draw_finished
+        from fl_sim.report.figures.catalogue import draw_finished
         from fl_sim.report.wording import took
 
         bars.phase("drawing", None)
@@ -324,7 +324,7 @@ def doctor(
 
 def _bench(settings: list[str]) -> None:
     from fl_sim.cli.bench import NOTES, about, bench
-    from fl_sim.report.table import bullets
+    from fl_sim.report.terminal import bullets
 
     with Bars(err) as bars:
         where, figures = bench(settings, bars)

@@ -117,8 +117,8 @@ def _draw(learn: Any, metrics: dict[str, Any], sheet: Path) -> None:
 def _say_made(
     to: Path, beside: Path | None, sheet: Path | None, metrics: dict[str, Any], by_class: dict[str, int]
 ) -> None:
+    from fl_sim.report.numbers import percent, size_of
     from fl_sim.report.payload import kept, unlabelled
-    from fl_sim.report.wording import percent, size_of
 
     packed_by = "packed by the reference set's folders"
     needed = f"its readers need no file but this: it is not {packed_by}"
@@ -147,8 +147,8 @@ def info(
     import numpy as np
 
     from fl_sim.plada import codec
+    from fl_sim.report.numbers import count
     from fl_sim.report.payload import unlabelled
-    from fl_sim.report.wording import count
 
     payload = _read(file, most_references, most_kept)
     starts = _folders(folders, file, payload)

@@ -18,8 +18,8 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
 ) -> None:
     """One HTML page that opens offline: the answer in words, tables, figures, every client."""
+    from fl_sim.report.numbers import size_of
     from fl_sim.report.page.build import write_report
-    from fl_sim.report.wording import size_of
 
     written = write_report(folder, to)
     size = size_of(written.stat().st_size)

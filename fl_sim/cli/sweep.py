@@ -93,22 +93,18 @@ def _sweep(
 
 
 def _show_sweep(place: Path, *, compared: bool) -> None:
-    from fl_sim.report import sweep_table
-    from fl_sim.report.figures.accuracy_by_bytes import draw_bytes
-    from fl_sim.report.figures.plane import draw_plane
-    from fl_sim.report.figures.sweep import draw_sweep
-    from fl_sim.report.sweep_labels import shortened
-    from fl_sim.results.tables import load, write
+    from fl_sim.report import advice
+    from fl_sim.report.figures.catalogue import draw_sweep
+    from fl_sim.report.sweep_results import SweepResults
+    from fl_sim.report.sweep_table import summary
+    from fl_sim.results.tables import write
 
-    tables = load(place)
-    points, same = shortened(tables.points, tables.axes)
-    title = "; ".join(filter(None, [tables.title, same]))
-    shown = (points, tables.axes, title)
-    out.print(sweep_table.comparison(*shown) if compared else sweep_table.summary(*shown))
-    steady = tables.points[[column for column in tables.points if not str(column).startswith("seconds.")]]
-    write(steady, "csv", place / "points.csv")
-    drawn = [*draw_sweep(*shown, place), *draw_plane(*shown, place)]
-    drawn += draw_bytes(points, tables.clients, tables.axes, title, place)
+    sweep = SweepResults.load(place)
+    out.print(summary(sweep.points, sweep.axes, sweep.title, compared=compared))
+    out.print("\n".join(["", *advice.of_sweep(sweep), ""]), highlight=False, markup=False)
+    steady = [column for column in sweep.table if not str(column).startswith("seconds.")]
+    write(sweep.table[steady], "csv", place / "points.csv")
+    drawn = draw_sweep(sweep, place)
     names = ", ".join(path.name for path in drawn if path.suffix == ".png")
     out.print(f"points.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
 

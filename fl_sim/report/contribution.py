@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fl_sim.report import wording
-from fl_sim.report.wording import number, percent
+from fl_sim.report.numbers import number, percent
 from fl_sim.results.run import Result
 
 Record = dict[str, Any]  # of a round, in learn's `detail`
@@ -21,29 +21,27 @@ def is_weighed(result: Result) -> bool:
     return any(row.get("weight") for row in result.clients)
 
 
-def told(result: Result) -> str | None:
-    """How much of all weight those have that misbehave, and the mean weight by tier of those that behave; None where
+def weights(result: Result) -> str:
+    """How much of all weight those have that misbehave, and the mean weight by tier of those that behave; nothing where
     nobody is weighed."""
-    share = result.learn.get("weight_share_misbehaving")
     if not is_weighed(result):
-        return None
+        return ""
+    share = result.learn.get("weight_share_misbehaving")
     by_tier = ", ".join(f"{tier} {number(weight)}" for tier, weight in result.learn["weight_by_tier"].items())
     bad = sum(bool(row.get("behaviour")) for row in result.clients)
     if not bad or share is None:
         return f"Mean weight of a client in the end: {by_tier}."
-    theirs = (
-        f"have {percent(share)} of all weight in the end and are {percent(bad / len(result.clients))} of the clients"
-    )
-    return f"Those that misbehave {theirs}; mean weight of those that behave: {by_tier}."
+    of = f"{percent(share)} of all weight in the end and are {percent(bad / len(result.clients))} of the clients"
+    return f"Those that misbehave have {of}; mean weight of those that behave: {by_tier}."
 
 
 def curves(result: Result) -> dict[str, list[Record]]:
     """Architecture -> its rounds that were measured; one without a name where there is one."""
-    found: dict[str, list[Record]] = {}
+    rounds: dict[str, list[Record]] = {}
     for record in result.summary["learn"].get("detail", {}).get("rounds", []):
         if record.get(measure(result)) is not None:
-            found.setdefault(record.get("architecture", ""), []).append(record)
-    return found
+            rounds.setdefault(record.get("architecture", ""), []).append(record)
+    return rounds
 
 
 def measure(result: Result) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fl_sim.report.wording import count, number, percent, size_of
-from fl_sim.report.wording import tiers as tiers_of
+from fl_sim.report import wording
+from fl_sim.report.numbers import count, percent, size_of, small_percent
 from fl_sim.results.run import Result
 
 MOST_NAMES = 8  # of classes, in a line
@@ -27,8 +27,8 @@ def has_payload(result: Result) -> bool:
 
 def detail(result: Result) -> dict[str, Any]:
     """What the learn strategy found beside its metrics."""
-    found: dict[str, Any] = result.summary["learn"].get("detail") or {}
-    return found
+    beside: dict[str, Any] = result.summary["learn"].get("detail") or {}
+    return beside
 
 
 def notes(result: Result) -> Iterator[str]:
@@ -53,34 +53,32 @@ def unlabelled(names: Sequence[str]) -> list[str]:
     """The line on classes that a payload labels nothing as; no line where there are none."""
     if not names:
         return []
-    said = ", ".join(names[:MOST_NAMES]) + f", and {len(names) - MOST_NAMES:,} more" * (len(names) > MOST_NAMES)
-    return [f"No reference is labelled {said}: students cannot learn {'these classes' if names[1:] else 'this class'}."]
+    parts = ", ".join(names[:MOST_NAMES]) + f", and {len(names) - MOST_NAMES:,} more" * (len(names) > MOST_NAMES)
+    return [
+        f"No reference is labelled {parts}: students cannot learn {'these classes' if names[1:] else 'this class'}."
+    ]
 
 
 def kept(learn: dict[str, Any]) -> str:
     """`1,710 of 41,247 references (4.1%)`."""
-    return f"{learn['num_kept']:,} of {count(learn['num_references'], 'reference')} ({share(learn['keep_fraction'])})"
-
-
-def share(part: float) -> str:
-    """A share that may be small, with two significant digits at least: `4.1%`, `0.012%`."""
-    return percent(part) if part >= 0.01 or not part else f"{number(100 * part)}%"
+    share = small_percent(learn["keep_fraction"])
+    return f"{learn['num_kept']:,} of {count(learn['num_references'], 'reference')} ({share})"
 
 
 def _beside(codec: dict[str, Any]) -> str:
     """The body beside what it would take otherwise."""
-    said = f"Its indices and labels take {size_of(codec['body'])}; Zstd-19 would take {size_of(codec['zstd'])}"
-    return f"{said}, the entropy bound without clusters is {size_of(round(codec['entropy_bound']))}."
+    text = f"Its indices and labels take {size_of(codec['body'])}; Zstd-19 would take {size_of(codec['zstd'])}"
+    return f"{text}, the entropy bound without clusters is {size_of(round(codec['entropy_bound']))}."
 
 
 def accuracies(result: Result) -> str:
     """The teacher's where it is known, and that of each tier's clients."""
     learn = result.learn
     teacher = learn.get("teacher_accuracy")
-    found = {tier: learn["tiers"].get(tier, {}).get("accuracy") for tier in tiers_of(result)}
-    tiers = ", ".join(f"{percent(value)} ({tier})" for tier, value in found.items() if value is not None)
-    said = [f"the teacher {percent(teacher)}"] * (teacher is not None) + [f"the clients {tiers}"] * bool(tiers)
-    return f"Accuracy: {', '.join(said)}." if said else "Accuracy: no client could be tested."
+    by_tier = {tier: learn["tiers"].get(tier, {}).get("accuracy") for tier in wording.tiers(result)}
+    tiers = ", ".join(f"{percent(value)} ({tier})" for tier, value in by_tier.items() if value is not None)
+    parts = [f"the teacher {percent(teacher)}"] * (teacher is not None) + [f"the clients {tiers}"] * bool(tiers)
+    return f"Accuracy: {', '.join(parts)}." if parts else "Accuracy: no client could be tested."
 
 
 def rehearsed(trials: list[dict[str, Any]]) -> str:
@@ -89,9 +87,9 @@ def rehearsed(trials: list[dict[str, Any]]) -> str:
         return f"Rehearsed one rule on rows of the server's: {_trial(trials[0])}."
     best, *others = trials
     worst = min(trials, key=lambda trial: trial["accuracy"])
-    said = [f"best {_trial(best)}", f"then {_trial(others[0])}"]
-    said += [f"worst {_trial(worst)}"] * (worst is not best and worst is not others[0])
-    return f"Rehearsed {len(trials)} rules on held-out rows of the server's: {'; '.join(said)}."
+    parts = [f"best {_trial(best)}", f"then {_trial(others[0])}"]
+    parts += [f"worst {_trial(worst)}"] * (worst is not best and worst is not others[0])
+    return f"Rehearsed {len(trials)} rules on held-out rows of the server's: {'; '.join(parts)}."
 
 
 def _trial(trial: dict[str, Any]) -> str:

@@ -29,12 +29,12 @@ def plan(sweep: Sweep, folder: Path) -> RenderableType:
         table.add_row(str(number), *(escape(str(value)) for value in point.labels().values()), state)
         if left_out and number == FIRST - 1:
             table.add_row(*["..."] * (len(sweep.axes) + 2))
-    said = f"\n{left_out:,} points, {FIRST} to {FIRST + left_out - 1}, are left out of this list" * bool(left_out)
-    told = cost(sweep, folder)
+    parts = f"\n{left_out:,} points, {FIRST} to {FIRST + left_out - 1}, are left out of this list" * bool(left_out)
+    costs = cost(sweep, folder)
     return Group(
         table,
-        *filter(None, [said]),
-        f"\n{told.points} points, {told.runs} different runs, {told.finished} finished; into {escape(str(folder))}",
-        f"to do: {told.clients} client runs; from an empty store {told.trainings} models to train, "
-        f"{told.rows / 1e6:.2f} million rows through training",
+        *filter(None, [parts]),
+        f"\n{costs.points} points, {costs.runs} different runs, {costs.finished} finished; into {escape(str(folder))}",
+        f"to do: {costs.clients} client runs; from an empty store {costs.trainings} models to train, "
+        f"{costs.rows / 1e6:.2f} million rows through training",
     )

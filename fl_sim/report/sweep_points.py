@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fl_sim.report.intervals import HOLDS, LEVEL, Interval, mean_interval, upper_limit, values
-from fl_sim.report.wording import count, number, percent
+from fl_sim.conformal.certificate import LEVEL as SURE
+from fl_sim.conformal.certificate import over_points
+from fl_sim.report.intervals import LEVEL, Interval, t_interval, values
+from fl_sim.report.numbers import count, keeps, listed, number, percent, promise, promised
 
 COVERAGE, CLIENT_MEAN = "calibrate.coverage", "calibrate.coverage_client_mean"
 WORST, WORST_TESTED = "calibrate.coverage_client_min", "calibrate.coverage_client_min_tested"
@@ -26,6 +28,8 @@ PAYLOAD, KEPT, TEACHER, TIERS = "learn.payload_bytes", "learn.keep_fraction", "l
 LEAST = f"{ACCURACY}_client_min"
 BRIER, ECE, PHI = "calibrate.brier", "calibrate.ece", "calibrate.phi_brier"
 DISAGREEMENT, LABELS_DIFFER = "agreement.disagreement", "agreement.label_disagreement"
+# What `fl-sim certify` finds in a point's run: clients judged, clients found to fall short, the smallest p-value.
+JUDGED, REJECTED, P_SMALLEST = "certify.judged", "certify.rejected", "certify.p"
 OF_MANY = "Of many clients the smallest is below the promise under any method"
 STRATEGIES = ("learn", "calibrate")  # the axes whose values are strategies
 
@@ -42,7 +46,7 @@ class Cell:
 
     def of(self, metric: str) -> Interval:
         """A metric over the seeds."""
-        return mean_interval(values(self.rows, metric))
+        return t_interval(values(self.rows, metric))
 
     @property
     def alpha(self) -> float:
@@ -51,17 +55,29 @@ class Cell:
         known = set(alphas[~np.isnan(alphas)].tolist())
         return known.pop() if len(known) == 1 else math.nan
 
+    @property
+    def is_promised(self) -> bool:
+        """Whether there is one promise to hold a coverage against."""
+        return not math.isnan(self.alpha)
+
     def below(self, metric: str) -> bool:
         """Whether the mean over the seeds is below 1 - alpha: by chance or not, this does not say."""
-        return mean_interval(values(self.rows, metric)).mean < self._least
+        return not keeps(self.of(metric).mean, self.alpha)
 
     def surely_below(self, metric: str) -> bool:
-        """Whether a t interval of that mean ends below 1 - alpha."""
-        return upper_limit(values(self.rows, metric)) < self._least
+        """Whether the t interval of that mean ends below 1 - alpha."""
+        interval = self.of(metric)
+        return interval.known and not keeps(interval.high, self.alpha)
 
     @property
-    def _least(self) -> float:
-        return 1 - self.alpha - 1e-9  # 0.9 covers 1 - 0.1, whatever their last bits
+    def p_each(self) -> float:
+        """The p-value of "every client keeps the promise at every point"; nan where no client was judged."""
+        return over_points(values(self.rows, P_SMALLEST))
+
+    def breaks(self, metric: str) -> bool:
+        """Whether the promise is shown to be broken: to all clients together, or, where the metric is one of single
+        clients, to each."""
+        return self.surely_below(metric) if metric in (COVERAGE, CLIENT_MEAN) else self.p_each <= SURE
 
 
 def cells(points: pd.DataFrame, axes: Sequence[str]) -> list[Cell]:
@@ -80,8 +96,15 @@ def has(points: pd.DataFrame, metric: str) -> bool:
 
 def has_calibrator(points: pd.DataFrame) -> bool:
     """Whether at any point a calibrator moved the probabilities."""
-    found = values(points, PHI)
-    return bool(np.any(found[~np.isnan(found)] != 0))
+    improvements = values(points, PHI)
+    return bool(np.any(improvements[~np.isnan(improvements)] != 0))
+
+
+def tier_accuracies(points: pd.DataFrame) -> dict[str, str]:
+    """Tier -> metric of its accuracy; the metric of all clients under no name where there are no two tiers."""
+    paths = [str(column).split(".") for column in points if str(column).startswith(TIERS)]
+    tiers = [path[2] for path in paths if path[3:] == ["accuracy"]]
+    return {tier: f"{TIERS}{tier}.accuracy" for tier in tiers} if len(tiers) > 1 else {"": ACCURACY}
 
 
 def size_metric(points: pd.DataFrame) -> str:
@@ -104,8 +127,11 @@ def over_worlds(points: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str
     """A point for each strategy and seed: averages over the worlds in which every strategy has a result."""
     kept = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
     points = points.assign(all="", **{metric: values(points, metric) for metric in [*metrics, "alpha"]})
-    means = points[_balanced(points, axes)].groupby([*kept, "all"], sort=False, dropna=False)
-    return means[[*metrics, "alpha"]].mean().reset_index().assign(status="ok")
+    groups = points[_balanced(points, axes)].groupby([*kept, "all"], sort=False, dropna=False)
+    means = groups[[*metrics, "alpha"]].mean()
+    if P_SMALLEST in points:
+        means[P_SMALLEST] = groups[P_SMALLEST].agg(over_points)
+    return means.reset_index().assign(status="ok")
 
 
 def _balanced(points: pd.DataFrame, axes: Sequence[str]) -> pd.Series:
@@ -123,28 +149,16 @@ def judged(points: pd.DataFrame) -> str:
     return next((metric for metric in order if has(points, metric)), COVERAGE)
 
 
-def lowest(found: Sequence[Cell], metric: str, most: int) -> list[Cell]:
-    """The worst cells by that metric: a coverage counts from what was promised, an error is the worse the larger."""
-    known = [(_merit(cell, metric), index) for index, cell in enumerate(found)]
-    return [found[index] for merit, index in sorted(known) if not math.isnan(merit)][:most]
+def lowest(some: Sequence[Cell], metric: str) -> list[Cell]:
+    """The cells that have that metric, the worst first: a coverage counts from its promise, an error by its size."""
+    merits = [(merit_of(cell, metric), index) for index, cell in enumerate(some)]
+    return [some[index] for merit, index in sorted(merits) if not math.isnan(merit)]
 
 
-def _merit(cell: Cell, metric: str) -> float:
-    mean, alpha = cell.of(metric).mean, cell.alpha
-    return -mean if metric == RMSE else mean - (0 if math.isnan(alpha) else 1 - alpha)
-
-
-def telling(points: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str], most: int) -> list[list[Cell]]:
-    """Of more cells than can be shown: each strategy's average over worlds, and its cells where it loses most."""
-    strategies = [axis for axis in axes if axis in STRATEGIES]
-    averages = cells(over_worlds(points, axes, metrics), [*strategies, "seed"])[: most // 2]
-    each, found, by = (
-        min(10 if len(averages) == 1 else 3, most // len(averages) - 1),
-        cells(points, axes),
-        judged(points),
-    )
-    groups = [[cell for cell in found if cell.key.items() >= average.key.items()] for average in averages]
-    return [averages, [cell for group in groups for cell in lowest(group, by, each)]]
+def merit_of(cell: Cell, metric: str) -> float:
+    """How good a cell's mean is by that metric."""
+    mean = cell.of(metric).mean
+    return -mean if metric == RMSE else mean - promised(cell.alpha) if cell.is_promised else mean
 
 
 # -------------------------------------------------------------------------------------------------------------- words
@@ -182,59 +196,36 @@ def strategy(key: Mapping[str, Any]) -> str:
 
 def place(key: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """`concentration 0.1 and weak share 0.5`: the world of a cell, nothing where no world is swept."""
-    said = [f"{names[axis]} {shown(value)}" for axis, value in key.items() if axis not in STRATEGIES]
-    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+    return listed([f"{names[axis]} {shown(value)}" for axis, value in key.items() if axis not in STRATEGIES])
 
 
 def finding(points: pd.DataFrame, axes: Sequence[str]) -> str:
-    """The worst that happens, where, and what is best there: `Under pooled the worst client is lowest, 61.0%, ...`."""
+    """The worst that happens, and where: `The worst client's coverage is lowest under pooled at seed 3: 61.0%, ...`."""
     by, names = judged(points), axis_names(axes)
-    known = lowest(cells(points, axes), by, len(points))
+    known = lowest(cells(points, axes), by)
     if not known:
         return "No point has a result"
     worst, varied = known[0], [axis for axis in axes if axis in STRATEGIES or points[axis].nunique(dropna=False) > 1]
+    what = {COVERAGE: "Coverage is lowest", ACCURACY: "Accuracy is lowest", RMSE: "The RMSE is largest"}
     where = place({axis: value for axis, value in worst.key.items() if axis in varied}, names)
-    there = [cell for cell in known[1:] if place(cell.key, names) == place(worst.key, names)]
-    said = [f"{_is_worst(known, by)}{where and ', at '}{where}"]
-    said += [f"{strategy(cell.key)} {_has(cell, by)} {_amount(cell, by)}{where and ' there'}" for cell in there[-1:]]
-    if not there and len(known) > 1:
-        best = place({axis: value for axis, value in known[-1].key.items() if axis in varied}, names)
-        said += [f"it reaches {_amount(known[-1], by)} at {best}"]
-    return "; ".join([*said, *[f"{100 * (1 - worst.alpha):.4g}% promised"] * (worst.alpha == worst.alpha)])
-
-
-def _is_worst(known: Sequence[Cell], by: str) -> str:
-    worst, under = known[0], strategy(known[0].key)
-    what = {COVERAGE: "coverage", ACCURACY: "accuracy", RMSE: "the RMSE"}.get(by, "the worst client")
-    verb = "is largest," if by == RMSE else "is lowest,"
-    if len({cell.alpha for cell in known if cell.alpha == cell.alpha}) > 1:
-        verb = "stands worst to its promise,"
-    said = f"{f'under {under} ' if under else ''}{what} {'is' if len(known) == 1 else verb} {_amount(worst, by)}"
-    return said[0].upper() + said[1:]
-
-
-def _has(cell: Cell, by: str) -> str:
-    promised = by in (COVERAGE, WORST_TESTED) and cell.alpha == cell.alpha
-    return "keeps" if promised and not cell.below(by) else "has"
-
-
-def _amount(cell: Cell, by: str) -> str:
-    mean = cell.of(by).mean
-    return number(mean) if by == RMSE else percent(mean)
+    parts = [what.get(by, "The worst client's coverage is lowest")]
+    parts += [f"under {strategy(worst.key)}"] * bool(strategy(worst.key)) + [f"at {where}"] * bool(where)
+    mean = worst.of(by).mean
+    amount = number(mean) if by == RMSE else percent(mean)
+    return f"{' '.join(parts)}: {amount}{f', {promise(worst.alpha)} promised' if worst.is_promised else ''}"
 
 
 def over_seeds(seeds: int) -> str:
-    """What a number with an interval is."""
-    return f"mean [{100 * LEVEL:g}% bootstrap interval over {seeds} seeds]"
+    """What the interval of a mean is."""
+    return f"{100 * LEVEL:g}% t interval over {seeds} seeds"
 
 
-def few_seeds(seeds: int) -> str:
-    """What a bootstrap interval over so few seeds is worth; nothing where they are many."""
-    if seeds < 2:
-        return "One seed: no interval (add seed=0,1,2)."
-    span = "runs from the smallest to the largest and " if seeds < 4 else ""
-    said = f"Over {seeds} seeds, a bootstrap interval {span}holds the true mean in some"
-    return f"{said} {HOLDS[seeds]} of 100 cases." if seeds in HOLDS else ""
+ONE_SEED = "One seed: no interval (add seed=0,1,2)."
+
+
+def intervals_said(seeds: int, what: str) -> str:
+    """What drawn intervals are: `Bands: 95% t interval over 3 seeds.`"""
+    return f"{what}: {over_seeds(seeds)}." if seeds > 1 else ONE_SEED
 
 
 def lost(points: pd.DataFrame, axes: Sequence[str], most: int = 5) -> Iterator[str]:

@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from fl_sim.conformal.thresholds import min_calibration
-from fl_sim.report import agreement, contribution, payload, verdicts, wording
+from fl_sim.report import advice, agreement, contribution, payload, verdicts, wording
+from fl_sim.report.numbers import count, keeps, number, percent, promise, signed, size_of
+from fl_sim.report.terminal import bullets, table_of
 from fl_sim.report.verdicts import Claim
-from fl_sim.report.wording import count, number, percent, signed
 from fl_sim.results.run import Result
 
 Metrics = dict[str, Any]
-Column = tuple[str, Callable[[Metrics, Metrics], Text]]  # header, cell from a group's calibrate and learn metrics
 
 ROOMY = 100  # columns of the terminal from which the table is spaced out
 
@@ -35,17 +34,14 @@ class _TableSummary:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(wording.world(self.result), style="bold")
         yield ""
-        yield _table(self.result, gap=1 if options.max_width >= ROOMY else 0)
+        yield _table(self.result, gap=int(options.max_width >= ROOMY))
         yield ""
         yield bullets(list(notes(self.result)))
 
 
 def _table(result: Result, gap: int) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap), header_style="")
-    table.add_column("", overflow="fold")
     headers, everybody, tiers = rows(result)
-    for header in headers[1:]:
-        table.add_column(header, justify="right", no_wrap=True)
+    table = table_of([""], headers[1:], 2 * gap)
     for row in everybody:
         table.add_row(*row)
     table.add_section()
@@ -56,105 +52,65 @@ def _table(result: Result, gap: int) -> Table:
 
 def rows(result: Result) -> tuple[list[str], list[list[Text]], list[list[Text]]]:
     """What the table says: its headers, the rows of all clients and of the honest, and a row a tier."""
-    columns = list(_columns(result))
-    calibrate, learn = result.calibrate, result.learn
+    calibrate, learn, tiers = result.calibrate, result.learn, wording.tiers(result)
 
     def row(name: str, clients: int, calibrate: Metrics, learn: Metrics) -> list[Text]:
-        return [Text(name), Text(f"{clients:,}"), *[cell(calibrate, learn) for _, cell in columns]]
+        return [Text(name), Text(f"{clients:,}"), *_cells(result, calibrate, learn).values()]
 
     everybody = [row("all", len(result.clients), calibrate, learn)]
     if "honest" in learn:
         honest = len(result.clients) - sum(wording.misbehaving(result).values())
         everybody.append(row("honest", honest, calibrate.get("honest", {}), learn["honest"]))
-    tiers = [
+    by_tier = [
         row(tier, len(members), calibrate.get("tiers", {}).get(tier, {}), learn["tiers"].get(tier, {}))
-        for tier, members in wording.tiers(result).items()
+        for tier, members in tiers.items()
     ]
-    return ["", "clients", *[header for header, _ in columns]], everybody, tiers
+    return ["", "clients", *_cells(result, calibrate, learn)], everybody, by_tier
 
 
-def bullets(lines: list[str]) -> Table:
-    """The lines as a list under a table, with hanging indents."""
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for line in lines:
-        grid.add_row("-", Text(line))
-    return grid
+def _cells(result: Result, calibrate: Metrics, learn: Metrics) -> dict[str, Text]:
+    """Header -> cell of a group of clients, from its metrics."""
+    calibrated, regression, alpha = wording.is_calibrated(result), wording.is_regression(result), 0.0
+    cells: dict[str, Text] = {}
+    if calibrated:
+        alpha = result.scenario.calibrate.alpha
+        names = {"coverage": "coverage", "client\nmean": "coverage_client_mean", "5%\nquantile": "coverage_client_p05"}
+        for header, name in (names | {"worst\nclient": "coverage_client_min"}).items():
+            share = calibrate.get(name)
+            colour = "" if share is None else "green" if keeps(share, alpha) else "red"
+            cells[header] = Text(percent(share), style=colour)
+        # Marked where `fl-sim certify` names a client of that coverage or less.
+        worst = calibrate.get("coverage_client_min")
+        lowest = max((row["coverage"] for row in verdicts.named_clients(result)), default=-1.0)
+        if worst is not None and worst <= lowest:
+            cells["worst\nclient"] = Text(f"! {percent(worst)}", style="bold red")
+        cells["interval\nlength" if regression else "mean set\nsize"] = Text(
+            number(wording.mean_size(result, calibrate))
+        )
+        cells["empty" if regression else "empty\nsets"] = Text(percent(calibrate.get("empty_set_rate")))
+    models = {"RMSE": "rmse"} if regression else {"accuracy": "accuracy"}
+    if not calibrated:
+        of_all = {"client\nmean": "accuracy_client_mean", "worst\nclient": "accuracy_client_min"}
+        models |= {"worst\nclient": "rmse_client_max"} if regression else of_all
+    return cells | {
+        header: Text((number if regression else percent)(learn.get(name))) for header, name in models.items()
+    }
 
 
 def probabilities(result: Result) -> tuple[list[str], list[list[str]]]:
     """How far probabilities can be trusted: headers, and a row for all clients, the honest and each tier; no row in
     regression, or where the run is from before this was measured."""
-    found = result.calibrate
-    if found.get("brier") is None:
+    calibrate = result.calibrate
+    if calibrate.get("brier") is None:
         return [], []
     columns: dict[str, Callable[[Any], str]] = {"brier": number, "log_loss": number, "ece": percent, "kuiper": percent}
     headers = ["", "Brier score", "log loss", "ECE", "Kuiper"]
     if wording.has_calibrator(result):
         columns |= {"phi_brier": signed, "phi_log": signed}
         headers += ["PHI, Brier score", "PHI, log loss"]
-    groups = {"all": found, **{name: found[name] for name in ("honest",) if name in found}, **found["tiers"]}
+    honest = {name: calibrate[name] for name in ("honest",) if name in calibrate}
+    groups = {"all": calibrate, **honest, **calibrate["tiers"]}
     return headers, [[name, *[show(of.get(key)) for key, show in columns.items()]] for name, of in groups.items()]
-
-
-# ------------------------------------------------------------------------------------------------------------ columns
-
-
-def _columns(result: Result) -> Iterator[Column]:
-    if wording.is_calibrated(result):
-        yield "coverage", _coverage(result, "coverage")
-        yield "client\nmean", _coverage(result, "coverage_client_mean")
-        yield "5%\nquantile", _coverage(result, "coverage_client_p05")
-        yield "worst\nclient", _worst_coverage(result)
-        header = "interval\nlength" if wording.is_regression(result) else "mean set\nsize"
-        yield header, lambda calibrate, _: Text(number(wording.mean_size(result, calibrate)))
-        yield (
-            "empty" if wording.is_regression(result) else "empty\nsets",
-            lambda calibrate, _: _share(calibrate, "empty_set_rate"),
-        )
-    yield from _learn_columns(result)
-
-
-def _learn_columns(result: Result) -> Iterator[Column]:
-    alone = not wording.is_calibrated(result)
-    if wording.is_regression(result):
-        yield "RMSE", lambda _, learn: Text(number(learn.get("rmse")))
-        if alone:
-            yield "worst\nclient", lambda _, learn: Text(number(learn.get("rmse_client_max")))
-        return
-    yield "accuracy", lambda _, learn: _share(learn, "accuracy")
-    if alone:
-        yield "client\nmean", lambda _, learn: _share(learn, "accuracy_client_mean")
-        yield "worst\nclient", lambda _, learn: _share(learn, "accuracy_client_min")
-
-
-def _share(metrics: Metrics, name: str) -> Text:
-    return Text(percent(metrics.get(name)))
-
-
-def _coverage(result: Result, name: str) -> Callable[[Metrics, Metrics], Text]:
-    least = 1 - result.scenario.calibrate.alpha - 1e-9  # 0.9 covers as much as 1 - 0.1, whatever their last bits
-
-    def cell(calibrate: Metrics, _: Metrics) -> Text:
-        share = calibrate.get(name)
-        if share is None:
-            return Text("-")
-        return Text(percent(share), style="green" if share >= least else "red")
-
-    return cell
-
-
-def _worst_coverage(result: Result) -> Callable[[Metrics, Metrics], Text]:
-    """The smallest coverage, marked where `fl-sim certify` names a client of that coverage or less."""
-    show, named = _coverage(result, "coverage_client_min"), verdicts.named_clients(result)
-    lowest = max((row["coverage"] for row in named), default=-1.0)
-
-    def cell(calibrate: Metrics, learn: Metrics) -> Text:
-        text, share = show(calibrate, learn), calibrate.get("coverage_client_min")
-        return Text(f"! {text.plain}", style="bold red") if share is not None and share <= lowest else text
-
-    return cell
 
 
 # -------------------------------------------------------------------------------------------------------------- notes
@@ -162,34 +118,35 @@ def _worst_coverage(result: Result) -> Callable[[Metrics, Metrics], Text]:
 
 def notes(result: Result) -> Iterator[str]:
     """What a reader has to know beside the numbers, each line only where it applies."""
-    if wording.is_calibrated(result):
+    calibrated = wording.is_calibrated(result)
+    if calibrated:
         yield from _named(result)
     yield from _misbehaving(result)
     yield _over_how_many(result)
     yield from _trust(result)
-    yield from filter(None, [contribution.told(result)])
-    if wording.is_calibrated(result):
-        yield from (f"{told}." for told in result.summary["calibrate"].get("caveats", ()))  # older results have none
+    yield from filter(None, [contribution.weights(result)])
+    if calibrated:
+        yield from (f"{caveat}." for caveat in result.summary["calibrate"].get("caveats", ()))  # older results: none
         yield from _few_points(result)
         yield from _infinite(result)
     yield from _failures(result)
     yield from payload.notes(result)
     yield from agreement.notes(result)
     yield from _cost(result)
-    if wording.is_calibrated(result):
+    if calibrated:
         yield from _worst(result)
 
 
 def _named(result: Result) -> Iterator[str]:
     """What the exact tests of `fl-sim certify` find, and which method would mend it."""
-    found = Claim().certificate(result)
-    promised = wording.promised(result.scenario)
-    if not found.num_considered:
-        yield f"{promised} is promised; no client has points enough to be judged by itself (fl-sim certify)."
+    tests = Claim().certificate(result)
+    if not tests.num_considered:
+        least = promise(result.scenario.calibrate.alpha)
+        yield f"{least} is promised; no client has points enough to be judged by itself (fl-sim certify)."
         return
-    yield verdicts.headline(result, Claim())
-    if found.num_rejected:
-        yield f"! marks the worst client where certify names one. {verdicts.mending(result)}"
+    yield advice.headline(result, Claim())
+    if tests.num_rejected:
+        yield f"! marks the worst client where certify names one. {advice.mending(result)}"
 
 
 def _misbehaving(result: Result) -> Iterator[str]:
@@ -213,18 +170,15 @@ def _over_how_many(result: Result) -> str:
 
 
 def _few_points(result: Result) -> Iterator[str]:
-    calibrate, found = result.scenario.calibrate, result.calibrate
-    none = found["clients_without_calibration"]
-    few = found["clients_below_min_n"] - none
+    calibrate, none = result.scenario.calibrate, result.calibrate["clients_without_calibration"]
+    few, rule = result.calibrate["clients_below_min_n"] - none, getattr(calibrate, "small_n", None)
     if few > 0:
-        least = count(min_calibration(calibrate.alpha), "calibration point")
-        yield f"{_have(few)} some but fewer than {least} (1/alpha - 1){_small_n(calibrate, few)}."
-    if none and calibrate.name == "local":
-        owned = "its own threshold is" if none == 1 else "their own thresholds are"
-        yield f"{_have(none)} no calibration points at all: {owned} infinite."
-    elif none:
-        are = "it is" if none == 1 else "they are"
-        yield f"{_have(none)} no calibration points at all: {are} tested with the others' threshold."
+        least = f"{count(min_calibration(calibrate.alpha), 'calibration point')} (1/alpha - 1)"
+        what = "too few for a threshold of one's own" if rule is None else f"small_n = {rule} says what they do"
+        yield f"Clients with some but fewer than {least}: {few:,}; {what}."
+    if none:
+        what = "infinite thresholds of their own" if calibrate.name == "local" else "tested with the others' threshold"
+        yield f"Clients without any calibration point: {none:,}; {what}."
 
 
 def _trust(result: Result) -> Iterator[str]:
@@ -244,63 +198,39 @@ def _trust(result: Result) -> Iterator[str]:
 
 def _by_tier(result: Result, name: str, show: Callable[[float | None], str]) -> str:
     """`7.0% (weak 7.5%, strong 7.2%)`."""
-    found = result.calibrate
-    told = ", ".join(f"{tier} {show(found['tiers'].get(tier, {}).get(name))}" for tier in wording.tiers(result))
-    return f"{show(found[name])} ({told})" if len(wording.tiers(result)) > 1 else show(found[name])
-
-
-def _have(clients: int) -> str:
-    return f"{count(clients, 'client')} {'has' if clients == 1 else 'have'}"
-
-
-def _small_n(calibrate: Any, few: int) -> str:
-    """What the rule for too few points did with these clients."""
-    rule = getattr(calibrate, "small_n", None)
-    if rule is None:
-        return ", too few for a threshold of one's own"
-    kept, each = calibrate.name == "local", "it" if few == 1 else "each"
-    infinite = f"{each} has an infinite threshold"
-    left_out = "its threshold is left out" if few == 1 else "their thresholds are left out"
-    what = {
-        "clip": f"{each} {'takes' if kept else 'sends'} its largest score",
-        "inf": infinite if kept else f"{each} sends an infinite threshold, which makes everybody's infinite",
-        "drop": infinite if kept else left_out,
-    }
-    return f": {what[rule]} (small_n = {rule})"
+    calibrate, tiers = result.calibrate, wording.tiers(result)
+    named = ", ".join(f"{tier} {show(calibrate['tiers'].get(tier, {}).get(name))}" for tier in tiers)
+    return f"{show(calibrate[name])} ({named})" if len(tiers) > 1 else show(calibrate[name])
 
 
 def _infinite(result: Result) -> Iterator[str]:
-    found = result.calibrate
-    if found["threshold_is_infinite"]:
-        yield f"The threshold is infinite: {_everything(result)}."
-    elif found.get("infinite_interval_rate"):
-        yield f"{percent(found['infinite_interval_rate'])} of the intervals are infinite, and so is their mean length."
-
-
-def _everything(result: Result) -> str:
-    return "every interval is the whole line" if wording.is_regression(result) else "every set holds every label"
+    if result.calibrate["threshold_is_infinite"]:
+        regression = wording.is_regression(result)
+        every = "interval is the whole line" if regression else "set holds every label"
+        yield f"The threshold is infinite: every {every}."
+    elif result.calibrate.get("infinite_interval_rate"):
+        share = percent(result.calibrate["infinite_interval_rate"])
+        yield f"{share} of the intervals are infinite, and so is their mean length."
 
 
 def _failures(result: Result) -> Iterator[str]:
-    lost = wording.missing(result)
+    lost, again = wording.missing(result), result.summary["clients"]["retried"]
     if lost:
         by_reason: dict[str, list[int]] = {}
         for one in lost:
             by_reason.setdefault(_first_line(one["reason"]), []).append(one["client"])
         named = [f"{_clients_named(clients)}: {reason}" for reason, clients in list(by_reason.items())[:3]]
         rest = sum(map(len, list(by_reason.values())[3:]))
-        told = "; ".join([*named, *[f"and {rest:,} more"] * bool(rest)])
-        yield f"{count(len(lost), 'client')} {'is' if len(lost) == 1 else 'are'} missing ({told})."
-    again = result.summary["clients"]["retried"]
+        who = "; ".join([*named, *[f"and {rest:,} more"] * bool(rest)])
+        yield f"Missing: {count(len(lost), 'client')} ({who})."
     if again:
-        yield f"{count(again, 'client')} {'was' if again == 1 else 'were'} run again after a failure."
+        yield f"Run again after a failure: {count(again, 'client')}."
 
 
 def _clients_named(clients: list[int], most: int = 8) -> str:
-    """`client 3`, `clients 3, 8 and 12`, `clients 3, 8 and 20 more`."""
-    shown = [str(client) for client in clients[:most]] + [f"{len(clients) - most:,} more"] * (len(clients) > most)
-    *first, last = shown
-    return f"clients {', '.join(first)} and {last}" if first else f"client {last}"
+    """`client 3`, `clients 3, 8, 12`, `clients 3, 8, and 20 more`."""
+    shown = ", ".join(map(str, clients[:most])) + f", and {len(clients) - most:,} more" * (len(clients) > most)
+    return f"client{'s' * (len(clients) > 1)} {shown}"
 
 
 def _first_line(reason: str, most: int = 120) -> str:
@@ -309,17 +239,17 @@ def _first_line(reason: str, most: int = 120) -> str:
 
 
 def _cost(result: Result) -> Iterator[str]:
-    found = result.calibrate
-    up, down = found.get("bytes_up_per_client") or 0.0, found.get("bytes_down_per_client") or 0.0
+    calibrate = result.calibrate
+    up, down = calibrate.get("bytes_up_per_client") or 0.0, calibrate.get("bytes_down_per_client") or 0.0
     if wording.is_calibrated(result):
-        yield f"Calibration cost {_traffic(up, down)} per client in {count(found['rounds'], 'round')}."
+        yield f"Calibration cost {_traffic(up, down)} per client in {count(calibrate['rounds'], 'round')}."
     all_up, all_down = _mean(result, "bytes_up"), _mean(result, "bytes_down")
     if all_up > up + 0.5 or all_down > down + 0.5:
         yield f"Learning cost {_traffic(max(all_up - up, 0), max(all_down - down, 0))} per client."
 
 
 def _traffic(up: float, down: float) -> str:
-    return f"{wording.size_of(up)} up and {wording.size_of(down)} down"
+    return f"{size_of(up)} up and {size_of(down)} down"
 
 
 def _mean(result: Result, column: str) -> float:
@@ -328,17 +258,16 @@ def _mean(result: Result, column: str) -> float:
 
 
 def _worst(result: Result) -> Iterator[str]:
+    """Who the worst client is, beside the band of an exchangeable client of its size where there is one."""
     row = wording.worst_client(result)
     if row is None:
         return
-    worst = f"Worst is {wording.who(row)} with {percent(row['coverage'])}"
-    if wording.keeps(result, row):
+    worst, band = f"Worst is {wording.who(row)} with {percent(row['coverage'])}", wording.band(result.scenario, row)
+    if keeps(row["coverage"], result.scenario.calibrate.alpha):
         yield f"{worst}: even the worst client has no less than promised."
         return
-    if result.scenario.clients.test != "local":
-        yield f"{worst}. Clients are tested on data that is not their own, so there is no band to hold it against."
-        return
-    yield f"{worst}; {wording.luck(result, row)}."
-    said = wording.below_band_said(result)
-    if said:
-        yield said
+    if band is None:
+        yield f"{worst}; there is no band to hold it against."
+    else:
+        yield f"{worst}; an exchangeable client of its size reaches {percent(band[0])} or more in 39 of 40 draws."
+    yield from filter(None, [wording.below_band_said(result)])

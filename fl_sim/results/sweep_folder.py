@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,32 @@ from pydantic import BaseModel, Field
 from fl_sim.results.run import RESULT
 from fl_sim.store.folders import damaged, in_form, is_there, sealed, unsealed
 
-FORMAT = 1  # of a sweep's folder
+FORMAT = 2  # of a sweep's folder; 1 had neither the settings nor the command
 
 SWEEP, POINTS, FAILED = "sweep.json", "points", "failed.json"  # what is in it
 
 
 class FilePoint(BaseModel):
-    """A point as a sweep's folder tells of it: its settings as they are shown, and its run."""
+    """A point as a sweep's folder tells of it: axis -> value, as the file or the command line has it, and its run."""
 
     settings: dict[str, Any]
     run: str = Field(pattern=r"^[0-9a-f]+$")
+
+    def labels(self) -> dict[str, Any]:
+        """Its settings as tables show them."""
+        return {axis: label(value) for axis, value in self.settings.items()}
+
+
+def label(value: Any) -> Any:
+    """A value of an axis as tables show it: a table by its name and what else it says.
+
+    >>> label({"name": "fcp", "sketch": "exact"}), label(0.5)
+    ('fcp(sketch=exact)', 0.5)
+    """
+    if isinstance(value, dict):
+        rest = ", ".join(f"{key}={label(inner)}" for key, inner in value.items() if key != "name")
+        return f"{value.get('name', '')}({rest})" if rest else value.get("name", "")
+    return str(value) if isinstance(value, list) else value
 
 
 class SweepFile(BaseModel):
@@ -28,8 +45,14 @@ class SweepFile(BaseModel):
     format: int = FORMAT
     identity: str
     name: str
+    command: list[str]  # the words after `fl-sim`
     axes: list[str]
     points: list[FilePoint]
+
+    @property
+    def command_line(self) -> str:
+        """What makes these points, to be typed."""
+        return shlex.join(["fl-sim", *self.command])
 
     def content(self) -> bytes:
         """Of the file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Tables:
             `alpha`, and every number of `result.json` under its path, such as "calibrate.tiers.weak.coverage".
         clients: one row a client of each finished point: `point`, the axes, and the columns of `clients.csv`.
         axes: the columns of `points` that are axes, in the order of the file.
+        values: axis -> value as the columns show it -> value as the file has it, which may be a table.
         title: the file's name, and in words what was not swept.
     """
 
@@ -37,6 +38,7 @@ class Tables:
     clients: pd.DataFrame
     axes: list[str]
     title: str
+    values: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
 
 def load(folder: str | Path) -> Tables:
@@ -48,9 +50,7 @@ def load(folder: str | Path) -> Tables:
     folder = Path(folder)
     try:
         if is_there(folder / SWEEP):
-            sweep = SweepFile.read(folder)
-            points = [(point.settings, point.run, folder / POINTS / point.run) for point in sweep.points]
-            return _frames(sweep.name, sweep.axes, points, failures(folder))
+            return _load_sweep(folder)
         if is_there(folder / RESULT):
             return _frames(folder.name, [], [({}, folder.name, folder)], {})
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -85,6 +85,13 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _load_sweep(folder: Path) -> Tables:
+    sweep = SweepFile.read(folder)
+    points = [(point.labels(), point.run, folder / POINTS / point.run) for point in sweep.points]
+    values = {axis: {point.labels()[axis]: point.settings[axis] for point in sweep.points} for axis in sweep.axes}
+    return replace(_frames(sweep.name, sweep.axes, points, failures(folder)), values=values)
+
+
 def _frames(
     name: str, axes: list[str], points: list[tuple[dict[str, Any], str, Path]], failed: Mapping[str, str]
 ) -> Tables:
@@ -108,7 +115,7 @@ def fixed(scenario: Scenario, axes: Sequence[str]) -> str:
     """What all points have in common, in words."""
     clients, calibrate = scenario.clients, scenario.calibrate
     words_of = {
-        "clients.count": f"{clients.count} clients",
+        "clients.count": f"{clients.count:,} client{'s' * (clients.count != 1)}",
         "data.name": f"on {scenario.data.name}",
         **_dealt(clients),
         "clients.test": "tested on their own data" if clients.test == "local" else "tested on shared data",
@@ -130,7 +137,9 @@ def _dealt(clients: Clients) -> dict[str, str]:
     """Path of the key -> words, of how rows are dealt to the clients."""
     if not clients.splits_by_tier:
         a = clients.concentration
-        return {"clients.partition": clients.partition, "clients.concentration": f"concentration {a:g}" if a else ""}
+        few = f"{clients.classes_per_client} labels a client" if clients.classes_per_client else ""
+        words = {"clients.partition": clients.partition, "clients.concentration": f"concentration {a:g}" if a else ""}
+        return words | {"clients.classes_per_client": few}
     words = {}
     for tier in clients.tier:
         own, at = clients.partition_of(tier), f"clients.tier.{tier.name}"

@@ -153,7 +153,7 @@ def _runs(place: Path, before: set[str]) -> Iterator[tuple[str, LoggedRun]]:
     for number, point in enumerate(SweepFile.read(place).points):
         folder = place / POINTS / point.run
         if str(number) not in before and is_there(folder / RESULT):
-            yield str(number), _logged(place, folder, f"point-{number}", point.settings)
+            yield str(number), _logged(place, folder, f"point-{number}", point.labels())
 
 
 def _logged(place: Path, folder: Path, name: str, settings: Mapping[str, Any]) -> LoggedRun:

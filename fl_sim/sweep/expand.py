@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim.errors import ScenarioError
-from fl_sim.results.sweep_folder import FilePoint, SweepFile, is_finished
+from fl_sim.results.sweep_folder import FilePoint, SweepFile, is_finished, label
 from fl_sim.scenario.comparison import by_kind
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import CALIBRATE, LEARN, StrategyTables
@@ -59,6 +59,7 @@ class Sweep:
     name: str
     axes: dict[str, list[Any]]
     points: list[Point]
+    command: tuple[str, ...] = ()  # the words after `fl-sim` that made it
 
     @cached_property
     def identity(self) -> str:
@@ -69,8 +70,9 @@ class Sweep:
 
     def file(self) -> SweepFile:
         """What the folder of this sweep says of it."""
-        points = [FilePoint(settings=point.labels(), run=point.run) for point in self.points]
-        return SweepFile(identity=self.identity, name=self.name, axes=list(self.axes), points=points)
+        points = [FilePoint(settings=point.settings, run=point.run) for point in self.points]
+        axes, command = list(self.axes), list(self.command)
+        return SweepFile(identity=self.identity, name=self.name, command=command, axes=axes, points=points)
 
     @property
     def runs(self) -> dict[str, Point]:
@@ -81,25 +83,18 @@ class Sweep:
         return first
 
 
-def label(value: Any) -> Any:
-    """A value as tables show it: a table by its name and what else it says.
-
-    >>> label({"name": "fcp", "sketch": "exact"}), label(0.5)
-    ('fcp(sketch=exact)', 0.5)
-    """
-    if isinstance(value, dict):
-        rest = ", ".join(f"{k}={label(v)}" for k, v in value.items() if k != "name")
-        return f"{value.get('name', '')}({rest})" if rest else value.get("name", "")
-    return str(value) if isinstance(value, list) else value
-
-
 # ---------------------------------------------------------------------------------------------------------- the points
 
 
-def load_sweep(file: str, assignments: Sequence[str] = (), axes: Mapping[str, list[Any]] | None = None) -> Sweep:
+def load_sweep(
+    file: str,
+    assignments: Sequence[str] = (),
+    axes: Mapping[str, list[Any]] | None = None,
+    command: Sequence[str] | None = None,
+) -> Sweep:
     """The sweep of a file: its `[sweep]`, then `axes`, then `key=a,b,c` from the command line.
 
-    `key=a` fixes a key, whether the file sweeps it or not.
+    `key=a` fixes a key, whether the file sweeps it or not. `command` is what the user typed, if not `sweep FILE ...`.
 
     Raises:
         ScenarioError: an axis without values, or points that cannot be run, each named.
@@ -120,7 +115,7 @@ def load_sweep(file: str, assignments: Sequence[str] = (), axes: Mapping[str, li
     for axis, values in swept.items():
         _refuse_repeated(axis, values)
         _refuse_said_twice(axis, swept)
-    return Sweep(path.stem, swept, _points(tables, swept))
+    return Sweep(path.stem, swept, _points(tables, swept), tuple(command or ("sweep", file, *assignments)))
 
 
 def load_comparison(file: str, names: Sequence[str], assignments: Sequence[str]) -> Sweep:
@@ -136,7 +131,8 @@ def load_comparison(file: str, names: Sequence[str], assignments: Sequence[str])
         raise ScenarioError(
             f"compare: {', '.join(names)} are of both kinds; compare learn with learn, calibrate with calibrate"
         )
-    return load_sweep(file, assignments, {kinds.pop(): list(names)})
+    typed = ("compare", file, *names, *assignments)
+    return load_sweep(file, assignments, {kinds.pop(): list(names)}, typed)
 
 
 def _axes_of(table: Any) -> dict[str, list[Any]]:
@@ -211,9 +207,6 @@ def _is_anothers(axis: str, section: str, tables: dict[str, Any]) -> bool:
     name = chosen.get("name") if isinstance(chosen, dict) else chosen
     mine = table.get(str(name))
     return mine is not None and key not in mine.model_fields and any(key in t.model_fields for t in table.values())
-
-
-# -------------------------------------------------------------------------------------------------- a sweep's folder
 
 
 # ------------------------------------------------------------------------------------------------------ what they cost

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fl_sim.agreement.model_size import NO_BOUND, Measured, doublings, enough, size_of
-from fl_sim.report.figures.sizes import figure, found
+from fl_sim.report.figures.of_a_sweep.model_sizes import figure_of, sizes_of
 from fl_sim.report.figures.style import styled
 from fl_sim.scenario.tables import Agreement
 
@@ -78,28 +78,28 @@ AXES = ["clients.tier.all.epochs", "seed"]
 
 def test_a_report_shows_sweeps_over_one_kind_of_size_alone():
     sweep = [result("boosting", epochs, seed) for epochs in (1, 2, 4) for seed in (0, 1)]
-    sizes = found(sweep, AXES)
+    sizes = sizes_of(sweep, AXES)
     assert sizes is not None
     assert (sizes.what, [row.size for row in sizes.rows], sizes.within) == ("stages", [1, 2, 4], 0.01)
     assert sizes.rows[0].four_gains == pytest.approx(2)
     assert sizes.finding == "Up to stages 4, the largest here, doubling still lowers the risk."
     assert sizes.beyond == "D_n is more than 4 (R_n - R_2n), beyond two standard errors, at none of these sizes."
-    assert found(sweep, [*AXES, "clients.count"]) is None
-    assert found([*sweep, result("mlp", 8, 0)], AXES) is None
-    assert found([*sweep, result("tree-8", 1, 0)], AXES) is None
-    assert found([*sweep, result("boosting", 8, 0, others="linear")], AXES) is None
-    assert found([*sweep, result("boosting", 8, 0, measured=False)], AXES) is None
-    assert found([*sweep, result("boosting", 4, 0)], AXES) is None
-    assert found(sweep[:2], AXES) is None
+    assert sizes_of(sweep, [*AXES, "clients.count"]) is None
+    assert sizes_of([*sweep, result("mlp", 8, 0)], AXES) is None
+    assert sizes_of([*sweep, result("tree-8", 1, 0)], AXES) is None
+    assert sizes_of([*sweep, result("boosting", 8, 0, others="linear")], AXES) is None
+    assert sizes_of([*sweep, result("boosting", 8, 0, measured=False)], AXES) is None
+    assert sizes_of([*sweep, result("boosting", 4, 0)], AXES) is None
+    assert sizes_of(sweep[:2], AXES) is None
 
 
 def test_the_figure_says_that_it_draws_no_bound():
-    sizes = found([result(f"tree-{n}", 1, seed) for n in (1, 2, 4, 8) for seed in (0, 1)], AXES)
+    sizes = sizes_of([result(f"tree-{n}", 1, seed) for n in (1, 2, 4, 8) for seed in (0, 1)], AXES)
     assert sizes is not None
     assert sizes.finding.startswith("From depth 1 on doubling buys no accuracy; two clients' models still differ")
     assert sizes.beyond.endswith("two standard errors, at depth 1, 2, 4.")
     with styled():
-        sheet = figure(sizes, "a sweep")
+        sheet = figure_of(sizes, "a sweep")
     words = " ".join(" ".join(text.get_text().split()) for text in sheet.texts)
     assert NO_BOUND in words
     assert "bound here" in sheet.legends[0].get_texts()[1].get_text()

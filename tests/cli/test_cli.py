@@ -260,7 +260,7 @@ def test_sweep_prints_a_table_draws_and_goes_on_where_it_stopped(folder, fl_sim)
     )
     code, out, _ = fl_sim(*words)
     assert code == 0
-    assert "bootstrap" in out
+    assert "95% t interval over 2 seeds" in out
     names = {path.name for path in (folder / "s").iterdir()}
     assert {"sweep.json", "points", "points.csv"} <= names
     assert any(name.endswith(".png") for name in names)

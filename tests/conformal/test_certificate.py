@@ -19,8 +19,9 @@ from fl_sim import Scenario, simulate
 from fl_sim.cli import main
 from fl_sim.conformal.certificate import certify, clopper_pearson, found_for_sure, holm, over_points, power
 from fl_sim.conformal.thresholds import conformal_rank
+from fl_sim.report.advice import headline
 from fl_sim.report.certificate import clients, of_points, rejected
-from fl_sim.report.verdicts import Claim, headline
+from fl_sim.report.verdicts import Claim
 from fl_sim.results.run import Result
 
 CLIENTS = 200

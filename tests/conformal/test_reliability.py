@@ -34,8 +34,8 @@ from fl_sim.conformal.reliability import (
     log_softmax,
     tabulate,
 )
-from fl_sim.report.figures.calibration import ece as ece_drawn
-from fl_sim.report.figures.run import draw
+from fl_sim.report.figures.catalogue import draw_run as draw
+from fl_sim.report.figures.of_a_run.calibration import ece as ece_drawn
 from fl_sim.report.page.build import page
 from fl_sim.report.table import notes, probabilities
 from fl_sim.results.run import Result, RunFolder

@@ -15,10 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fl_sim.report import sweep_points as over
-from fl_sim.report.figures.plane import MOST_PANELS, draw_plane, figures, spread
+from fl_sim.report.figures.catalogue import draw_sweep, figures_of_sweep
+from fl_sim.report.figures.marks import spread
+from fl_sim.report.figures.of_a_sweep.plane import MOST_PANELS, draw
+from fl_sim.report.figures.style import styled
 from fl_sim.report.figures.sweep_plot import Plot
-from fl_sim.report.page import figures as page_figures
-from fl_sim.report.sweep_points import cells
+from fl_sim.report.page.figures import drawn
+from fl_sim.report.sweep_results import SweepResults
 
 CONCENTRATION, SHARE = "clients.concentration", "clients.tier.weak.share"
 AXES = [CONCENTRATION, SHARE, "calibrate", "seed"]
@@ -43,8 +46,8 @@ def sweep(
 
 
 def plane(points: pd.DataFrame, axes: Sequence[str] = AXES) -> Figure:
-    ((name, figure),) = figures(points, axes, "a sweep")
-    assert name == "plane"
+    with styled():
+        (figure,) = draw(SweepResults(points, list(axes), "a sweep"))
     return figure
 
 
@@ -68,8 +71,10 @@ def test_each_strategy_is_drawn_at_its_means_over_seeds_and_further_axes():
         assert np.array(spots(ax)) == pytest.approx(np.array(expected))
         assert {text.get_text() for text in ax.texts} == {*SIZES, "95% promised"}
     said = words(figure)
-    assert said.startswith("At concentration 0.1 the worst client is lowest under pooled, 49.0% (mean set size 1.50)")
-    assert "and highest under local, 79.0% (2.75); 95% promised" in said
+    assert said.startswith(
+        "At concentration 0.1 the worst client has 49.0% under pooled (mean set size 1.50) and at best"
+    )
+    assert "79.0% under local (mean set size 2.75); 95% promised" in said
     assert "its mean over 3 seeds and 2 values of weak share." in said
     assert "the smallest coverage of a client with at least 30 test points" in said
 
@@ -102,23 +107,23 @@ def test_over_promises_and_data_nothing_is_averaged():
     ]  # fmt: skip
 
 
-def test_bars_are_the_bootstrap_interval_and_take_three_seeds():
+def test_bars_are_t_intervals_and_take_three_seeds():
     def upright(points: pd.DataFrame) -> list[tuple[float, float]]:
         bars = [line for line in plane(points).axes[1].lines if line.get_gid() is None and len(line.get_xdata()) == 2]
         return [tuple(line.get_ydata()) for line in bars if np.ptp(line.get_xdata()) == 0 < np.ptp(line.get_ydata())]
 
-    # Of three values the interval runs from the smallest to the largest, a hundredth to either side.
-    expected = [(WORST[name] - 0.02, WORST[name]) for name in SIZES]
+    # Of three values a hundredth apart, t of two degrees of freedom times their standard error.
+    reach = 4.302653 * 0.01 / math.sqrt(3)
+    expected = [(WORST[name] - 0.01 - reach, WORST[name] - 0.01 + reach) for name in SIZES]
     assert np.array(upright(sweep())) == pytest.approx(np.array(expected))
     assert upright(sweep(seeds=(0, 1))) == []
 
 
-def test_it_takes_two_strategies(tmp_path):
-    assert draw_plane(sweep(strategies=["local"]), AXES, "", tmp_path) == []
-    assert draw_plane(sweep(strategies=["local"]), [CONCENTRATION, SHARE, "seed"], "", tmp_path) == []
+def test_it_takes_two_strategies():
     failed = pd.DataFrame([{"calibrate": name, "seed": 0, "status": "failed"} for name in SIZES])
-    assert draw_plane(failed, ["calibrate", "seed"], "", tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert draw(SweepResults(sweep(strategies=["local"]), AXES)) == []
+    assert draw(SweepResults(sweep(strategies=["local"]), [CONCENTRATION, SHARE, "seed"])) == []
+    assert draw(SweepResults(failed, ["calibrate", "seed"])) == []
 
 
 def test_infinite_sizes_are_left_out_and_said():
@@ -142,23 +147,24 @@ def test_many_values_have_so_many_panels_from_the_first_to_the_last():
 
 def test_strategies_look_as_in_the_other_figures():
     points = sweep()
-    other = Plot(points, AXES, list(SIZES), [], None, None, "", "")
-    (cell, *_) = cells(points, AXES)
+    other = Plot(points, AXES, list(SIZES), [])
     mark = lines(plane(points).axes[0], "strategy")[0]
-    assert (mark.get_color(), mark.get_marker()) == (other.style(cell)["color"], other.style(cell)["marker"])
+    look = other.style(next(iter(SIZES)))
+    assert (mark.get_color(), mark.get_marker()) == (look["color"], look["marker"])
 
 
 def test_the_same_points_give_the_same_bytes(tmp_path):
-    first, second = (draw_plane(sweep(), AXES, "a sweep", tmp_path / name) for name in ("a", "b"))
-    assert [path.name for path in first] == ["plane.png", "plane.svg"]
+    first, second = (draw_sweep(SweepResults(sweep(), AXES, "a sweep"), tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == ["sweep.png", "sweep.svg", "plane.png", "plane.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_a_page_has_it_after_the_figure_of_the_sweep():
-    drawn = list(page_figures.of_sweep(sweep(), pd.DataFrame(), AXES, "a sweep"))
-    assert [figure.split('"')[1] for figure in drawn] == ["figure-sweep", "figure-plane"]
-    assert "<title" in drawn[1]
-    assert "the worst client is lowest under pooled" in drawn[1]
+def test_a_page_has_it_after_the_figure_of_the_sweep_for_wide_and_narrow_screens():
+    figures = drawn(lambda: figures_of_sweep(SweepResults(sweep(), AXES, "a sweep")))
+    assert [figure.name for figure in figures] == ["sweep", "plane"]
+    for figure in figures:
+        boxes = [float(str(svg).split('viewBox="')[1].split()[2]) for svg in (figure.wide, figure.narrow)]
+        assert boxes[1] < 0.6 * boxes[0]
 
 
 def test_labels_keep_apart_and_what_is_heavy_stays():

@@ -8,6 +8,7 @@ import html
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,23 +22,33 @@ from test_report import client, plain, regression, result
 from fl_sim import Result
 from fl_sim.conformal.certificate import clopper_pearson
 from fl_sim.errors import FlSimError
-from fl_sim.report import sweep_table, wording
+from fl_sim.report import advice, sweep_table, wording
 from fl_sim.report import table as run_table
+from fl_sim.report import verdicts as judge
+from fl_sim.report.certificate import P_ADJUSTED
 from fl_sim.report.certificate import points as certified
-from fl_sim.report.certificate import verdicts
-from fl_sim.report.page import again as page_again
+from fl_sim.report.numbers import number
 from fl_sim.report.page import build, clients
-from fl_sim.report.page.answer import marked_where
 from fl_sim.report.page.build import write_report
-from fl_sim.report.page.clients import Explorer, embedded
-from fl_sim.report.page.standings import JUDGED, P_SMALLEST, REJECTED, Standing, beyond_chance, standings
+from fl_sim.report.page.clients import Explorer
 from fl_sim.report.sweep_points import COVERAGE as OVERALL
-from fl_sim.report.sweep_points import Cell, cells
-from fl_sim.report.verdicts import Claim
+from fl_sim.report.sweep_points import SET_SIZE
+from fl_sim.report.sweep_results import SweepResults
+from fl_sim.report.verdicts import (
+    JUDGED,
+    P_SMALLEST,
+    REJECTED,
+    Claim,
+    Standing,
+    advised,
+    beyond_chance,
+    each_client,
+    standings,
+)  # fmt: skip
 from fl_sim.results import tables
 from fl_sim.results.run import CLIENTS, RESULT, RunFolder
-from fl_sim.results.sweep_folder import FAILED, POINTS
-from fl_sim.sweep.expand import Sweep, load_sweep
+from fl_sim.results.sweep_folder import FAILED, POINTS, SweepFile
+from fl_sim.sweep.expand import Sweep, load_comparison, load_sweep
 from fl_sim.sweep.run import claim
 
 AXES = ("clients.concentration=0.1,10", "calibrate=fedwq-cp,local,pooled", "seed=0,1,2")
@@ -97,6 +108,24 @@ def text_of(told: str) -> str:
     return html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<(style|script).*?</\1>", "", told, flags=re.DOTALL)))
 
 
+def table_of(told: str, caption: str) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the table of that caption."""
+    (table,) = [each for each in re.findall(r"<table.*?</table>", told, re.DOTALL) if f"<span>{caption}" in each]
+    headers = [text_of(head) for head in re.findall(r'title="Sort by[^"]*">(.*?)</button>', table)]
+    rows = [re.findall(r"<t[hd] data-v.*?</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]]
+    return headers, [[text_of(cell) for cell in row] for row in rows]
+
+
+def verdicts_of(told: str) -> dict[str, tuple[str, str]]:
+    """Strategy -> (kind of the verdict on all clients together, kind of that on each)."""
+    rows = re.findall(r"<tr>(.*?)</tr>", told.partition("Who kept the promise")[2].partition("</table>")[0], re.DOTALL)[
+        1:
+    ]
+    kinds = [re.findall(r'class="(broken|kept|open)"', row) for row in rows]
+    names = [text_of(re.findall(r"<th.*?</th>", row)[0]) for row in rows]
+    return {name: (both[0], both[1]) for name, both in zip(names, kinds, strict=True)}
+
+
 def data_of(told: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', told, re.DOTALL)
     assert found is not None
@@ -139,12 +168,10 @@ def test_a_runs_page_stands_alone_and_says_what_the_terminal_says(tmp_path):
     for line in [wording.finding(found), wording.world(found), *run_table.notes(found)]:
         assert line in said
     headers, everybody, tiers = run_table.rows(found)
-    cells_ = re.findall(r"<t[hd] data-v[^>]*>([^<]*)", told)
-    assert [html.unescape(text) for text in cells_] == [cell.plain for row in [*everybody, *tiers] for cell in row]
-    assert [text_of(h) for h in re.findall(r'title="Sort by[^"]*">(.*?)</button>', told)] == [
-        header.replace("\n", " ") for header in headers
-    ]
-    assert told.count("<svg role=") == 3  # coverage, sizes, labels
+    shown_headers, shown_rows = table_of(told, "All clients, and each tier")
+    assert shown_rows == [[cell.plain for cell in row] for row in [*everybody, *tiers]]
+    assert shown_headers == [header.replace("\n", " ") for header in headers]
+    assert told.count("<svg role=") == 2 * 3  # coverage, sizes, labels, for wide and narrow screens
 
 
 def test_what_has_no_promise_or_no_labels_has_a_page(tmp_path):
@@ -180,40 +207,50 @@ def test_names_and_reasons_cannot_become_elements(tmp_path):
 
 
 def test_embedded_text_ends_no_script_and_reads_back():
-    data = {"a": "</script><!--", "b": ["&lt;", 1, None]}
-    assert "<" not in embedded(data)
-    assert json.loads(embedded(data)) == data
+    explorer = Explorer({"a": "</script><!--", "b": ["&lt;", 1, None]})
+    assert "<" not in explorer.text()
+    assert json.loads(explorer.text()) == explorer.data
 
 
 # ----------------------------------------------------------------------------------------------------------- the answer
 
 
-def test_a_sweeps_page_says_where_what_fails_and_what_to_use(sweep_page):
-    said = text_of(sweep_page)
-    assert "fedwq-cp and pooled break the promise of 95%; of local no broken promise is found." in said
-    assert "Use local instead. No broken promise is found, neither over all clients nor at any of 48 clients" in said
-    assert "Sets hold 1.60 labels on average (fedwq-cp: 1.10); a client sends 0 bytes (fedwq-cp: 16 bytes)" in said
-    assert "fedwq-cp breaks the promise of 95%, to all clients together and to single ones." in said
-    # (40 + 7 * 54) / 480 = 87.1 %, in one of two worlds.
-    assert "in 1 of 2 worlds: everywhere at concentration 0.1, nowhere at concentration 10; it is lowest, 87.1%" in said
-    assert "pooled breaks the promise of 95% to single clients" in said
-    assert "3 of 48 clients judged, over all worlds and seeds, fall short beyond bad luck, in 1 of 2 worlds" in said
-    assert "where local has 96.7%" in said  # 58 of 60
+def test_a_sweeps_page_has_a_verdict_for_each_strategy_and_promise(sweep_page):
+    # `fedwq-cp` fails everybody in one of two worlds, `pooled` one client of eight.
+    assert verdicts_of(sweep_page) == {
+        "fedwq-cp": ("broken", "broken"), "local": ("kept", "kept"), "pooled": ("kept", "broken"),
+    }  # fmt: skip
+    headers, rows = table_of(sweep_page, "Who kept the promise")
+    by_name = {row[0]: dict(zip(headers, row, strict=True)) for row in rows}
+    assert [by_name[name]["set size"] for name in ("fedwq-cp", "local", "pooled")] == ["1.10", "1.60", "1.30"]
+    assert [by_name[name]["bytes up"] for name in ("fedwq-cp", "local", "pooled")] == [
+        "16 bytes",
+        "0 bytes",
+        "640 bytes",
+    ]
+    # (40 + 7 * 54) / 480 = 87.1 % in one world, and 57 of 60 or more in the other.
+    assert "1 of 2 worlds" in by_name["fedwq-cp"]["promise to all clients together"]
+    assert "3 of 48 clients" in by_name["pooled"]["promise to each client"]
+
+
+def test_what_is_rejected_is_not_advised_though_its_sets_are_smaller(sweep_folder, sweep_page):
+    sentences = [text_of(line) for line in re.findall(r"<p[^>]*>(.*?)</p>", sweep_page)][:3]
+    assert "in 2 worlds over 3 seeds; 95% was promised" in sentences[0]
+    assert sentences[1].startswith("local kept its promise")
+    assert "1.60 labels" in sentences[1]
+    assert "Use local." in sentences[2]
+    assert not any(f"Use {name}" in " ".join(sentences) for name in ("fedwq-cp", "pooled"))
 
 
 def test_the_table_of_a_sweep_has_the_terminals_cells_in_their_order(sweep_folder, sweep_page):
     found = tables.load(sweep_folder)
     block = sweep_table.blocks(found.points, found.axes)[0]
-    rows = block.sections[0]
-    assert len(rows) == 6
-    table = re.findall(r"<table.*?</table>", sweep_page, re.DOTALL)[1]
-    shown = [re.findall(r"<t[hd] data-v.*?</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)[1:]]
-    for row, cells_ in zip(rows, shown, strict=True):
+    assert len(block.rows) == 6
+    _, shown = table_of(sweep_page, "mean")
+    for row, cells_ in zip(block.rows, shown, strict=True):
         numbers = [sweep_table.cell_text(block, row, k, False).plain for k in range(len(block.columns))]
-        assert [text_of(cell) for cell in cells_] == [*row.labels, *numbers]
-        kept = [float(re.findall(r'data-v="([^"]*)"', cell)[0]) for cell in cells_[len(row.labels) :]]
-        assert kept == [one.mean for _, one in row.found]
-    assert table.count("data-point=") == 6
+        assert cells_ == [*row.labels, *numbers]
+    assert sweep_page.count("data-point=") == 6
 
 
 def test_points_without_a_result_are_named_with_their_reasons(tmp_path):
@@ -221,8 +258,9 @@ def test_points_without_a_result_are_named_with_their_reasons(tmp_path):
     (tmp_path / "swept" / FAILED).write_text(json.dumps({sweep.points[-1].run: "Traceback\nValueError: too warm"}))
     said = text_of(build.page(tmp_path / "swept"))
     assert "2 points without a result" in said
-    assert "concentration 10, calibrate pooled, seed 2failedValueError: too warm" in said
-    assert "concentration 10, calibrate pooled, seed 1not run" in said
+    _, rows = table_of(build.page(tmp_path / "swept"), "2 points without a result")
+    assert ["concentration 10, calibrate pooled, seed 2", "failed", "ValueError: too warm"] in rows
+    assert ["concentration 10, calibrate pooled, seed 1", "not run", ""] in rows
 
 
 @pytest.mark.parametrize(("of", "p"), [(1, 0.025), (4, 0.025), (16, 0.025), (48, 0.05)])
@@ -257,12 +295,11 @@ def test_one_world_is_judged_by_its_seeds_and_its_clients():
 
 def test_the_exact_tests_are_those_of_certify(sweep_folder):
     counted = certified(sweep_folder, Claim())
-    found = tables.load(sweep_folder)
-    results = {run: Result.load(sweep_folder / POINTS / run) for run in found.points["run"]}
-    mine = build._certified(found.points, results)
+    sweep = SweepResults.load(sweep_folder)
+    mine = judge.certified(sweep.points, sweep.results)
     assert mine[JUDGED].tolist() == counted["considered"].tolist()
     assert mine[REJECTED].tolist() == counted["rejected"].tolist()
-    assert mine[P_SMALLEST].tolist() == pytest.approx(counted["p_adjusted_min"].tolist(), nan_ok=True)
+    assert mine[P_SMALLEST].tolist() == pytest.approx(counted[P_ADJUSTED].tolist(), nan_ok=True)
 
 
 def test_table_page_and_certify_have_one_verdict(tmp_path, monkeypatch, capsys):
@@ -272,30 +309,42 @@ def test_table_page_and_certify_have_one_verdict(tmp_path, monkeypatch, capsys):
     axes = ("calibrate=pooled,rob-fcp,cphet", "seed=0,1,2", "runtime.name=inline")
     folder = tmp_path / "sweep"
     assert call(monkeypatch, capsys, "sweep", "digits", *axes, *world, "--out", str(folder))[0] == 0
-    told = verdicts(certified(folder, Claim()))
-    found = tables.load(folder)
-    results = {run: Result.load(folder / POINTS / run) for run in found.points["run"]}
-    points = build._certified(found.points, results)
-    said = text_of(build.page(folder))
-    for one in standings(points, found.axes, ""):
-        assert one.p_each == pytest.approx(told[one.name])
-        assert one.breaks_each == (told[one.name] <= 0.05) == (one.name in ("pooled", "rob-fcp"))
-        assert (f"Use {one.name} instead" in said) == (one.name == "cphet")
-    assert "pooled and rob-fcp break the promise of 90%; of cphet no broken promise is found." in said
+    p_values = each_client(certified(folder, Claim()), P_ADJUSTED)
+    sweep = SweepResults.load(folder)
+    points = judge.certified(sweep.points, sweep.results)
+    some = standings(points, sweep.axes, "")
+    page = build.page(folder)
+    for one in some:
+        assert one.p_each == pytest.approx(p_values[one.name])
+        assert one.breaks_each == (p_values[one.name] <= 0.05) == (one.name in ("pooled", "rob-fcp"))
+        assert (verdicts_of(page)[one.name][1] == "broken") == one.breaks_each
+        assert (f"Use {one.name}" in text_of(page)) == (one.name == "cphet")
+    best = advised(points, some)
+    assert best is not None
+    assert best.name == "cphet"
     certificate = call(monkeypatch, capsys, "certify", str(folder))[1]
     marked = {line.split()[0] for line in certificate.splitlines() if re.match(r"(pooled|rob-fcp|cphet) .*! ", line)}
     assert marked == {"pooled", "rob-fcp"}
 
 
-def test_where_marks_lie_is_told_by_the_axes_that_tell_it():
-    points = pd.DataFrame([{"clients.concentration": c, "clients.count": k, "calibrate": "x", "status": "ok"}
-                           for c in (0.1, 1.0) for k in (5, 9)])  # fmt: skip
-    axes = ["clients.concentration", "clients.count", "calibrate"]
-    worlds = cells(points, axes)
-    one = Standing("x", worlds, Cell({}, points), axes)
-    assert marked_where(worlds[:2], one) == ": everywhere at concentration 0.1, nowhere at concentration 1"
-    assert marked_where(worlds[:3], one) == ": everywhere at concentration 0.1, everywhere at clients 5"
-    assert marked_where(worlds, one) == ""
+def test_nothing_is_advised_where_all_break_or_none_is_judged():
+    points = pd.DataFrame({
+        "calibrate": "x", "seed": [0, 1, 2], "status": "ok", "alpha": 0.1, OVERALL: 0.95, SET_SIZE: 1.0, JUDGED: 10,
+        REJECTED: 1, P_SMALLEST: 1e-6,
+    })  # fmt: skip
+    assert advised(points, standings(points, ["calibrate", "seed"], "")) is None
+    unjudged = points.assign(**{JUDGED: 0, REJECTED: 0, P_SMALLEST: math.nan})
+    assert advised(unjudged, standings(unjudged, ["calibrate", "seed"], "")) is None
+
+
+def test_a_runs_page_suggests_what_would_mend_a_broken_promise(tmp_path):
+    broken = result([client(0, "weak", 140, 200, n=200), client(1, "strong", 182, 200, n=200)])
+    told = build.page(written(broken, tmp_path / "broken"))
+    assert "calibrate=grouped" in text_of(told)
+    assert "fl-sim compare scenario.toml fedwq-cp grouped" in text_of(told)
+    assert verdicts_of(told)["fedwq-cp"][1] == "broken"
+    kept = result([client(0, "weak", 182, 200, n=200), client(1, "strong", 182, 200, n=200)])
+    assert "To mend it" not in " ".join(advice.of_run(kept))
 
 
 # --------------------------------------------------------------------------------------------------------- the explorer
@@ -310,7 +359,7 @@ def test_the_explorer_holds_every_client_with_its_exact_interval(tmp_path):
         assert at(world["test"], k) == row["num_test"]
         assert at(world["calibration"], k) == row["num_calibration"]
         assert world["tiers"][at(world["tier"], k)] == row["tier"]
-        assert f"{at(run['size'], k):g}" == f"{float(wording.number(row['mean_set_size'])):g}"
+        assert f"{at(run['size'], k):g}" == f"{float(number(row['mean_set_size'])):g}"
         low, high = (float(end[0]) for end in clopper_pearson([row["num_covered"]], [row["num_test"]]))
         told = data["intervals"][str(row["num_test"])][str(row["num_covered"])]
         assert [f"{end:.1f}" for end in told] == [f"{100 * low:.1f}", f"{100 * high:.1f}"]
@@ -365,36 +414,53 @@ def test_label_counts_go_where_they_are_too_many(monkeypatch):
 # ---------------------------------------------------------------------------------------------------- making it again
 
 
-def test_the_command_of_a_sweep_makes_the_very_points(sweep_folder, sweep_page, tmp_path):
+def test_the_command_of_a_sweep_is_the_one_that_made_it(sweep_folder, sweep_page):
     found = re.search(r'<pre class="command"><code>(.*?)</code>', sweep_page)
     assert found is not None
-    _, command, file, *assignments = html.unescape(found[1]).split()
-    assert command == "sweep"
-    again = load_sweep(str(sweep_folder / file), assignments)
+    _, command, file, *assignments = shlex.split(html.unescape(found[1]))
+    assert (command, file) == ("sweep", "digits")
+    again = load_sweep(file, assignments)
     assert again.identity == json.loads((sweep_folder / "sweep.json").read_text())["identity"]
-    sweep = load_sweep("digits", AXES)
-    claim(sweep, tmp_path / "shipped")
-    assert page_again.of_sweep(tmp_path / "shipped", [])[0] == "fl-sim sweep digits " + " ".join(AXES)
 
 
-def test_tables_of_an_axis_are_said_as_toml(tmp_path):
+def test_tables_of_an_axis_come_back_as_they_were_said(tmp_path):
     axis = "calibrate=fedwq-cp,{name='fcp', sketch='ddsketch', alpha=0.2}"
     sweep = load_sweep("digits", [axis])
     claim(sweep, tmp_path / "swept")
-    command = page_again.of_sweep(tmp_path / "swept", [])[0]
-    assert '{name="fcp", sketch="ddsketch", alpha=0.2}' in command
+    told = json.loads((tmp_path / "swept/sweep.json").read_text())
+    assert told["command"] == ["sweep", "digits", axis]
+    assert told["points"][1]["settings"] == {"calibrate": {"name": "fcp", "sketch": "ddsketch", "alpha": 0.2}}
+    file = SweepFile.read(tmp_path / "swept")
+    assert shlex.split(file.command_line) == ["fl-sim", "sweep", "digits", axis]
+    assert file.points[1].labels() == {"calibrate": "fcp(sketch=ddsketch, alpha=0.2)"}
+    assert load_comparison("digits", ["local", "pooled"], ["seed=0,1"]).command == (
+        "compare", "digits", "local", "pooled", "seed=0,1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["report", "results", "certify"])
+def test_a_sweeps_folder_of_an_older_version_is_one_line(tmp_path, fl_sim, command):
+    """Which kept labels in the place of settings, and no command."""
+    swept(tmp_path / "swept", but=17)
+    path = tmp_path / "swept/sweep.json"
+    told = json.loads(path.read_text())
+    told = {key: told[key] for key in ("identity", "name", "axes", "points")} | {"format": 1}
+    path.write_text(json.dumps(told))
+    code, out, err = fl_sim(command, str(tmp_path / "swept"))
+    assert (code, out, len(err.strip().splitlines())) == (1, "", 1)
+    assert "has format 1, and this fl-sim reads format 2; delete that file, and the same command makes it again" in err
 
 
 def test_a_run_of_a_shipped_scenario_is_known(tmp_path):
     found = result([client(k, ("weak", "strong")[k % 2], 9, 10) for k in range(40)])
-    assert page_again.of_run(tmp_path / "digits-0123abcd", found)[0] == "fl-sim run digits"
-    assert page_again.of_run(tmp_path / "mine-0123abcd", found)[0] == "fl-sim run scenario.toml"
+    assert build._run_again(tmp_path / "digits-0123abcd", found)[0] == "fl-sim run digits"
+    assert build._run_again(tmp_path / "mine-0123abcd", found)[0] == "fl-sim run scenario.toml"
 
 
 def test_versions_that_differ_are_all_told():
     first, second = (result(plain()) for _ in range(2))
     first.summary["versions"], second.summary["versions"] = {"torch": "1"}, {"torch": "2"}
-    assert page_again.versions([first, second, result(plain())]) == {"torch": "1, 2"}
+    assert build.versions([first, second, result(plain())]) == {"torch": "1, 2"}
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
@@ -459,8 +525,8 @@ def test_damaged_folders_are_refused_and_older_ones_read(tmp_path):
         build.page(place)
 
 
-def test_its_style_and_script_are_shipped_beside_it():
+def test_its_template_style_and_script_are_shipped_beside_it():
     folder = Path(sys.modules["fl_sim.report.page.build"].__file__ or "").parent
-    assert {"page.css", "page.js"} <= {path.name for path in folder.iterdir()}
+    assert {"page.html", "page.css", "page.js"} <= {path.name for path in folder.iterdir()}
     assert "</script" not in (folder / "page.js").read_text()
     assert "</style" not in (folder / "page.css").read_text()

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from fl_sim import Result, Scenario
 from fl_sim.conformal.coverage import coverage_summary, exchangeable_band
-from fl_sim.report import wording
-from fl_sim.report.figures.run import draw
+from fl_sim.report import numbers, wording
+from fl_sim.report.figures.catalogue import draw_run as draw
 from fl_sim.report.table import notes, summary
 from fl_sim.results.run import Row
 
@@ -125,7 +125,7 @@ def test_the_table_shows_all_clients_and_each_tier() -> None:
     ]
     assert row_of(text, "weak").split()[:4] == ["weak", "2", "85.0%", "85.0%"]
     assert row_of(text, "strong").split()[:4] == ["strong", "1", "100.0%", "100.0%"]
-    assert "3 clients on digits, Dirichlet(0.5) by label" in text
+    assert "3 clients, on digits, dirichlet, concentration 0.5" in text
 
 
 def test_coverage_has_a_colour_and_a_mark_only_where_the_exact_test_names_a_client() -> None:
@@ -171,9 +171,9 @@ def test_clients_without_test_points_and_missing_ones_are_counted() -> None:
     rows[3:8] = [client(k, "strong", None, 20, status=reason) for k in range(3, 8)]
     text = "\n".join(notes(result(rows, retried=1)))
     assert "worst client are over 4 of 10 clients (1 without test points, 5 missing)" in text
-    assert "5 clients are missing (clients 3, 4, 5, 6 and 7: train: it raised RuntimeError: out of memory)." in text
+    assert "Missing: 5 clients (clients 3, 4, 5, 6, 7: train: it raised RuntimeError: out of memory)." in text
     assert "Traceback" not in text
-    assert "1 client was run again" in text
+    assert "Run again after a failure: 1 client." in text
 
 
 def test_missing_clients_are_grouped_by_reason() -> None:
@@ -181,41 +181,22 @@ def test_missing_clients_are_grouped_by_reason() -> None:
     rows = plain(30)
     rows[:7] = [client(k, "weak", None, 20, status=reason) for k, reason in enumerate(reasons)]
     text = "\n".join(notes(result(rows)))
-    assert "7 clients are missing (clients 0, 2 and 4: nonsense; client 1: late; client 3: lost; and 2 more)." in text
+    assert "Missing: 7 clients (clients 0, 2, 4: nonsense; client 1: late; client 3: lost; and 2 more)." in text
     rows[:20] = [client(k, "weak", None, 20, status="late") for k in range(20)]
-    assert "(clients 0, 1, 2, 3, 4, 5, 6, 7 and 12 more: late)" in "\n".join(notes(result(rows)))
+    assert "(clients 0, 1, 2, 3, 4, 5, 6, 7, and 12 more: late)" in "\n".join(notes(result(rows)))
 
 
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("calibrate=fedwq-cp", "each sends its largest score (small_n = clip)"),
-        ('calibrate={name="fedwq-cp", small_n="inf"}', "which makes everybody's infinite"),
-        ('calibrate={name="unweighted", small_n="drop"}', "their thresholds are left out"),
-        ('calibrate={name="local", small_n="inf"}', "each has an infinite threshold"),
-        ("calibrate=pooled", "too few for a threshold of one's own"),
-    ],
-)
-def test_small_clients_and_what_was_done_with_them(override: str, told: str) -> None:
-    if "{" in override:
-        override = override.replace("}", ', alpha=0.1, score="lac"}')
-    text = "\n".join(notes(result(plain(), override, clients_below_min_n=3, clients_without_calibration=1)))
-    assert "2 clients have some but fewer than 9 calibration points" in text
-    assert told in text
-    assert "1 client has no calibration points at all: it" in text
-
-
-def test_one_client_is_spoken_of_as_one_and_many_as_many() -> None:
-    def told(few: int, none: int, *overrides: str) -> str:
-        return "\n".join(notes(result(plain(), *overrides, clients_below_min_n=few, clients_without_calibration=none)))
-
-    assert "1 client has some but fewer than 9 calibration points (1/alpha - 1): it sends its largest" in told(20, 19)
-    assert "19 clients have no calibration points at all: they are tested with the others' threshold." in told(20, 19)
-    assert "have some but" not in told(19, 19)
-    local = 'calibrate={name="local", alpha=0.5, score="lac"}'
-    assert "2 clients have some but fewer than 1 calibration point (" in told(4, 2, local)
-    assert "2 clients have no calibration points at all: their own thresholds are infinite." in told(4, 2, local)
-    assert wording.who(client(3, "weak", 1, 1)) == "client 3 (weak, 20 calibration and 1 test point)"
+@pytest.mark.parametrize(("few", "none", "override", "said"), [
+    (3, 1, "calibrate=fedwq-cp", ["fewer than 9 calibration points (1/alpha - 1): 2; small_n = clip", "point: 1; "]),
+    (3, 1, 'calibrate={name="local", alpha=0.1, score="lac"}', ["small_n = clip", "point: 1; infinite thresholds"]),
+    (3, 1, "calibrate=pooled", ["too few for a threshold of one's own", "point: 1; tested with the others'"]),
+    (4, 2, 'calibrate={name="pooled", alpha=0.5, score="lac"}', ["fewer than 1 calibration point (1/alpha - 1): 2"]),
+    (19, 19, "calibrate=fedwq-cp", ["without any calibration point: 19"]),
+])  # fmt: skip
+def test_clients_with_few_points_are_counted(few: int, none: int, override: str, said: list[str]) -> None:
+    text = "\n".join(notes(result(plain(), override, clients_below_min_n=few, clients_without_calibration=none)))
+    assert all(words in text for words in said)
+    assert ("some but fewer" in text) == (few > none)
 
 
 def test_the_cost_of_calibration_and_of_learning() -> None:
@@ -251,13 +232,13 @@ def test_the_worst_client_is_held_against_its_own_band() -> None:
     band = exchangeable_band(200, 200, 0.1, small_n="clip")
     assert band is not None
     low = round(band[0] * 200)
-    for covered, told in ((low, "could explain"), (low - 1, "but the unluckiest"), (100, "more than bad luck")):
+    for covered, below in ((low, 0), (low - 1, 1), (100, 1)):
         rows[4] = client(4, "weak", covered, 200, n=200)
         text = "\n".join(notes(result(rows)))
         assert f"Worst is client 4 (weak, 200 calibration and 200 test points) with {covered / 2:.1f}%" in text
-        assert told in text
+        assert f"reaches {100 * band[0]:.1f}% or more in 39 of 40 draws" in text
+        assert wording.below_band(result(rows)) == (below, 10)
     assert "1 of 10 clients (10.0%) covers less than its own 95% band" in text
-    assert "1 covers less than even the unluckiest would" in text
 
 
 @pytest.mark.parametrize("override", ["clients.test=local", "clients.test=shared"])
@@ -288,10 +269,10 @@ def test_there_is_no_band_on_a_shared_test_set_or_without_calibration_points() -
 
 
 def test_numbers_are_readable() -> None:
-    assert [wording.number(x) for x in (0.9071, 1.0, 12.34, 1234.5, 0.0, None, math.inf, 1e-9)] == [
+    assert [numbers.number(x) for x in (0.9071, 1.0, 12.34, 1234.5, 0.0, None, math.inf, 1e-9)] == [
         "0.907", "1.00", "12.3", "1,234", "0.00", "-", "infinite", "1.00e-09",
     ]  # fmt: skip
-    assert [wording.size_of(x) for x in (16.0, 7.5, 2048.0, 20_000.0, 3e6)] == [
+    assert [numbers.size_of(x) for x in (16.0, 7.5, 2048.0, 20_000.0, 3e6)] == [
         "16 bytes", "7.5 bytes", "2,048 bytes", "20.0 kB", "3.00 MB",
     ]  # fmt: skip
 

@@ -17,15 +17,20 @@ from rich.console import Console, RenderableType
 from fl_sim import Result, Scenario
 from fl_sim.report import payload
 from fl_sim.report import sweep_points as over
-from fl_sim.report.figures import accuracy_by_bytes
 from fl_sim.report.figures import kept as figure_kept
-from fl_sim.report.figures import payload as payload_figure
-from fl_sim.report.figures.accuracy_by_bytes import draw_bytes
-from fl_sim.report.figures.run import draw
-from fl_sim.report.sweep_labels import line_of, of_models, shortened, taken_apart
-from fl_sim.report.sweep_table import comparison, summary
+from fl_sim.report.figures import sweep_lines
+from fl_sim.report.figures.catalogue import draw_run as draw
+from fl_sim.report.figures.catalogue import draw_sweep
+from fl_sim.report.figures.of_a_run import payload as payload_figure
+from fl_sim.report.figures.of_a_sweep import bytes as figure_bytes
+from fl_sim.report.figures.style import styled
+from fl_sim.report.numbers import small_percent
+from fl_sim.report.sweep_labels import line_of, of_models, shortened
+from fl_sim.report.sweep_results import SweepResults
+from fl_sim.report.sweep_table import summary
 from fl_sim.report.table import notes
 from fl_sim.results.run import Row
+from fl_sim.results.sweep_folder import label
 
 CODEC = {
     "header": 48, "class_names": 19, "body": 1931, "indices": 1231, "labels": 700, "reading": "clustered",
@@ -127,7 +132,7 @@ def test_few_rehearsed_rules_are_not_named_twice():
 
 @pytest.mark.parametrize(("share", "told"), [(0.0414, "4.1%"), (0.00012, "0.0120%"), (0.0, "0.0%"), (1.0, "100.0%")])
 def test_small_shares_keep_their_digits(share: float, told: str):
-    assert payload.share(share) == told
+    assert small_percent(share) == told
 
 
 # ----------------------------------------------------------------------------------------------------- figures of a run
@@ -164,14 +169,14 @@ def test_of_many_classes_the_fullest_and_the_emptiest_are_shown():
     assert [many for _, many in rows[11:]] == list(range(9, -1, -1))
     few = {"b": 1, "a": 2}
     assert payload_figure._classes(few) == [("b", 1), ("a", 2)]  # in their own order
-    figure = payload_figure.payload(plada(classes=100, curriculum_order=50))
+    figure = payload_figure.draw(plada(classes=100, curriculum_order=50))
     (left, right) = figure.axes
     assert len(right.get_yticks()) == 21
     assert left.patches[3].get_y() == 1998  # the section stands on the parts before it
 
 
 def test_rules_stand_from_the_one_that_was_taken_to_the_worst():
-    (_, ax) = payload_figure.payload(plada(TRIALS)).axes
+    (_, ax) = payload_figure.draw(plada(TRIALS)).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [trial["rule"] for trial in TRIALS]
     (low, high) = ax.get_ylim()
     assert low > high  # the first on top
@@ -197,7 +202,7 @@ def test_the_contact_sheet_has_a_row_a_class_with_images_in_their_places(tmp_pat
     assert mosaic[0, 0].tolist() == [100] * 3  # the first of class 0, and below it the first and the last of class 2
     assert [int(mosaic[5, 0, 0]), int(mosaic[5, 95, 0])] == [125, 159]
     assert mosaic[4].min() == 255  # white between rows
-    told = " ".join(text.get_text() for text in figure.texts)
+    told = " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
     assert "60 reference images stand for 3 classes" in told
     assert "1 class without a kept image" in told
 
@@ -221,37 +226,48 @@ def test_spread_takes_both_ends_and_no_image_twice():
 # --------------------------------------------------------------------------------------------------------------- labels
 
 
-def test_labels_are_taken_apart_and_what_all_share_is_left_out():
-    teacher = "teacher=(architecture=cnn, epochs=10)"
-    labels = [
-        f"plada(keep_fraction=0.01, rule=random, safety=(share=1, exponent=0), {teacher})",
-        f"plada(keep_fraction=0.03, rule=random, {teacher})",
-        f"weights(precision=int8, {teacher})",
-        "coreset(images_per_class=5)",
+def test_labels_are_of_the_settings_without_what_all_share():
+    teacher = {"architecture": "cnn", "epochs": 10}
+    values = [
+        {"name": "plada", "keep_fraction": 0.01, "rule": "random", "safety": {"share": 1, "exponent": 0},
+         "teacher": teacher},
+        {"name": "plada", "keep_fraction": 0.03, "rule": "random", "teacher": teacher},
+        {"name": "weights", "precision": "int8", "teacher": teacher},
+        {"name": "coreset", "images_per_class": 5},
         "own",
-    ]
-    points = pd.DataFrame({"learn": labels, "seed": 0})
-    short, said = shortened(points, ["learn", "seed"])
+    ]  # fmt: skip
+    settings = {label(value): value for value in values}
+    points = pd.DataFrame({"learn": list(settings), "seed": 0})
+    short, short_settings, said = shortened(points, settings)
     assert short["learn"].tolist() == [
         "plada(keep_fraction=0.01, safety=(share=1, exponent=0))", "plada(keep_fraction=0.03)",
         "weights(precision=int8)", "coreset(images_per_class=5)", "own",
     ]  # fmt: skip
-    assert said == f"plada with rule=random; plada and weights with {teacher}"
-    assert points["learn"].tolist() == labels  # untouched
-    assert taken_apart("x(a, b=[1, 2])") == ("x", {"": "a", "b": "[1, 2]"})
-    assert shortened(points, ["seed"])[1] == ""
+    assert short_settings["plada(keep_fraction=0.03)"] == {"name": "plada", "keep_fraction": 0.03}
+    assert said == "plada with rule=random; plada and weights with teacher=(architecture=cnn, epochs=10)"
+    assert points["learn"].tolist() == list(settings)  # untouched
 
 
 def test_a_line_is_named_by_all_but_the_size_and_only_by_what_the_strategy_has():
-    assert line_of({"learn": "plada(keep_fraction=0.01, rule=random)"}) == "plada(rule=random)"
-    assert line_of({"learn": "plada", "learn.rule": "diverse", "learn.budget_bytes": 2000}) == "plada(rule=diverse)"
-    assert line_of({"learn": "coreset", "learn.rule": "diverse", "data.name": "digits"}) == "coreset"
-    assert line_of({"learn.budget_bytes": 2000}) == ""
+    table = {"name": "plada", "keep_fraction": 0.01, "rule": "random"}
+    assert line_of({"learn": label(table)}, {label(table): table}) == "plada(rule=random)"
+    assert line_of({"learn": "plada", "learn.rule": "diverse", "learn.budget_bytes": 2000}, {}) == "plada(rule=diverse)"
+    assert line_of({"learn": "coreset", "learn.rule": "diverse", "data.name": "digits"}, {}) == "coreset"
+    assert line_of({"learn.budget_bytes": 2000}, {}) == ""
+    assert line_of({"learn.rule": "diverse", "learn.budget_bytes": 2000}, {}) == "rule=diverse"
 
 
 # --------------------------------------------------------------------------------------------------- figures of a sweep
 
 AXES = ["data.name", "learn", "calibrate", "seed"]
+PLADA = [
+    {"name": "plada", "keep_fraction": fraction, "rule": rule}
+    for fraction, rule in ((0.01, "random"), (0.05, "random"), (0.01, "diverse"))
+]
+OTHERS: list[dict[str, Any]] = [
+    {"name": "coreset", "images_per_class": 5}, {"name": "weights", "precision": "int8"},
+]  # fmt: skip
+SETTINGS = {label(table): table for table in [*PLADA, *OTHERS]}
 LEARN = {  # label -> bytes, accuracy
     "plada(keep_fraction=0.01, rule=random)": (600, 0.7), "plada(keep_fraction=0.05, rule=random)": (2000, 0.8),
     "plada(keep_fraction=0.01, rule=diverse)": (620, 0.77), "coreset(images_per_class=5)": (2300, 0.75),
@@ -277,29 +293,29 @@ def sweep(data: tuple[str, ...] = ("digits", "fashion-mnist"), tiers: tuple[str,
     return pd.DataFrame(rows), clients
 
 
+def results(points: pd.DataFrame, clients: pd.DataFrame, axes: list[str] = AXES) -> SweepResults:
+    return SweepResults(points, axes, "a sweep", clients, SETTINGS)
+
+
+def figures_of(points: pd.DataFrame, clients: pd.DataFrame, axes: list[str] = AXES) -> list[Any]:
+    with styled():
+        return figure_bytes.draw(results(points, clients, axes))
+
+
 def test_accuracy_is_drawn_over_the_bytes_and_twice_the_same(tmp_path: Path):
-    points, clients = sweep()
-    drawn = draw_bytes(points, clients, AXES, "a sweep", tmp_path / "one")
+    one, two = (draw_sweep(results(*sweep()), tmp_path / name) for name in ("one", "two"))
+    drawn = [path for path in one if path.stem == "bytes"]
     assert [path.name for path in drawn] == ["bytes.png", "bytes.svg"]
-    draw_bytes(points, clients, AXES, "a sweep", tmp_path / "two")
-    for path in drawn:
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     assert 'id="teacher"' in drawn[1].read_text()
 
 
-def figure_of(points: pd.DataFrame, clients: pd.DataFrame, axes: list[str]) -> Any:
-    points, kept = of_models(points, axes)
-    points = points.assign(chance=accuracy_by_bytes._chance(points, clients))
-    worlds = accuracy_by_bytes._worlds(points, kept)
-    return accuracy_by_bytes._figure(accuracy_by_bytes._Plot(points, kept, worlds, 1), "a sweep")
-
-
 def test_a_column_a_world_a_row_a_tier_and_dots_at_their_bytes():
-    figure = figure_of(*sweep(), AXES)
-    assert [ax.get_title() for ax in figure.axes] == ["data digits", "", "data fashion-mnist", ""]
-    assert [ax.get_ylabel() for ax in figure.axes[:2]] == ["accuracy, weak clients", "accuracy, strong clients"]
-    strong = figure.axes[1]
-    lines = [line for line in strong.lines if line.get_marker() not in ("None", "", None)]
+    (figure,) = figures_of(*sweep())
+    assert [ax.get_title() for ax in figure.axes] == ["data digits", "data fashion-mnist", "", ""]
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["accuracy, weak clients", "accuracy, strong clients"]
+    strong = figure.axes[2]
+    lines = [line for line in strong.lines if line.get_marker() not in ("None", "", None) and len(line.get_xdata())]
     # Two sizes of one way are one line; each seed's bytes are averaged, and so are its accuracies.
     assert lines[0].get_xdata().tolist() == [600.5, 2000.5]
     assert lines[0].get_ydata().tolist() == pytest.approx([0.72, 0.82])
@@ -308,33 +324,30 @@ def test_a_column_a_world_a_row_a_tier_and_dots_at_their_bytes():
         "plada(rule=random)", "plada(rule=diverse)", "coreset", "weights",
     ]  # fmt: skip
     told = " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
-    assert "At data digits, most accurate: weights, 96.0% at 40.0 kB; smallest: plada(rule=random), 71.0% at 600 bytes"
     assert "most accurate: weights, 96.0% at 40.0 kB" in told
-    assert "Chance (10.0%) lies below the axis" in told
 
 
 def test_without_tiers_there_is_one_row_and_chance_is_drawn_where_it_is_near():
     points, clients = sweep(("digits",), ())
     clients["label_counts"] = "1 1"
-    figure = figure_of(points, clients, AXES)
+    (figure,) = figures_of(points, clients)
     assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy"]
-    assert [line.get_gid() for line in figure.axes[0].lines[:2]] == ["teacher", "chance"]
-    assert figure.axes[0].lines[1].get_ydata()[0] == 0.5
+    levels = {line.get_gid(): line.get_ydata()[0] for line in figure.axes[0].lines if line.get_gid()}
+    assert levels == {"teacher": pytest.approx(0.96), "chance": 0.5}
 
 
 def test_many_worlds_take_several_figures(tmp_path: Path):
     points, clients = sweep(("a", "b", "c", "d", "e"), ())
-    names = [path.name for path in draw_bytes(points, clients, AXES, "a sweep", tmp_path)]
+    names = [path.name for path in draw_sweep(results(points, clients), tmp_path) if path.stem.startswith("bytes")]
     assert names == ["bytes_01.png", "bytes_01.svg", "bytes_02.png", "bytes_02.svg"]
 
 
-def test_nothing_is_drawn_where_sizes_do_not_differ_or_learning_is_not_swept(tmp_path: Path):
+def test_nothing_is_drawn_where_sizes_do_not_differ_or_learning_is_not_swept():
     points, clients = sweep()
-    assert draw_bytes(points.assign(**{over.PAYLOAD: 5.0}), clients, AXES, "", tmp_path) == []
-    assert draw_bytes(points.assign(**{over.PAYLOAD: math.nan}), clients, AXES, "", tmp_path) == []
-    assert draw_bytes(points, clients, ["data.name", "calibrate", "seed"], "", tmp_path) == []
-    failed = points.assign(status="failed")
-    assert draw_bytes(failed, clients, AXES, "", tmp_path) == []
+    assert figures_of(points.assign(**{over.PAYLOAD: 5.0}), clients) == []
+    assert figures_of(points.assign(**{over.PAYLOAD: math.nan}), clients) == []
+    assert figures_of(points, clients, ["data.name", "calibrate", "seed"]) == []
+    assert figures_of(points.assign(status="failed"), clients) == []
 
 
 @pytest.mark.parametrize(
@@ -348,7 +361,7 @@ def test_nothing_is_drawn_where_sizes_do_not_differ_or_learning_is_not_swept(tmp
     ],
 )
 def test_sizes_on_the_axis_are_round_and_no_more_than_there_is_room_for(low, high, most, found):
-    assert accuracy_by_bytes._round_sizes(low, high, most) == found
+    assert sweep_lines._round_sizes(low, high, most) == found
 
 
 def test_points_that_differ_in_calibration_alone_count_once():
@@ -366,19 +379,20 @@ def printed(what: RenderableType, width: int) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("table", [summary, comparison])
-def test_the_table_tells_bytes_and_accuracy_by_tier(table: Any):
+@pytest.mark.parametrize("compared", [False, True])
+def test_the_table_tells_bytes_and_accuracy_by_tier(compared: bool):
     points, _ = sweep(("digits",))
-    text = printed(table(points, AXES, "a sweep"), 200)
+    text = printed(summary(points, AXES, "a sweep", compared=compared), 200)
     text = text[text.index("What was handed out") :]
     assert re.search(r"data +learn +bytes +kept +weak +strong +client +teacher", text)
     row = next(line for line in text.splitlines() if "coreset(" in line)
     # two seeds, though two calibrations: 0.75 and 0.77, the strong clients a point more, the worst one 30 points less
-    assert "2,300 [2,300, 2,301]" in row
-    assert "76.0% [75.0, 77.0]" in row
-    assert "77.0% [76.0, 78.0]" in row
-    assert "46.0% [45.0, 47.0]" in row
-    assert "kept: the share of the reference images; worst client: the smallest accuracy" in " ".join(text.split())
+    # and t of one degree of freedom, 12.7, times a standard error of half a byte or of one point
+    assert "2,300 [2,294, 2,307]" in row
+    assert "76.0% [63.3, 88.7]" in row
+    assert "77.0% [64.3, 89.7]" in row
+    assert "46.0% [33.3, 58.7]" in row
+    assert "kept: the share of the reference images." in " ".join(text.split())
 
 
 def test_where_nothing_is_handed_out_or_learning_is_not_swept_the_tables_stay_as_they_were():

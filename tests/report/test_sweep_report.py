@@ -18,13 +18,14 @@ from scipy import stats
 
 from fl_sim import Scenario
 from fl_sim.report import sweep_points as over
-from fl_sim.report.figures import sweep as figure_sweep
-from fl_sim.report.figures.sweep import draw_sweep
+from fl_sim.report.figures.of_a_sweep import sweep as figure_sweep
+from fl_sim.report.figures.style import save, styled
 from fl_sim.report.figures.sweep_plot import Plot
-from fl_sim.report.intervals import HOLDS, mean_interval, paired_differences, upper_limit
+from fl_sim.report.intervals import paired_differences, t_interval
 from fl_sim.report.plan import plan
 from fl_sim.report.sweep_points import axis_names, cells, finding
-from fl_sim.report.sweep_table import comparison, summary
+from fl_sim.report.sweep_results import SweepResults
+from fl_sim.report.sweep_table import summary
 from fl_sim.sweep.expand import Point, Sweep
 
 CONCENTRATION, SHARE = "clients.concentration", "clients.tier.weak.share"
@@ -92,57 +93,31 @@ def row_of(text: str, *words: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- intervals
 
 
-def test_two_values_have_four_resamples():
-    # Means 0.2, 0.3, 0.3, 0.4, a quarter each: the quarter at each end is more than the 2.5 % that are cut off.
-    assert tuple(mean_interval([0.4, 0.2])) == pytest.approx((0.3, 0.2, 0.4))
-    # With level 0.4 three tenths are cut off at each end, so one of four: what is left is the middle.
-    assert tuple(mean_interval([0.4, 0.2], level=0.4)) == pytest.approx((0.3, 0.3, 0.3))
+def test_an_interval_is_students():
+    # The mean is 0.8, the standard deviation 0.1, and t of 2 degrees of freedom 4.3027.
+    mean, low, high = t_interval([0.7, math.nan, 0.8, 0.9])
+    reach = 4.302653 * 0.1 / math.sqrt(3)
+    assert (mean, low, high) == pytest.approx((0.8, 0.8 - reach, 0.8 + reach))
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, loc=0.8, scale=0.1 / math.sqrt(3)))
+    half = stats.t.ppf(0.75, 2) * 0.1 / math.sqrt(3)
+    assert tuple(t_interval([0.9, 0.7, 0.8], level=0.5)) == pytest.approx((0.8, 0.8 - half, 0.8 + half))
 
 
-def test_four_values_are_enumerated():
-    # Of 256 resamples 6 are cut off at each end: 4/4 zeros once, and then 3 zeros and a one, four times; the seventh
-    # smallest mean has either two ones or one two: 2/4.
-    assert tuple(mean_interval([0, 1, 2, 3])) == pytest.approx((1.5, 0.5, 2.5))
-
-
-def test_many_values_are_resampled_alike_at_every_call_and_in_any_order():
-    values = np.linspace(0, 1, 21)
-    mean, low, high = mean_interval(values)
-    assert (mean, low, high) == tuple(mean_interval(values[::-1]))
-    # The standard error of the mean is 0.303 / sqrt(21) = 0.066.
-    assert low == pytest.approx(0.5 - 1.96 * 0.066, abs=0.01)
-    assert high == pytest.approx(0.5 + 1.96 * 0.066, abs=0.01)
-    assert mean_interval(values, level=0.5).low > low
+def test_an_interval_holds_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(size=(2000, 3))
+    assert np.mean([low <= 0 <= high for _, low, high in map(t_interval, draws)]) == pytest.approx(0.95, abs=0.015)
 
 
 def test_one_value_is_no_interval_and_none_is_nan():
-    one = mean_interval([0.7, math.nan])
+    one = t_interval([0.7, math.nan])
     assert (tuple(one), one.known, one.count) == ((0.7, 0.7, 0.7), False, 1)
-    assert all(map(math.isnan, mean_interval([])))
-    assert mean_interval([0.1, 0.1, 0.1]).high == 0.1  # though 0.1 + 0.1 + 0.1 > 0.3
+    assert all(map(math.isnan, t_interval([])))
+    assert tuple(t_interval([0.1, 0.1, 0.1])) == (0.1, 0.1, 0.1)  # though 0.1 + 0.1 + 0.1 > 0.3
 
 
-def test_infinite_values_make_the_mean_infinite():
-    assert tuple(mean_interval([1.0, math.inf])) == (math.inf, 1.0, math.inf)
-
-
-def test_the_upper_limit_is_the_end_of_a_t_interval():
-    # The mean is 0.8, the standard deviation 0.1, and t of 2 degrees of freedom 4.3027.
-    found = upper_limit([0.7, math.nan, 0.8, 0.9])
-    assert found == pytest.approx(0.8 + 4.302653 * 0.1 / math.sqrt(3))
-    assert found == pytest.approx(stats.t.interval(0.95, 2, loc=0.8, scale=0.1 / math.sqrt(3))[1])
-    assert upper_limit([0.7, 0.8, 0.9], level=0.5) == pytest.approx(0.8 + stats.t.ppf(0.75, 2) * 0.1 / math.sqrt(3))
-    assert upper_limit([0.5, 0.5]) == 0.5
-
-
-def test_nothing_is_known_to_be_below_from_one_value_or_an_infinite_one():
-    assert [upper_limit(values) for values in ([], [0.1], [0.1, math.nan], [0.1, -math.inf])] == [math.inf] * 4
-
-
-def test_the_worth_of_a_bootstrap_interval_is_what_it_is_measured_to_be():
-    draws = np.random.default_rng(0).normal(size=(2000, 4))
-    held = np.mean([low <= 0 <= high for _, low, high in map(mean_interval, draws)])
-    assert held == pytest.approx(HOLDS[4] / 100, abs=0.03)
+def test_infinite_values_make_the_mean_infinite_and_leave_no_interval():
+    infinite = t_interval([1.0, math.inf])
+    assert (tuple(infinite), infinite.known) == ((math.inf,) * 3, False)
 
 
 def hand_made() -> pd.DataFrame:
@@ -162,7 +137,8 @@ def test_differences_are_paired_by_world_and_seed():
     table = paired_differences(hand_made(), [CONCENTRATION, "calibrate", "seed"], "calibrate", "m", "a")
     found = table.sort_values(CONCENTRATION).to_numpy().tolist()
     # The standard error of 1 and 3 is 1, and t of one degree of freedom 12.706.
-    assert found == [[0.1, "b", 2.0, 1.0, 3.0, 2, pytest.approx(14.7062)], [9.0, "b", -1.0, -1.0, -1.0, 2, -1.0]]
+    ends = [pytest.approx(2 - 12.7062), pytest.approx(2 + 12.7062)]
+    assert found == [[0.1, "b", 2.0, *ends, 2], [9.0, "b", -1.0, -1.0, -1.0, 2]]
 
 
 def test_a_pair_without_its_partner_is_left_out():
@@ -217,30 +193,16 @@ def test_averages_over_worlds_are_of_worlds_where_all_strategies_are():
     assert means.loc["unweighted", over.WORST_TESTED] == pytest.approx(0.88 - 0.1)  # without 0.1
 
 
-def test_the_finding_names_the_worst_the_place_and_the_best_there():
+def test_the_finding_names_the_worst_and_its_place():
     said = finding(sweep(), AXES)
-    assert said == (
-        "Under unweighted the worst client is lowest, 48.2%, at concentration 0.1 and weak share 0.5; "
-        "local has 88.2% there; 95% promised"
-    )
+    assert said.endswith("under unweighted at concentration 0.1 and weak share 0.5: 48.2%, 95% promised")
     alone = finding(sweep((0.1, 1.0), (0.5,), ["fedwq-cp"]), [CONCENTRATION, "seed"])
-    assert (
-        alone
-        == "The worst client is lowest, 68.2%, at concentration 0.1; it reaches 78.2% at concentration 1; 95% promised"
-    )
+    assert alone.endswith("at concentration 0.1: 68.2%, 95% promised")
 
 
 def test_with_several_promises_the_worst_is_the_furthest_below_its_own():
     points = pd.DataFrame({"calibrate.alpha": [0.05, 0.5], "alpha": [0.05, 0.5], over.WORST_TESTED: [0.7, 0.45]})
-    said = finding(points, ["calibrate.alpha"])
-    assert said.startswith("The worst client stands worst to its promise, 70.0%, at alpha 0.05")
-
-
-def test_only_what_reaches_the_promise_is_kept():
-    points = sweep((0.1,), (0.5,)).assign(alpha=0.12)
-    assert "; local keeps 88.2%" in finding(points, AXES)  # 0.882 is no less than 0.88
-    assert "; local has 88.2%" in finding(points.assign(alpha=0.11), AXES)
-    assert finding(sweep((0.1,), (0.5,), ["local"], (0,)), []).startswith("The worst client is 88.0%;")
+    assert finding(points, ["calibrate.alpha"]).endswith("at alpha 0.05: 70.0%, 95% promised")
 
 
 def test_the_number_of_clients_is_called_clients():
@@ -252,31 +214,24 @@ def test_the_number_of_clients_is_called_clients():
 
 def test_every_number_over_several_seeds_has_its_interval():
     text = printed(summary(sweep((0.1,), (0.5,)), AXES, TITLE), 160)
-    assert "mean [95% bootstrap interval over 3 seeds]" in text
+    assert "mean [95% t interval over 3 seeds]" in text
     line = row_of(text, "0.1", "0.5", "local")
-    # Worst clients 0.88 + (0, 0.01, -0.004): mean 0.882.
-    assert "88.2% [87.6, 89.0]" in line
-    assert "95.5% [95.5, 95.6]" in line
+    # Worst clients 0.88 + (0, 0.01, -0.004): mean 0.882, standard deviation 0.00721, t / sqrt(3) = 2.484.
+    assert "88.2% [86.4, 90.0]" in line
+    assert "95.5% [95.3, 95.7]" in line
     assert line.split()[-1] == "16"  # the same at every seed, so there is nothing to be between
-    assert "holds the true mean in some 75 of 100 cases" in text
-    assert "! marks a coverage below the promised one by a 95% t interval over the seeds." in text
-
-
-@pytest.mark.parametrize(("seeds", "told"), [(2, "some 50 of"), (5, "some 84 of"), (10, "some 90 of"), (11, "")])
-def test_the_worth_of_an_interval_over_few_seeds_is_said(seeds, told):
-    assert told in over.few_seeds(seeds)
-    assert bool(told) == bool(over.few_seeds(seeds))
+    assert "! marks a coverage whose t interval ends below the promise." in text
 
 
 def test_marks_tell_the_mean_from_the_whole_interval():
     text = printed(summary(sweep((0.1,), (0.5,)), AXES, TITLE), 160)
-    assert "! 91.5% [91.5, 91.6]" in row_of(text, "0.1", "0.5", "fedwq-cp")
+    assert "! 91.5% [91.3, 91.7]" in row_of(text, "0.1", "0.5", "fedwq-cp")
     assert "!" not in row_of(text, "0.1", "0.5", "local").split("95.0%")[0]
 
 
 def test_at_80_columns_intervals_stand_below_and_columns_that_go_are_named():
     text = printed(summary(sweep((0.1, 1.0), (0.5,)), AXES, TITLE), 80)
-    assert re.search(r"88\.2%.*\n\s+\[95\.5, 95\.6\]\s+\[87\.6, 89\.0\]", text)
+    assert re.search(r"88\.2%.*\n\s+\[95\.3, 95\.7\]\s+\[86\.4, 90\.0\]", text)
     assert "unweighted" in text
     assert re.search(r"Left out at this width: .*worst.*bytes up", text)
     assert "Left out" not in printed(summary(sweep((0.1, 1.0), (0.5,)), AXES, TITLE), 200)
@@ -291,14 +246,14 @@ def test_one_seed_has_bare_numbers_and_says_so():
     assert "One seed: no mean is marked" in text
 
 
-def test_too_many_rows_become_averages_and_the_worst_worlds():
+def test_too_many_rows_become_averages_and_the_worst_world_is_named():
     points = sweep((0.1, 0.3, 1.0, 10.0), (0.0, 0.25, 0.5, 0.75))
-    text = printed(summary(points, AXES, TITLE), 160)
-    assert "48 rows are too many to show" in text
-    assert "All rows: fl-sim results DIR --format csv" in " ".join(text.split())
-    row_of(text, "(all)", "(all)", "local")
-    row_of(text, "0.1", "0.75", "unweighted")
-    assert len(re.findall(r"^\S+ +\S+ +unweighted", text, re.M)) == 1 + 3
+    text = " ".join(printed(summary(points, AXES, TITLE), 160).split())
+    assert "Averages over 16 worlds are shown." in text
+    assert "under unweighted at concentration 0.1 and weak share 0.75: 38.2%" in text
+    assert "All rows: fl-sim results DIR --format csv" in text
+    # The mean of 0.88 - fall * (share + 0.5) * hardness over both, 0.882 - 0.2 * 0.875 * 1.25.
+    assert "66.3%" in row_of(printed(summary(points, AXES, TITLE), 160), "unweighted")
 
 
 def test_points_without_a_result_are_counted_and_named():
@@ -320,17 +275,18 @@ def test_uncalibrated_points_have_dashes_beside_calibrated_ones():
     points = pd.concat([sweep((0.1,), (0.5,)), uncalibrated()])
     line = row_of(printed(summary(points, AXES, TITLE), 200), "0.1", "0.5", "none")
     assert line.split()[3:7] == ["-", "-", "-", "-"]
-    assert "90.2% [89.6, 91.0]" in line
+    assert "90.2% [88.4, 92.0]" in line
 
 
 def test_an_infinite_length_is_said():
     text = printed(summary(regression(), [CONCENTRATION, "calibrate", "seed"], TITLE), 200)
-    assert "infinite [4.00, infinite]" in row_of(text, "1", "fedwq-cp")
+    assert "infinite" in row_of(text, "1", "fedwq-cp")
 
 
 def test_a_sweep_of_which_nothing_succeeded_still_says_what_failed():
     points = pd.DataFrame([{"calibrate": name, "seed": 0, "status": "failed"} for name in STRATEGIES])
-    for text in (printed(show(points, ["calibrate", "seed"], TITLE)) for show in (summary, comparison)):
+    for compared in (False, True):
+        text = printed(summary(points, ["calibrate", "seed"], TITLE, compared=compared))
         assert text.splitlines()[2] == "No point has a result."
         assert "3 of 3 points failed" in text
         assert "A row" not in text
@@ -346,7 +302,7 @@ def test_a_note_is_there_only_where_its_column_is():
 
 
 def test_a_comparison_pairs_by_seed():
-    text = printed(comparison(sweep((0.1,), (0.5,)), AXES, TITLE), 120)
+    text = printed(summary(sweep((0.1,), (0.5,)), AXES, TITLE, compared=True), 120)
     above, _, below = text.partition("Difference to fedwq-cp")
     assert "88.2%" in above
     # Both have the same luck at each seed, so that what differs has no spread at all.
@@ -356,7 +312,7 @@ def test_a_comparison_pairs_by_seed():
 
 
 def test_a_comparison_over_many_worlds_is_of_averages():
-    text = printed(comparison(sweep((0.1, 0.3, 1.0, 10.0), (0.0, 0.25, 0.5, 0.75)), AXES, TITLE))
+    text = printed(summary(sweep((0.1, 0.3, 1.0, 10.0), (0.0, 0.25, 0.5, 0.75)), AXES, TITLE, compared=True))
     assert "Averages over 16 worlds are shown" in text
     row_of(text.partition("Difference")[2], "local", "+2.2", "+10.9", "+1.000")
 
@@ -365,7 +321,7 @@ def test_learned_models_are_compared_too():
     points = sweep((0.1,), (0.5,), ["local"], (0,)).drop(columns="calibrate")
     points = pd.concat([points.assign(learn=name) for name in ("shared", "own")], ignore_index=True)
     points.loc[1, over.ACCURACY] -= 0.25
-    text = printed(comparison(points, [CONCENTRATION, SHARE, "learn"], TITLE), 120)
+    text = printed(summary(points, [CONCENTRATION, SHARE, "learn"], TITLE, compared=True), 120)
     below = text.partition("Difference to shared")[2]
     assert "accuracy" in below
     assert row_of(below, "0.1", "0.5", "own").endswith("-25.0")
@@ -374,15 +330,21 @@ def test_learned_models_are_compared_too():
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
-def drawn(points: pd.DataFrame, axes: Sequence[str], folder: Path) -> list[str]:
-    files = draw_sweep(points, axes, TITLE, folder)
+def draw(points: pd.DataFrame, axes: Sequence[str], folder: Path) -> list[Path]:
+    with styled():
+        figures = figure_sweep.draw(SweepResults(points, list(axes), TITLE))
+        return [file for k, figure in enumerate(figures) for file in save(figure, folder, f"sweep_{k}")]
+
+
+def drawn(points: pd.DataFrame, axes: Sequence[str], folder: Path) -> int:
+    files = draw(points, axes, folder)
     assert all(file.stat().st_size > 5000 for file in files)
-    return [file.name for file in files]
+    return len(files) // 2
 
 
 def test_a_sweep_over_two_axes_is_one_figure_of_the_same_bytes_at_every_drawing(tmp_path):
-    first, second = (draw_sweep(sweep(), AXES, TITLE, tmp_path / name) for name in ("a", "b"))
-    assert [file.name for file in first] == ["sweep.png", "sweep.svg"]
+    first, second = (draw(sweep(), AXES, tmp_path / name) for name in ("a", "b"))
+    assert len(first) == 2
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
     assert first[1].read_text().count('id="nominal') == 2 * 2  # coverage and worst client, in two columns
 
@@ -415,25 +377,23 @@ def uncalibrated() -> pd.DataFrame:
     (pd.concat([sweep(seeds=(0,)), uncalibrated()]), AXES),
 ])  # fmt: skip
 def test_every_kind_of_sweep_is_drawn(points, axes, tmp_path):
-    assert drawn(points, axes, tmp_path) == ["sweep.png", "sweep.svg"]
+    assert drawn(points, axes, tmp_path) == 1
 
 
 def test_further_axes_make_further_figures_but_not_without_end(tmp_path, monkeypatch):
     few = sweep((0.1, 1.0), strategies=("local", "fedwq-cp"), seeds=(0,))
     points = pd.concat([few.assign(**{"learn.epochs": epochs}) for epochs in (1, 5)])
-    assert drawn(points, [*AXES, "learn.epochs"], tmp_path / "a") == [
-        "sweep_01.png", "sweep_01.svg", "sweep_02.png", "sweep_02.svg",
-    ]  # fmt: skip
+    assert drawn(points, [*AXES, "learn.epochs"], tmp_path / "a") == 2
     monkeypatch.setattr(figure_sweep, "MOST_FIGURES", 3)
     few = few[(few[SHARE] == 0) & (few["calibrate"] == "local")]
     points = pd.concat([few.assign(**{"learn.epochs": 1 + k % 2, "data.name": f"d{k // 2}"}) for k in range(16)])
-    assert len(drawn(points, [CONCENTRATION, "learn.epochs", "data.name"], tmp_path / "b")) == 2 * 3
+    assert drawn(points, [CONCENTRATION, "learn.epochs", "data.name"], tmp_path / "b") == 3
 
 
 def looks(*strategies: str) -> dict[str, tuple[str, str, Any]]:
     points = pd.DataFrame({"calibrate": strategies})
-    plot = Plot(points, ["calibrate"], strategies, [], None, None, TITLE, "")
-    return {cell.key["calibrate"]: tuple(map(str, plot.style(cell).values())) for cell in cells(points, ["calibrate"])}
+    plot = Plot(points, ["calibrate"], strategies, [])
+    return {name: tuple(map(str, plot.style(name).values())) for name in strategies}
 
 
 def test_the_known_strategies_look_the_same_in_every_figure():
@@ -445,23 +405,25 @@ def test_the_known_strategies_look_the_same_in_every_figure():
     assert not {second["mine"], second["local(small_n=inf)"]} & set(first.values())
 
 
-def test_a_mark_is_filled_only_where_several_seeds_tell_that_it_is_below():
-    def lost(points: pd.DataFrame) -> dict[str, bool]:
+def test_a_mark_is_filled_where_its_promise_is_shown_to_be_broken():
+    def lost(points: pd.DataFrame, measure: int) -> dict[str, bool]:
         measures = list(figure_sweep._measures(points, AXES))
-        marks = Plot(points, AXES, STRATEGIES, measures, None, None, TITLE, "").marks
-        return {mark.cell.key["calibrate"]: mark.lost for mark in marks[measures[1]]}
+        marks = Plot(points, AXES, STRATEGIES, measures).marks
+        return {mark.cell.key["calibrate"]: mark.lost for mark in marks[measures[measure]]}
 
     points = sweep((0.1,), (0.5,))
-    assert lost(points) == {"fedwq-cp": True, "unweighted": True, "local": False}
-    assert not any(lost(sweep((0.1,), (0.5,), seeds=(0,))).values())
-    # Now fedwq-cp is below local by 0.2, 0.2 and 0.02: the bootstrap interval is below 0, the t interval is not.
-    points.loc[2, over.WORST_TESTED] += 0.18
-    assert lost(points) == {"fedwq-cp": False, "unweighted": True, "local": False}
+    assert lost(points, 0) == {"fedwq-cp": True, "unweighted": True, "local": False}  # overall, by t intervals
+    assert not any(lost(points, 1).values())  # to single clients: nobody was judged
+    assert not any(lost(sweep((0.1,), (0.5,), seeds=(0,)), 0).values())
+    # One of three points has a p-value of .01, .03 over all three.
+    judged = points.assign(**{over.P_SMALLEST: [0.5] * 3 + [0.01, 0.5, 0.5] + [0.02, 0.5, 0.5]})
+    assert lost(judged, 1) == {"fedwq-cp": False, "unweighted": True, "local": False}
+    assert not any(lost(judged, 2).values())  # of sizes nothing is promised
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):
     points = pd.DataFrame([{"calibrate": name, "seed": 0, "status": "failed"} for name in STRATEGIES])
-    assert draw_sweep(points, ["calibrate", "seed"], TITLE, tmp_path / "none") == []
+    assert draw(points, ["calibrate", "seed"], tmp_path / "none") == []
 
 
 def test_the_plain_worst_client_is_shown_where_some_point_has_no_large_client():
@@ -471,7 +433,7 @@ def test_the_plain_worst_client_is_shown_where_some_point_has_no_large_client():
     assert over.worst_metric(points) == over.WORST
     assert over.worst_metric(without(sweep(), 0)) == over.WORST_TESTED  # a point without a result tells nothing
     said = finding(points, AXES)  # not of the worst client, which may have a single test point
-    assert said.startswith("Under unweighted coverage is lowest, 87.5%; local keeps 95.5%")
+    assert said == "Coverage is lowest under unweighted: 87.5%, 95% promised"
 
 
 # --------------------------------------------------------------------------------------------------------------- plan

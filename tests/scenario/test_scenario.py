@@ -423,8 +423,7 @@ def test_a_report_says_how_each_tier_is_dealt():
     swept = fixed(world, ["clients.tier.rare.concentration"])
     assert "common iid, rare dirichlet, tested" in swept
     result: Any = SimpleNamespace(scenario=world, learn={}, calibrate={})
-    expected = "on digits, common split at random (iid), rare Dirichlet(0.1) by label, tested on their own data"
-    assert expected in wording.world(result)
+    assert wording.world(result).startswith(told)
 
 
 def test_a_file_of_many_runs_is_one_where_each_axis_is_given_one_value():

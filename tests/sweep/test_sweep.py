@@ -165,7 +165,7 @@ def test_folders_that_are_not_this_sweeps_are_refused_and_left_alone(tmp_path):
     with pytest.raises(FlSimError, match="belongs to another sweep"):
         run(other, tmp_path / "out")
     assert (tmp_path / "out/sweep.json").read_bytes() == before
-    (tmp_path / "out/sweep.json").write_text(before.decode().replace('"format": 1', '"format": 0'))
+    (tmp_path / "out/sweep.json").write_text(before.decode().replace('"format": 2', '"format": 0'))
     with pytest.raises(FlSimError, match="format 0"):
         run(one, tmp_path / "out")
     (tmp_path / "thesis").mkdir()

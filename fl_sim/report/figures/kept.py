@@ -10,10 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fl_sim.report.figures.style import DPI, INK, SOFT, WIDTH, sheet, styled, text_width
-from fl_sim.report.wording import count
+from fl_sim.report.figures.marks import note, short
+from fl_sim.report.figures.sheet import Words, sheet, sheet_width, widest
+from fl_sim.report.figures.style import DPI, INK, SOFT, styled
+from fl_sim.report.numbers import count
 
-MOST_CLASSES, MOST_IMAGES, LONGEST = 10, 20, 18  # rows, images in each, letters of a class name
+MOST_CLASSES, MOST_IMAGES = 10, 20  # rows, and images in each
 GAP = 0.06  # between images, of an image's side
 
 Indices = NDArray[np.int64]
@@ -51,27 +53,23 @@ def spread(indices: Indices, most: int) -> Indices:
 def _figure(
     images: Callable[[Indices], Images], indices: Indices, labels: NDArray[Any], names: Sequence[str], about: str
 ) -> Figure:
-    held = np.unique(labels)
-    shown = spread(held.astype(np.int64), MOST_CLASSES)
+    classes = np.unique(labels)
+    shown = spread(classes.astype(np.int64), MOST_CLASSES)
     mine = [indices[labels == label] for label in shown]
-    texts = [_short(names[label]) for label in shown]
+    texts = [short(names[label]) for label in shown]
+    left = 0.4 + widest([*texts, "0,000,000 kept"])
+    width = sheet_width() - left - 0.2
+    height = max(width / MOST_IMAGES * len(shown), 0.1)
     title = f"{count(len(indices), 'reference image')} stand for {count(len(names), 'class', 'classes')}"
-    page = sheet(title, about, _caption(len(shown), len(held), len(names)), 1)
-    left = 0.3 + max(text_width(page.figure, text) for text in (*texts, "0,000,000 kept")) + 0.1
-    width = WIDTH - left - 0.2
-    tall = width / MOST_IMAGES
-    page = sheet(title, about, _caption(len(shown), len(held), len(names)), max(tall * len(shown), 0.1))
-    ax = page.axes(left, 0, width, max(tall * len(shown), 0.1))
+    page = sheet(Words(title, about, _caption(len(shown), len(classes), len(names))), height)
+    ax = page.axes(left, 0, width, height)
     ax.set_axis_off()
     if len(shown):
         ax.imshow(_mosaic([images(spread(one, MOST_IMAGES)) for one in mine]), aspect="auto")
     for row, (text, one) in enumerate(zip(texts, mine, strict=True)):
-        height = 1 - (row + 0.5) / len(shown)
+        place = (0, 1 - (row + 0.5) / len(shown))
         for words, lift, colour in ((text, 6, INK), (f"{len(one):,} kept", -6, SOFT)):
-            ax.annotate(
-                words, (0, height), xycoords="axes fraction", xytext=(-8, lift), textcoords="offset points",
-                ha="right", va="center", fontsize=8, color=colour, annotation_clip=False,
-            )  # fmt: skip
+            note(ax, words, place, (-8, lift), xycoords="axes fraction", ha="right", fontsize=8, color=colour)
     return page.figure
 
 
@@ -88,12 +86,8 @@ def _mosaic(rows: Sequence[Images]) -> Images:
     return whole
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
-
-
-def _caption(shown: int, held: int, classes: int) -> str:
-    said = [f"Each row is a class: at most {MOST_IMAGES} of its kept images, evenly spaced over the reference set."]
-    said += [f"{shown} of {held:,} classes, evenly spaced."] * (shown < held)
-    said += [f"{count(classes - held, 'class', 'classes')} without a kept image."] * (held < classes)
-    return " ".join(said)
+def _caption(shown: int, filled: int, classes: int) -> str:
+    parts = [f"Each row is a class: at most {MOST_IMAGES} of its kept images, evenly spaced over the reference set."]
+    parts += [f"{shown} of {filled:,} classes, evenly spaced."] * (shown < filled)
+    parts += [f"{count(classes - filled, 'class', 'classes')} without a kept image."] * (filled < classes)
+    return " ".join(parts)

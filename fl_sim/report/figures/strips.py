@@ -1,4 +1,4 @@
-"""One strip a tier, one mark a client: how large the predictions are, or how good the models."""
+"""One strip a tier, one mark a client: what the figures of sizes, accuracies and errors have in common."""
 
 from __future__ import annotations
 
@@ -10,61 +10,35 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from fl_sim.report import wording
-from fl_sim.report.figures.style import INK, LEFT, SOFT, WIDTH, look, sheet, text_width, ticks
-from fl_sim.report.wording import count, number, percent
+from fl_sim.report.figures.marks import cloud, names_axis, share_axis, ticks
+from fl_sim.report.figures.sheet import LEFT, Grid, Words, facets, sheet, widest
+from fl_sim.report.figures.style import INK, SOFT, look
+from fl_sim.report.numbers import count, number, percent
 from fl_sim.results.run import Result, Row
 
-STRIP, FLOOR = 1.15, 0.5  # inches a tier, and below them the ticks and the axis label
-MOST = 6.0  # inches of all tiers
-_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples fill an interval evenly: a jitter without chance
+STRIP, MOST = 1.15, 6.0  # inches: a tier, and all tiers at most
 
 
-def sizes(result: Result) -> Figure:
-    """Mean set size or interval length of every client, by tier."""
-    regression = wording.is_regression(result)
-    what = "mean interval length" if regression else "mean number of labels in a set"
-    return _strips(result, wording.size_name(result), f"{what}, by client", _size_finding(result), _infinite(result))
-
-
-def accuracy(result: Result) -> Figure:
-    """Accuracy or root mean squared error of every client, by tier."""
-    if wording.is_regression(result):
-        return _strips(result, "rmse", "root mean squared error, by client", how_good(result), [])
-    return _strips(result, "accuracy", "accuracy, by client", how_good(result), [])
-
-
-def how_good(result: Result) -> str:
-    """How good the models are, in a sentence without its full stop."""
-    if wording.is_regression(result):
-        overall, worst = number(result.learn["rmse"]), number(result.learn["rmse_client_max"])
-        return f"The models err by {overall} (RMSE) overall, {worst} at the worst of {_many(result, 'rmse')}"
-    overall, worst = percent(result.learn["accuracy"]), percent(result.learn["accuracy_client_min"])
-    return f"The models are {overall} accurate overall, {worst} at the worst of {_many(result, 'accuracy')}"
-
-
-def _many(result: Result, column: str) -> str:
-    return count(sum(row[column] is not None for row in result.clients), "client")
-
-
-# ------------------------------------------------------------------------------------------------------------- drawing
-
-
-def _strips(result: Result, column: str, axis: str, title: str, said: Sequence[str]) -> Figure:
+def strips(result: Result, column: str, axis: str, title: str, parts: Sequence[str] = ()) -> Figure:
+    """A column of every client, by tier."""
     tiers = wording.tiers(result)
     box = "Box: median and quartiles of the clients; whiskers: their 5% and 95% quantiles; diamond: their mean."
-    caption = " ".join([box, *said, *wording.absent(result)])
-    height = min(STRIP, MOST / len(tiers)) * len(tiers)
-    page = sheet(title, wording.world(result), caption, height + FLOOR)
+    words = Words(title, wording.world(result), " ".join([box, *parts, *wording.absent(result)]))
     labels = [f"{tier}\n{count(_shown(rows, column).size, 'client')}" for tier, rows in tiers.items()]
-    left = max(LEFT, 0.3 + max(text_width(page.figure, line) for label in labels for line in label.split("\n")))
-    ax = page.axes(left, FLOOR, WIDTH - left - 0.25, height)
+    grid = Grid([min(STRIP, MOST / len(tiers)) * len(tiers)], 1, left=max(LEFT, 0.3 + widest(labels)), above=0)
+    page = sheet(words, grid.height)
+    ax = facets(page, grid)[0][0]
     for index, rows in enumerate(tiers.values()):
         _strip(ax, index, _shown(rows, column))
-    _frame(ax, labels, axis, shares=column == "accuracy")
+    names_axis(ax, labels)
+    ax.set_xlabel(f"{axis}, by client")
+    _room(ax)
+    ax.xaxis.set_major_locator(ticks(8))
+    if column == "accuracy":
+        share_axis(ax.xaxis, 8)
     return page.figure
 
 
@@ -77,10 +51,7 @@ def _strip(ax: Axes, index: int, values: NDArray[np.float64]) -> None:
     if not values.size:
         ax.text(0.5, index, "nothing to show", transform=ax.get_yaxis_transform(), ha="center", va="center", color=SOFT)
         return
-    style: dict[str, Any] = look(index)
-    jitter = index + 0.04 + 0.36 * (np.arange(1, len(values) + 1) * _GOLDEN % 1)
-    area = float(np.clip(6000 / len(values), 8, 30))
-    ax.scatter(values, jitter, s=area, linewidth=0.4, edgecolor="white", zorder=3, **style)
+    cloud(ax, values, index + 0.04, index + 0.4, look(index))
     _box(ax, index - 0.2, values)
 
 
@@ -91,25 +62,10 @@ def _box(ax: Axes, height: float, values: NDArray[np.float64]) -> None:
     for end, edge in ((low, first), (high, third)):
         ax.plot([end, edge], [height, height], **line)
         ax.plot([end, end], [height - 0.045, height + 0.045], **line)
-    ax.add_patch(
-        Rectangle((first, height - 0.09), third - first, 0.18, facecolor="none", edgecolor=SOFT, linewidth=1.0)
-    )
+    corner, size = (first, height - 0.09), (third - first, 0.18)
+    ax.add_patch(Rectangle(corner, *size, facecolor="none", edgecolor=SOFT, linewidth=1.0))
     ax.plot([middle, middle], [height - 0.09, height + 0.09], color=INK, linewidth=1.5, solid_capstyle="butt")
     ax.plot([values.mean()], [height], marker="D", markersize=4, color=INK)
-
-
-def _frame(ax: Axes, labels: Sequence[str], axis: str, *, shares: bool) -> None:
-    ax.set_ylim(len(labels) - 0.5, -0.5)  # the first tier on top
-    ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(axis)
-    _room(ax)
-    ax.xaxis.set_major_locator(ticks(8))
-    if shares:
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
-    ax.grid(axis="x", color="#eeeeee", linewidth=0.6, zorder=0)
-    ax.set_axisbelow(True)
 
 
 def _room(ax: Axes) -> None:
@@ -120,33 +76,29 @@ def _room(ax: Axes) -> None:
         ax.set_xlim(low - 0.1 * abs(low) - 0.1, high + 0.1 * abs(high) + 0.1)
 
 
-# -------------------------------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------------------------- how large predictions are
 
 
-def _size_finding(result: Result) -> str:
-    regression = wording.is_regression(result)
-    overall = wording.mean_size(result, result.calibrate)
+def sizes(result: Result, axis: str) -> Figure:
+    """Mean set size or interval length of every client, by tier."""
+    column = wording.size_name(result)
+    infinite = sum(row[column] == math.inf for row in result.clients)
+    parts = [f"{count(infinite, 'client')} with infinite intervals: not shown."] * bool(infinite)
+    return strips(result, column, axis, _finding(result), parts)
+
+
+def _finding(result: Result) -> str:
+    overall, empty = wording.mean_size(result, result.calibrate), result.calibrate["empty_set_rate"]
     if overall is None:
         return "No client could be tested"
-    thing = "An interval is" if regression else "A set holds"
-    unit = "long" if regression else "labels"
     if math.isinf(overall):
         return f"{percent(result.calibrate['infinite_interval_rate'])} of the intervals are infinite"
-    empty = result.calibrate["empty_set_rate"]
-    said = f"{thing} {number(overall)} {unit} on average{_from_to(result)}"
-    return f"{said}; {percent(empty)} are empty" if empty else said
-
-
-def _from_to(result: Result) -> str:
-    found = {tier: wording.mean_size(result, metrics) for tier, metrics in result.calibrate["tiers"].items()}
-    known = sorted((size, tier) for tier, size in found.items() if size is not None)
-    if len(known) < 2 or number(known[0][0]) == number(known[-1][0]):
-        return ""
-    (low, small), (high, large) = known[0], known[-1]
-    return f", {number(low)} at {small} and {number(high)} at {large} clients"
-
-
-def _infinite(result: Result) -> list[str]:
-    column = wording.size_name(result)
-    many = sum(row[column] == math.inf for row in result.clients)
-    return [f"{count(many, 'client')} with infinite intervals: not shown."] * bool(many)
+    regression = wording.is_regression(result)
+    mean = f"An interval is {number(overall)} long" if regression else f"A set holds {number(overall)} labels"
+    by_tier = {tier: wording.mean_size(result, metrics) for tier, metrics in result.calibrate["tiers"].items()}
+    known = sorted((size, tier) for tier, size in by_tier.items() if size is not None)
+    text = f"{mean} on average"
+    if len(known) > 1 and number(known[0][0]) != number(known[-1][0]):
+        (low, small), (high, large) = known[0], known[-1]
+        text += f", {number(low)} at {small} and {number(high)} at {large} clients"
+    return f"{text}; {percent(empty)} are empty" if empty else text

@@ -8,30 +8,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from fl_sim.report import sweep_points as over
-from fl_sim.report.figures.style import BAND, INK, WARN, WIDTH, sheet, text_width, ticks
-from fl_sim.report.figures.sweep_plot import Mark, Measure, Plot, caption, limits, promises, share_ticks, subtitle
+from fl_sim.report.figures.marks import mark, names_axis, note, promise_lines, ticks
+from fl_sim.report.figures.sheet import Words, side_by_side, widest
+from fl_sim.report.figures.style import BAND
+from fl_sim.report.figures.sweep_plot import Mark, Measure, Plot, limits, promises
 from fl_sim.report.sweep_points import STRATEGIES, Cell, shown, strategy
 
-ROW, GAP, HEAD, FLOOR = 0.3, 0.3, 0.44, 0.34  # inches: a row of dots, between panels, above and below them
+ROW, NARROWEST = 0.3, 1.5  # inches: a row of dots, and the width of a panel
 
 
-def dots(plot: Plot) -> Figure:
+def dots(plot: Plot, title: str, caption: str) -> Figure:
     """The figure; rows in the order of the points, the first on top."""
     rows = plot.cells
     labels = [", ".join(filter(None, [*_world(plot, cell), strategy(cell.key)])) or "all" for cell in rows]
-    height = max(2, len(rows)) * ROW + HEAD + FLOOR
-    page = sheet(over.finding(plot.points, plot.axes), subtitle(plot), caption(plot), height)
-    left = 0.3 + max(text_width(page.figure, label) for label in labels)
-    width = (WIDTH - left - 0.25 - GAP * (len(plot.measures) - 1)) / len(plot.measures)
-    for index, measure in enumerate(plot.measures):
-        ax = page.axes(left + index * (width + GAP), FLOOR, width, height - HEAD - FLOOR)
-        _frame(ax, measure, plot.marks[measure], labels if index == 0 else [""] * len(rows))
+    words = Words(title, plot.subtitle, caption)
+    height = max(2, len(rows)) * ROW
+    figure, panels = side_by_side(
+        words, len(plot.measures), height, narrowest=NARROWEST, across=0.3, left=0.3 + widest(labels)
+    )
+    first = panels[0].get_position().x0
+    for ax, measure in zip(panels, plot.measures, strict=True):
+        names_axis(ax, labels)
+        ax.tick_params(labelleft=ax.get_position().x0 == first)
+        _frame(ax, measure, plot.marks[measure])
         _dots(ax, plot, measure, rows)
         for place in range(1, len(rows)):
             if _world(plot, rows[place]) != _world(plot, rows[place - 1]):
                 ax.axhline(place - 0.5, color=BAND, linewidth=0.8)
-    return page.figure
+    return figure
 
 
 def _world(plot: Plot, cell: Cell) -> list[str]:
@@ -39,37 +43,25 @@ def _world(plot: Plot, cell: Cell) -> list[str]:
     return [shown(cell.key[axis]) for axis in others]
 
 
-def _frame(ax: Axes, measure: Measure, marks: Sequence[Mark], labels: Sequence[str]) -> None:
+def _frame(ax: Axes, measure: Measure, marks: Sequence[Mark]) -> None:
     low, high = limits(measure, marks)
-    ax.set_xlim(low, high + 0.22 * (high - low))  # room for the numbers
-    ax.set_ylim(max(2, len(labels)) - 0.5, -0.5)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    most = 1.0 if measure.is_share else high + 0.22 * (high - low)
+    end = high + 0.22 * (high - low)  # room for the numbers
+    ax.set_xlim(low, end)
+    measure.axis(ax.xaxis, 4)
+    most = 1.0 if measure.is_share else end
     ax.set_xticks([tick for tick in ticks(4).tick_values(low, high) if low <= tick <= most])
-    ax.xaxis.set_major_formatter(share_ticks(measure))
-    ax.set_title(measure.label, fontsize=8.2, color=INK, pad=5, loc="left")
-    ax.grid(axis="x", color="#eeeeee", linewidth=0.6, zorder=0)
-    ax.set_axisbelow(True)
-    levels = promises(marks) if measure.promised else []
-    for level in levels:
-        ax.axvline(level, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), zorder=2, gid="nominal")
-    if len(levels) == 1:
-        ax.axvspan(low, levels[0], color=WARN, alpha=0.06, linewidth=0, zorder=0.5)
+    ax.set_title(measure.label)
+    if measure.promised:
+        promise_lines(ax, promises(marks), upright=True)
 
 
 def _dots(ax: Axes, plot: Plot, measure: Measure, rows: Sequence[Cell]) -> None:
     places = {str(cell.key): index for index, cell in enumerate(rows)}
-    for mark in plot.marks[measure]:
-        place, style = places[str(mark.cell.key)], plot.style(mark.cell)
-        mean, low, high = mark.found
-        ax.plot([low, high], [place, place], color=style["color"], linewidth=2, zorder=3, solid_capstyle="butt")
-        ax.plot(
-            [mean], [place], marker=style["marker"], color=style["color"], markersize=6.5, zorder=4,
-            markerfacecolor=style["color"] if mark.lost else "white", markeredgewidth=1.3,
-        )  # fmt: skip
-        ax.annotate(
-            measure.text(mean), (high, place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=7.5,
-            color=INK, path_effects=[withStroke(linewidth=2, foreground="white")],
-        )  # fmt: skip
+    for one in plot.marks[measure]:
+        place, style = places[str(one.cell.key)], plot.style(strategy(one.cell.key))
+        mean, low, high = one.interval
+        colour, face = style["color"], style["color"] if one.lost else None
+        ax.plot([low, high], [place, place], color=colour, linewidth=2, zorder=3, solid_capstyle="butt")
+        ax.plot([mean], [place], marker=style["marker"], color=colour, zorder=4, **mark(face, 6.5))
+        outline = [withStroke(linewidth=2, foreground="white")]
+        note(ax, measure.text(mean), (min(high, ax.get_xlim()[1]), place), (7, 0), path_effects=outline)

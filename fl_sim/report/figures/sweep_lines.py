@@ -4,87 +4,119 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
 from fl_sim.report import sweep_points as over
-from fl_sim.report.figures.style import INK, SOFT, WARN, WIDTH, Sheet, sheet, text_width, ticks
-from fl_sim.report.figures.sweep_plot import (
-    Mark,
-    Measure,
-    Plot,
-    caption,
-    handles,
-    least,
-    limits,
-    promise,
-    promises,
-    share_ticks,
-    subtitle,
-)
+from fl_sim.report.figures.marks import beside, mark, promise_lines
+from fl_sim.report.figures.sheet import Grid, Words, facets, sheet, widest
+from fl_sim.report.figures.style import DASHED, INK, SOFT, WARN
+from fl_sim.report.figures.sweep_plot import Mark, Measure, Plot, limits, promises
+from fl_sim.report.numbers import percent, promised
 from fl_sim.report.sweep_points import axis_names, shown, strategy
 
-LEFT, GAP, FLOOR = 0.95, 0.16, 0.52  # inches: beside panels, between them, and below them
-APART = 0.15  # inches between labels at the ends of lines
+LEFT, _TICK, _SIZE_TICK = 0.95, 0.28, 0.75  # inches beside the panels, and of a tick's label
 _HINTS = {"clients.concentration": " (smaller: more unequal)"}
-Label = tuple[float, str]  # a height on the y axis, and what stands there
 
 
-def lines(plot: Plot) -> Figure:
-    """The figure; strategies are named at the ends of their lines where there is room, else in a key."""
-    rows, columns = [(measure, plot.marks[measure]) for measure in plot.measures], _columns(plot)
-    labels = [_labels(plot, measure, marks, columns[-1]) for measure, marks in rows]
-    headers = _headers(plot, columns)
-    head = 0.09 + 0.16 * max(map(_lines_of, headers))
-    height = sum(measure.height + GAP for measure in plot.measures) - GAP + head + FLOOR
-    key = [] if plot.alone or any(len(row) > 1 for row in labels) else handles(plot)
-    brackets = " In brackets: the worst client's coverage where it is lowest." * bool(key and least(plot))
-    page = sheet(over.finding(plot.points, plot.axes), subtitle(plot), caption(plot) + brackets, height, key)
-    right = 0.14 + max((text_width(page.figure, text, 8) for row in labels for _, text in row), default=0.1)
-    width = (WIDTH - LEFT - right - GAP * (len(columns) - 1)) / len(columns)
-    bottom = height - head
-    for (measure, marks), row in zip(rows, labels, strict=True):
-        bottom -= measure.height
-        panels = [page.axes(LEFT + k * (width + GAP), bottom, width, measure.height) for k in range(len(columns))]
+class Level(NamedTuple):
+    """What a panel's marks are held against beside a promise: the mean of a metric over the panel's points."""
+
+    metric: str
+    name: str
+    dashes: Any
+
+
+def lines(plot: Plot, title: str, caption: str, levels: Sequence[Level] = ()) -> Figure:
+    """The figure; strategies are named in its key, and what they are held against beside the panels at the right."""
+    columns = _columns(plot)
+    names = [name for m in plot.measures if m.promised for name in promises(plot.marks[m]).values()]
+    right = 0.2 + widest([*names, *(f"{level.name} 00.0%" for level in levels)], 8)
+    heights = [measure.height for measure in plot.measures]
+    grid = Grid(heights, len(columns), LEFT, right, above=0.09 + 0.32 * bool(plot.columns or levels))
+    page = sheet(Words(title, plot.subtitle, caption), grid.height, plot.key())
+    for measure, panels in zip(plot.measures, facets(page, grid), strict=True):
+        marks, ends = plot.marks[measure], _ends(plot, measure, levels)
         for ax, value in zip(panels, columns, strict=True):
-            _frame(ax, plot, limits(measure, marks), width)
-            _panel(ax, plot, measure, _of_column(plot, marks, value))
-        _outer(panels, plot, measure, headers)
-        _write(panels[-1], row)
-        bottom -= GAP
-    _x_label(page, plot, (LEFT + WIDTH - right) / 2)
+            _frame(ax, plot, measure, ends, grid.panel)
+            own = marks if plot.columns is None else [m for m in marks if m.cell.key[plot.columns] == value]
+            _panel(ax, plot, measure, own)
+            _levels(ax, own, levels, named=ax is panels[-1])
+            ax.tick_params(labelbottom=measure is plot.measures[-1], labelleft=ax is panels[0])
+            if measure is plot.measures[0]:
+                ax.set_title(_header(plot, value), loc="center")
+        panels[0].set_ylabel(measure.label)
+        if measure.promised and len(promises(marks)) == 1:
+            ((level, name),) = promises(marks).items()
+            beside(panels[-1], name, level, 5, color=SOFT)
+    page.below(axis_names([*plot.axes])[plot.x or ""] + _HINTS.get(plot.x or "", ""), LEFT, right)
     return page.figure
+
+
+def _ends(plot: Plot, measure: Measure, levels: Sequence[Level]) -> tuple[float, float]:
+    """Of the y axis; what the marks are held against is in it where it is not far from them."""
+    low, high = limits(measure, plot.marks[measure])
+    for level in levels:
+        values = over.values(plot.points, level.metric)
+        near = values[(values > low - max(high - low, 0.1)) & (values < high + max(high - low, 0.1))]
+        low, high = min([low, *(near - 0.03)]), max([high, *(near + 0.03)])
+    return low, high
+
+
+def _levels(ax: Axes, marks: Sequence[Mark], levels: Sequence[Level], *, named: bool) -> None:
+    for level in levels:
+        values = np.concatenate([over.values(one.cell.rows, level.metric) for one in marks]) if marks else np.zeros(0)
+        known = values[~np.isnan(values)]
+        if len(known) and ax.get_ylim()[0] <= known.mean() <= ax.get_ylim()[1]:
+            ax.axhline(known.mean(), color=SOFT, linewidth=1.0, linestyle=level.dashes, zorder=2, gid=level.name)
+            if named:
+                beside(ax, f"{level.name} {percent(known.mean())}", known.mean(), 5, color=SOFT)
 
 
 def _columns(plot: Plot) -> list[Any]:
     if plot.columns is None:
         return [None]
-    found = list(plot.points[plot.columns].unique())
-    return sorted(found) if all(isinstance(value, int | float | np.number) for value in found) else found
+    values = list(plot.points[plot.columns].unique())
+    return sorted(values) if all(isinstance(value, int | float | np.number) for value in values) else values
 
 
-def _of_column(plot: Plot, marks: Sequence[Mark], value: Any) -> list[Mark]:
-    return [mark for mark in marks if plot.columns is None or mark.cell.key[plot.columns] == value]
+def _header(plot: Plot, value: Any) -> str:
+    """What stands above a column."""
+    if plot.columns is None:
+        return ""
+    return "\n".join(filter(None, [axis_names(plot.axes)[plot.columns], shown(value)]))
 
 
 # ------------------------------------------------------------------------------------------------------------- panels
 
 
-def _frame(ax: Axes, plot: Plot, ends: tuple[float, float], width: float) -> None:
+def _places(plot: Plot) -> list[float]:
+    """The values of the x axis."""
+    return sorted({float(value) for value in plot.points[plot.x or ""]})
+
+
+def _place(plot: Plot, one: Mark) -> float:
+    return float(one.cell.key[plot.x or ""])
+
+
+def _frame(ax: Axes, plot: Plot, measure: Measure, ends: tuple[float, float], width: float) -> None:
     """Both axes: ticks at the very values of x."""
-    values = plot.places()
+    values = _places(plot)
     _scale(ax, values)
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(values, _thinned(ax, values, width))
+    if plot.joined:
+        round_sizes = _round_sizes(*ax.get_xlim(), most=max(2, int(width / _SIZE_TICK)))
+        ax.set_xticks(round_sizes, [EngFormatter("B").format_data(size) for size in round_sizes])
+    else:
+        step = -(-len(values) * _TICK // width)  # so many for one label
+        ax.set_xticks(values, [f"{value:g}" if k % step == 0 else "" for k, value in enumerate(values)])
     ax.set_ylim(*ends)
-    ax.yaxis.set_major_locator(ticks(5))
-    ax.grid(axis="y", color="#eeeeee", linewidth=0.6, zorder=0)
-    ax.set_axisbelow(True)
+    measure.axis(ax.yaxis)
+    ax.grid(axis="y", zorder=0)
 
 
 def _scale(ax: Axes, values: Sequence[float]) -> None:
@@ -100,118 +132,49 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
     ax.set_xlim(*scale.inverted().transform(np.array([first - room, last + room])))
 
 
-def _thinned(ax: Axes, values: Sequence[float], width: float) -> list[str]:
-    """Labels of the ticks, without those for which there is no room."""
-    texts, free = [], -math.inf
-    for value in values:
-        text = f"{value:g}"
-        place = width * float(ax.transAxes.inverted().transform(ax.transData.transform((value, ax.get_ylim()[0])))[0])
-        half = 0.04 * len(text) + 0.03
-        texts.append(text if place - half >= free else "")
-        free = place + half if texts[-1] else free
-    return texts
+def _round_sizes(low: float, high: float, most: int) -> list[float]:
+    """Round numbers of bytes between the two, as many in every power of ten as there is room for."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        sizes = [float(digit * 10**power) for power in powers for digit in digits if low <= digit * 10**power <= high]
+        if len(sizes) <= most:
+            return sizes
+    return sizes[:: -(-len(sizes) // most)]
 
 
 def _panel(ax: Axes, plot: Plot, measure: Measure, marks: Sequence[Mark]) -> None:
     if measure.promised:
         _promise(ax, plot, marks)
-    for index, cell in enumerate(plot.first_cells):
-        size = 6.8 - 2 * index / len(plot.first_cells)  # of two marks in one place both are seen
-        own = [mark for mark in marks if strategy(mark.cell.key) == strategy(cell.key)]
-        _line(
-            ax,
-            plot,
-            sorted(own, key=lambda mark: plot.place(mark.cell)),
-            plot.style(cell) | {"markersize": size},
-            3 + index / 100,
-        )
+    for index, name in enumerate(plot.drawn):
+        size = 6.8 - 2 * index / len(plot.drawn)  # of two marks in one place both are seen
+        own = [one for one in marks if strategy(one.cell.key) == name]
+        _line(ax, plot, own, plot.style(name), size, 3 + index / 100)
 
 
-def _line(ax: Axes, plot: Plot, marks: Sequence[Mark], style: dict[str, Any], order: float) -> None:
+def _line(ax: Axes, plot: Plot, marks: Sequence[Mark], style: dict[str, Any], size: float, order: float) -> None:
     """A line with its band, broken where a point is missing; filled marks are those that lost."""
-    known = {plot.place(mark.cell): mark for mark in marks}
-    places = plot.places()
-    rows = [tuple(known[place].found) if place in known else (math.nan,) * 3 for place in places]
+    known = {_place(plot, one): one for one in marks}
+    places = sorted(known) if plot.joined else _places(plot)
+    if not places:
+        return
+    rows = [tuple(known[place].interval) if place in known else (math.nan,) * 3 for place in places]
     mean, low, high = np.array(rows).T
     colour = style["color"]
     ax.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0, zorder=order - 1)
     ax.plot(places, mean, color=colour, linestyle=style["linestyle"], linewidth=1.4, zorder=order)
-    for lost, face in ((False, "white"), (True, colour)):
-        here = [(place, mark.found.mean) for place, mark in known.items() if mark.lost == lost]
-        ax.plot(
-            *np.array(here).reshape(-1, 2).T, linestyle="none", marker=style["marker"], markersize=style["markersize"],
-            color=colour, markerfacecolor=face, markeredgewidth=1.2, zorder=order + 1, clip_on=False,
-        )  # fmt: skip
+    for lost, face in ((False, None), (True, colour)):
+        here = [(place, known[place].interval.mean) for place in places if place in known and known[place].lost == lost]
+        dots: dict[str, Any] = {"linestyle": "none", "marker": style["marker"], "color": colour}
+        ax.plot(*np.array(here).reshape(-1, 2).T, zorder=order + 1, clip_on=False, **dots, **mark(face, size))
 
 
 def _promise(ax: Axes, plot: Plot, marks: Sequence[Mark]) -> None:
-    """1 - alpha, dashed and shaded below, where it is the same for all strategies."""
-    found = {(plot.place(mark.cell), 1 - mark.cell.alpha) for mark in marks if mark.cell.alpha == mark.cell.alpha}
-    levels, (bottom, _) = promises(marks), ax.get_ylim()
-    dashed: dict[str, Any] = {"color": INK, "linewidth": 1.0, "linestyle": (0, (5, 3)), "zorder": 2, "gid": "nominal"}
-    shade: dict[str, Any] = {"color": WARN, "alpha": 0.06, "linewidth": 0, "zorder": 0.5}
-    if len(found) > len({place for place, _ in found}) or len(levels) == 1:
-        for level in levels:
-            ax.axhline(level, **dashed)
-        if len(levels) == 1:
-            ax.axhspan(bottom, levels[0], **shade)
-    elif found:
-        places, heights = zip(*sorted(found), strict=True)
-        ax.plot(places, heights, **dashed)
-        ax.fill_between(places, bottom, heights, **shade)
-
-
-# ------------------------------------------------------------------------------------------------------ around panels
-
-
-def _headers(plot: Plot, columns: Sequence[Any]) -> list[str]:
-    """What stands above the columns; on two lines where there is no room for one."""
-    if plot.columns is None:
-        return [""]
-    name = axis_names(plot.axes)[plot.columns]
-    longest = max(len(f"{name} {shown(value)}") for value in columns)
-    break_ = "\n" if 0.07 * longest > (WIDTH - LEFT - 1.1) / len(columns) else " "
-    return [f"{name}{break_}{shown(value)}" for value in columns]
-
-
-def _lines_of(text: str) -> int:
-    return len(text.splitlines())
-
-
-def _outer(panels: Sequence[Axes], plot: Plot, measure: Measure, headers: Sequence[str]) -> None:
-    """Titles of the columns, the name of the row, and tick labels at the outer panels only."""
-    panels[0].set_ylabel(measure.label)
-    for ax, header in zip(panels, headers, strict=True):
-        ax.yaxis.set_major_formatter(share_ticks(measure))
-        ax.tick_params(labelbottom=measure is plot.measures[-1], labelleft=ax is panels[0])
-        if measure is plot.measures[0]:
-            ax.set_title(header, fontsize=8.2, color=INK, pad=5)
-
-
-def _x_label(page: Sheet, plot: Plot, middle: float) -> None:
-    w, h = page.figure.get_size_inches()
-    assert plot.x is not None
-    text = axis_names(plot.axes)[plot.x] + _HINTS.get(plot.x, "")
-    page.figure.text(middle / w, (page.bottom + 0.06) / h, text, ha="center", va="bottom", fontsize=8.2, color=INK)
-
-
-def _labels(plot: Plot, measure: Measure, marks: Sequence[Mark], column: Any) -> list[Label]:
-    """The promise, and the strategies at the ends of their lines where all are there and none touches another."""
-    nominal = [(level, promise(level)) for level in promises(marks)] if measure.promised else []
-    last = plot.places()[-1]
-    ends = [mark for mark in _of_column(plot, marks, column) if plot.place(mark.cell) == last]
-    named = [(mark.found.mean, strategy(mark.cell.key)) for mark in ends]
-    low, high = limits(measure, marks)
-    heights = sorted(height for height, _ in [*named, *nominal])
-    room = APART * (high - low) / measure.height
-    apart = all(b - a >= room for a, b in pairwise(heights))
-    nominal = nominal if len(nominal) == 1 else []
-    return [*nominal, *named] if apart and len(named) == len(plot.first_cells) > 1 else nominal
-
-
-def _write(ax: Axes, labels: Sequence[Label]) -> None:
-    for height, text in labels:
-        ax.annotate(
-            text, (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-            va="center", fontsize=8, color=SOFT if text.endswith("promised") else INK, annotation_clip=False,
-        )  # fmt: skip
+    """What was promised: a level, or where x decides what is promised a line over x."""
+    over_x = {(_place(plot, one), promised(one.cell.alpha)) for one in marks if one.cell.is_promised}
+    levels = promises(marks)
+    if len(over_x) > len({place for place, _ in over_x}) or len(levels) <= 1:
+        promise_lines(ax, levels)
+        return
+    places, heights = zip(*sorted(over_x), strict=True)
+    ax.plot(places, heights, color=INK, linewidth=1.0, linestyle=DASHED, zorder=2, gid="nominal")
+    ax.fill_between(places, ax.get_ylim()[0], heights, color=WARN, alpha=0.06, linewidth=0, zorder=0.5)

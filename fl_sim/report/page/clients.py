@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 
 from fl_sim.conformal.certificate import clopper_pearson
 from fl_sim.report import contribution, wording
+from fl_sim.report.numbers import number, promised
 from fl_sim.report.verdicts import Claim
 from fl_sim.results.run import Result
 
 MOST_CLIENTS = 120_000  # in one page, over all runs
 MOST_COUNTS = 2_000_000  # label counts in one page
 Column = list[Any] | Any
+_BYTES = ("bytes_up", "bytes_down")
 
 
 @dataclass
@@ -35,8 +39,7 @@ class Explorer:
     data: dict[str, Any] = field(default_factory=lambda: {"worlds": [], "trusts": [], "runs": [], "intervals": {}})
     runs: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
-    _worlds: dict[str, int] = field(default_factory=dict)
-    _trusts: dict[str, int] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict)
     _clients: int = 0
     _counts: int = 0
 
@@ -49,46 +52,35 @@ class Explorer:
             return
         self._clients += len(result.clients)
         self.runs[run] = len(self.data["runs"])
-        counts, tests = _judged_counts(result), [row["num_test"] for row in result.clients]
-        self._intervals(counts, tests)
-        self.data["runs"].append(
-            {"world": self._world(result), "trust": self._trust(result), "rejected": _rejected(result)}
-            | {name: packed(column) for name, column in _columns(result, counts).items()}
-            | _told(result)
-        )
+        judged, columns = _judged(result)
+        self._intervals(columns["hits"], result.column("num_test"))
+        places = {"world": self._world(result), "trust": self._trust(result)}
+        self.data["runs"].append(places | judged | {name: packed(column) for name, column in columns.items()})
 
     def _world(self, result: Result) -> int:
         """The place of what all strategies share."""
         tiers, behaviours = list(wording.tiers(result)), [row.get("behaviour") or "" for row in result.clients]
         kinds = list(dict.fromkeys(behaviours))
-        places = {tier: k for k, tier in enumerate(tiers)}
-        told: dict[str, Any] = {
-            "tiers": tiers, "kinds": kinds,
-            "tier": packed([places[tier] for tier in result.column("tier")]),
-            "kind": packed(list(map(kinds.index, behaviours))),
-            "calibration": packed(result.column("num_calibration")), "test": packed(result.column("num_test")),
-        }  # fmt: skip
-        key = json.dumps([told, result.column("label_counts")])
-        if key not in self._worlds:
-            self._worlds[key] = len(self._worlds)
-            self.data["worlds"].append(told | self._labels(result))
-        return self._worlds[key]
+        world: dict[str, Any] = {"tiers": tiers, "kinds": kinds, "kind": packed(list(map(kinds.index, behaviours)))}
+        world["tier"] = packed([tiers.index(tier) for tier in result.column("tier")])
+        world |= {"calibration": packed(result.column("num_calibration")), "test": packed(result.column("num_test"))}
+        return self._place("worlds", [world, result.column("label_counts")], lambda: world | self._labels(result))
 
     def _trust(self, result: Result) -> int:
         """The place of how far the clients' probabilities can be trusted; without a calibrator the same for all
         calibrations of the same models."""
-        names = (
-            "brier",
-            "ece",
-            *["phi_brier"] * wording.has_calibrator(result),
-            *["weight"] * contribution.is_weighed(result),
-        )
-        told = {name: packed([_shown(row.get(name)) for row in result.clients]) for name in names}
-        key = json.dumps(told)
-        if key not in self._trusts:
-            self._trusts[key] = len(self._trusts)
-            self.data["trusts"].append(told)
-        return self._trusts[key]
+        names = ["brier", "ece", *["phi_brier"] * wording.has_calibrator(result)]
+        names += ["weight"] * contribution.is_weighed(result)
+        columns = {name: packed([_shown(row.get(name)) for row in result.clients]) for name in names}
+        return self._place("trusts", columns, lambda: columns)
+
+    def _place(self, kind: str, key: Any, make: Callable[[], Any]) -> int:
+        """Where in `data[kind]` that is, of which there is one for each key."""
+        text = json.dumps([kind, key])
+        if text not in self._places:
+            self._places[text] = len(self.data[kind])
+            self.data[kind].append(make())
+        return self._places[text]
 
     def _labels(self, result: Result) -> dict[str, Any]:
         """Names of the labels and every client's counts, one after the other; nothing where there is no room."""
@@ -114,55 +106,39 @@ class Explorer:
         for (k, m), a, b in zip(new, low.tolist(), high.tolist(), strict=True):
             known.setdefault(str(m), {})[str(k)] = [float(f"{100 * a:.1f}"), float(f"{100 * b:.1f}")]
 
-    def text(self) -> str:
-        """JSON that may stand inside a page."""
-        return embedded(self.data)
+    def text(self) -> Markup:
+        """JSON that may stand inside a page: no letter of it ends the element it stands in."""
+        return htmlsafe_json_dumps(self.data, separators=(",", ":"), allow_nan=False)
 
 
-def _told(result: Result) -> dict[str, Any]:
-    """What is judged: `coverage`, `accuracy` or `rmse`, and what was promised, in percent."""
-    if wording.is_calibrated(result):
-        promised = float(f"{100 * (1 - result.scenario.calibrate.alpha):.4g}")
-        return {"judged": "coverage", "promised": promised, "size_name": wording.size_name(result).replace("_", " ")}
-    return {"judged": "rmse" if wording.is_regression(result) else "accuracy"}
-
-
-def _judged_counts(result: Result) -> list[int | None]:
-    """Test points covered, or right where nothing was promised; None of a client that was not tested."""
-    if wording.is_calibrated(result):
-        return result.column("num_covered")
-    return [None] * len(result.clients) if wording.is_regression(result) else result.column("num_correct")
-
-
-def _columns(result: Result, counts: list[int | None]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {"hits": counts}
-    if wording.is_calibrated(result):
-        columns["threshold"] = [_shown(row.get("threshold")) for row in result.clients]
-        columns["size"] = [_shown(value) for value in result.column(wording.size_name(result))]
-    if wording.is_regression(result):
+def _judged(result: Result) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """By what clients are judged, what was promised in percent, and who falls short of it by `fl-sim certify`; and the
+    columns of the clients. `hits` are the test points covered, or right where nothing was promised."""
+    regression = wording.is_regression(result)
+    lost = {row["client"]: row["reason"].strip().partition("\n")[0][:120] for row in wording.missing(result)}
+    columns: dict[str, list[Any]] = {name: [row.get(name) for row in result.clients] for name in _BYTES}
+    columns["lost"] = [lost.get(row["client"]) for row in result.clients]
+    if regression:
         columns["rmse"] = [_shown(value) for value in result.column("rmse")]
     else:
         columns["right"] = result.column("num_correct")
-    for name in ("bytes_up", "bytes_down"):
-        columns[name] = [row.get(name) for row in result.clients]
-    lost = {row["client"]: row["reason"].strip().partition("\n")[0][:120] for row in wording.missing(result)}
-    columns["lost"] = [lost.get(row["client"]) for row in result.clients]
-    return columns
+    if not wording.is_calibrated(result):
+        columns["hits"] = [None] * len(result.clients) if regression else columns["right"]
+        return {"judged": "rmse" if regression else "accuracy", "rejected": []}, columns
+    columns["hits"] = result.column("num_covered")
+    columns["threshold"] = [_shown(row.get("threshold")) for row in result.clients]
+    columns["size"] = [_shown(value) for value in result.column(wording.size_name(result))]
+    rejected = np.flatnonzero(Claim().certificate(result).rejected).tolist()
+    least = round(100 * promised(result.scenario.calibrate.alpha), 9)
+    size = wording.size_name(result).replace("_", " ")
+    return {"judged": "coverage", "promised": least, "size_name": size, "rejected": rejected}, columns
 
 
 def _shown(value: float | None) -> float | str | None:
-    """A number with the digits that `words.number` prints; infinity in words."""
+    """A number with the digits that are printed; infinity in words."""
     if value is None or not math.isfinite(value):
-        return None if value is None else wording.number(value)
-    return float(wording.number(value).replace(",", ""))
-
-
-def _rejected(result: Result) -> list[int]:
-    """The clients that `fl-sim certify` rejects, by their places."""
-    if not wording.is_calibrated(result):
-        return []
-    found: list[int] = np.flatnonzero(Claim().certificate(result).rejected).tolist()
-    return found
+        return None if value is None else number(value)
+    return float(number(value).replace(",", ""))
 
 
 def packed(column: list[Any]) -> Column:
@@ -172,13 +148,3 @@ def packed(column: list[Any]) -> Column:
     (3, [3, 4])
     """
     return column[0] if column and all(value == column[0] for value in column) else column
-
-
-def embedded(data: Any) -> str:
-    """JSON without a letter that could end the script element it stands in.
-
-    >>> embedded({"tier": "</script>"})
-    '{"tier":"\\\\u003c/script>"}'
-    """
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace("&", "\\u0026")

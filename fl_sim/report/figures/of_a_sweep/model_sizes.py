@@ -1,4 +1,4 @@
-"""A sweep over the size of trees or boostings: what doubling it buys in accuracy, beside how far clients disagree."""
+"""What doubling the size of trees or boostings buys in accuracy, beside how far clients disagree."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fl_sim.agreement.model_size import NO_BOUND, DoublingOfSize, Measured, doublings, enough, size_of
-from fl_sim.report.figures.style import LEFT, SOFT, WIDTH, look, sheet, ticks
-from fl_sim.report.wording import count, number
+from fl_sim.report import sweep_points as over
+from fl_sim.report.figures.marks import ticks
+from fl_sim.report.figures.sheet import Words, side_by_side
+from fl_sim.report.figures.style import SOFT, look
+from fl_sim.report.numbers import count, number
+from fl_sim.report.sweep_results import SweepResults
 from fl_sim.results.run import Result
 
-HEIGHT, FLOOR, GAP = 2.6, 0.5, 0.75  # inches
+ORDER = 40
+HEIGHT, NARROWEST = 2.4, 2.6  # inches of a panel
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,8 @@ class Sizes:
     def finding(self) -> str:
         """From which size on doubling buys no accuracy, and what disagreement is left there; a sentence."""
         n = enough(self.rows, self.within)
-        last = self.rows[-1]
         if n is None:
-            return f"Up to {self.what} {last.size}, the largest here, doubling still lowers the risk."
+            return f"Up to {self.what} {self.rows[-1].size}, the largest here, doubling still lowers the risk."
         here = next(row for row in self.rows if row.size == n)
         left = f"two clients' models still differ by {number(here.disagreement)}, their risk being {number(here.risk)}"
         return f"From {self.what} {n} on doubling buys no accuracy; {left}."
@@ -47,32 +50,36 @@ class Sizes:
         return f"D_n is more than 4 (R_n - R_2n), beyond two standard errors, {where}."
 
 
-def found(results: Iterable[Result], axes: Sequence[str]) -> Sizes | None:
+def sizes_of(results: Iterable[Result], axes: Sequence[str]) -> Sizes | None:
     """What the runs of a sweep tell of sizes; None unless all are of one kind of tree, `[agreement]` was measured, and
     beside the seed one axis alone differs."""
-    if sum(axis != "seed" for axis in axes) != 1:
-        return None
-    told, kinds, within = [], set(), 0.0
+    measured, kinds, within = [], set(), 0.0
     for result in results:
-        scenario, measured = result.scenario, result.summary.get("agreement")
+        scenario, agreement = result.scenario, result.summary.get("agreement")
         sizes = {size_of(tier.architecture, tier.epochs) for tier in scenario.clients.tier if tier.share != 0}
         size = sizes.pop() if len(sizes) == 1 else None
-        if size is None or not measured or scenario.agreement is None:
+        if size is None or not agreement or scenario.agreement is None:
             return None
         within = scenario.agreement.within
         kinds.add(size[0])
-        told.append(Measured(size[1], scenario.seed, measured["risk"], measured["disagreement"]))
-    if (
-        len(kinds) != 1
-        or len({one.size for one in told}) < 2
-        or len({(one.size, one.seed) for one in told}) < len(told)
-    ):
+        measured.append(Measured(size[1], scenario.seed, agreement["risk"], agreement["disagreement"]))
+    several = len({one.size for one in measured}) > 1
+    twice = len({(one.size, one.seed) for one in measured}) < len(measured)
+    if sum(axis != "seed" for axis in axes) != 1 or len(kinds) != 1 or not several or twice:
         return None
-    return Sizes(kinds.pop(), doublings(told), within)
+    return Sizes(kinds.pop(), doublings(measured), within)
 
 
-def figure(sizes: Sizes, title: str) -> Figure:
+def draw(sweep: SweepResults) -> list[Figure]:
     """R_n on the left; on the right 4 (R_n - R_2n) and D_n; bars are two standard errors over the seeds."""
+    if not over.has(sweep.points, over.DISAGREEMENT):
+        return []
+    sizes = sizes_of(sweep.results.values(), sweep.axes)
+    return [] if sizes is None else [figure_of(sizes, sweep.title)]
+
+
+def figure_of(sizes: Sizes, title: str) -> Figure:
+    """The figure."""
     gains, apart = look(1), look(0)
     key = [
         Line2D([], [], **apart, label="D_n, disagreement of two clients"),
@@ -80,25 +87,23 @@ def figure(sizes: Sizes, title: str) -> Figure:
     ]
     seeds = max(row.seeds for row in sizes.rows)
     caption = f"{sizes.beyond} {NO_BOUND} Bars: two standard errors over {count(seeds, 'seed')}."
-    page = sheet(sizes.finding.removesuffix("."), title, caption, HEIGHT + FLOOR, key)
-    width = (WIDTH - 2 * LEFT - GAP) / 2
-    left, right = (page.axes(LEFT + k * (width + GAP), FLOOR, width, HEIGHT - 0.25) for k in range(2))
-    rows = [row for row in sizes.rows if row.four_gains is not None]
+    words = Words(sizes.finding.removesuffix("."), title, caption)
+    figure, (left, right) = side_by_side(words, 2, HEIGHT, narrowest=NARROWEST, across=0.75, key=key)
     _line(left, sizes.rows, "risk", color=SOFT, marker="o")
     _line(right, sizes.rows, "disagreement", **apart)
-    _line(right, rows, "four_gains", linestyle="--", **gains)
+    _line(right, [row for row in sizes.rows if row.four_gains is not None], "four_gains", linestyle="--", **gains)
     right.axhline(0, color=SOFT, linewidth=0.6, gid="zero")
-    for ax, words in ((left, "R_n, mean risk of a client"), (right, "squared difference")):
+    for ax, words_ in ((left, "R_n, mean risk of a client"), (right, "squared difference")):
         ax.set_xscale("log", base=2)
         ax.set_xticks([row.size for row in sizes.rows], [str(row.size) for row in sizes.rows])
         ax.set_xlabel(f"n, {sizes.what}")
-        ax.set_ylabel(words)
+        ax.set_ylabel(words_)
         ax.yaxis.set_major_locator(ticks(6))
     left.set_ylim(bottom=0)
-    return page.figure
+    return figure
 
 
-def _line(ax: Axes, rows: Sequence[DoublingOfSize], name: str, **style: Any) -> ErrorbarContainer:
+def _line(ax: Axes, rows: Sequence[DoublingOfSize], name: str, **style: Any) -> None:
     means = [getattr(row, name) for row in rows]
     errors = 2 * np.array([getattr(row, f"{name}_se") for row in rows])
-    return ax.errorbar([row.size for row in rows], means, errors, capsize=2, markersize=4, linewidth=1.2, **style)
+    ax.errorbar([row.size for row in rows], means, errors, capsize=2, markersize=4, linewidth=1.2, **style)

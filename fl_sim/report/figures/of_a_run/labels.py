@@ -8,36 +8,45 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from fl_sim.report import wording
-from fl_sim.report.figures.style import BAND, LEFT, SOFT, WIDTH, Sheet, bars, ranks, sheet, text_width, ticks
+from fl_sim.report.figures.marks import bars, count_axis, note, ranks, share_axis, short
+from fl_sim.report.figures.sheet import FLOOR, LEFT, Grid, Sheet, Words, facets, sheet, widest
+from fl_sim.report.figures.style import BAND, SOFT
+from fl_sim.report.numbers import count
 from fl_sim.results.run import Result
 
-SIZES, GAP, FLOOR = 0.75, 0.12, 0.5  # inches: the panel of n_k, the space below it, ticks and axis label
-MOST_NAMES, LONGEST = 64, 18  # class names shown, and letters of each
+ORDER = 30
+SIZES, RIGHT = 0.75, 0.85  # inches: the panel of n_k, and beside the panels the scale
+MOST_NAMES = 64  # class names shown
 MOST_COLUMNS = 1000  # clients that still have a column of dots each; more are averaged
 COLOURS = "Blues"
 Counts = NDArray[np.int64]
 
 
-def labels(result: Result) -> Figure:
+def applies(result: Result) -> bool:
+    """Always."""
+    return True
+
+
+def draw(result: Result) -> Figure:
     """Shares of the labels (or of the target's deciles) in each client's calibration points, and n_k above them."""
-    counts = _sorted(np.array([row["label_counts"] for row in wording.answered(result)], dtype=np.int64))
+    answered = [row for row in result.clients if row["status"] == "ok"]
+    counts = _sorted(np.array([row["label_counts"] for row in answered], dtype=np.int64))
     names = _names(result, counts.shape[1])
     size = 5.5 if len(names) > 24 else 8.0
     height = float(np.clip(len(names) * (0.105 if len(names) > 24 else 0.2), 2.0, 6.7))
-    page = sheet(
-        _finding(result, counts), wording.world(result), _caption(result, counts), SIZES + GAP + height + FLOOR
-    )
-    left = max(LEFT, 0.42 + max(text_width(page.figure, name, size) for name in names))
-    width = WIDTH - left - 0.85
-    ax = page.axes(left, FLOOR, width, height)
+    left = max(LEFT, 0.42 + widest(names, size))
+    grid = Grid([SIZES, height], 1, left, RIGHT, down=0.12, above=0)
+    page = sheet(Words(_finding(result, counts), wording.world(result), _caption(result, counts)), grid.height)
+    (sizes,), (ax,) = facets(page, grid)
     norm = _norm(counts)
-    _heat(ax, counts, names, size, norm, "decile" if wording.is_regression(result) else "label")
-    _sizes(page.axes(left, FLOOR + height + GAP, width, SIZES), counts.sum(axis=1))
-    _scale(page, left + width + 0.15, height, norm)
+    unit = "decile" if wording.is_regression(result) else "label"
+    _heat(ax, counts, names, size, norm)
+    _sizes(sizes, counts.sum(axis=1))
+    _scale(page, left + grid.panel + 0.15, height, norm)
+    ax.set_xlabel(f"clients, by their commonest {unit}")
     ax.set_ylabel("decile of the target" if wording.is_regression(result) else "label")
     return page.figure
 
@@ -45,9 +54,8 @@ def labels(result: Result) -> Figure:
 def _sorted(counts: Counts) -> Counts:
     """Rows (K, C) by their commonest label, the purest first; rows without points last."""
     total = counts.sum(axis=1)
-    top = counts.argmax(axis=1)
     share = counts.max(axis=1) / np.maximum(total, 1)
-    return counts[np.lexsort((-share, top, total == 0))]
+    return counts[np.lexsort((-share, counts.argmax(axis=1), total == 0))]
 
 
 def _shares(counts: Counts) -> NDArray[np.float64]:
@@ -62,7 +70,7 @@ def _names(result: Result, number: int) -> list[str]:
         return [str(k + 1) for k in range(number)]
     known = result.summary.get("classes") or []
     names = known if len(known) == number else [str(k) for k in range(number)]
-    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for name in names]
+    return list(map(short, names))
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -75,25 +83,18 @@ def _norm(counts: Counts) -> Normalize:
     return PowerNorm(0.6, vmin=0, vmax=max(most, 0.05))
 
 
-def _heat(ax: Axes, counts: Counts, names: Sequence[str], size: float, norm: Normalize, unit: str) -> None:
+def _heat(ax: Axes, counts: Counts, names: Sequence[str], size: float, norm: Normalize) -> None:
     clients = len(counts)
-    ax.imshow(
-        _shares(counts).T,
-        cmap=COLOURS,
-        norm=norm,
-        aspect="auto",
-        extent=(0.5, clients + 0.5, len(names) - 0.5, -0.5),
-        interpolation="nearest" if clients <= MOST_COLUMNS else "antialiased",
-    )
+    how = "nearest" if clients <= MOST_COLUMNS else "antialiased"
+    place = (0.5, clients + 0.5, len(names) - 0.5, -0.5)
+    ax.imshow(_shares(counts).T, cmap=COLOURS, norm=norm, aspect="auto", extent=place, interpolation=how)
     ax.set_facecolor(BAND)  # of clients without points
     step = -(-len(names) // MOST_NAMES)
     ax.set_yticks(range(0, len(names), step), list(names)[::step], fontsize=size)
     ax.tick_params(axis="y", length=0)
     ranks(ax, clients)
     ax.set_xlim(0.5, clients + 0.5)
-    ax.set_xlabel(f"clients, by their commonest {unit}")
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(True)
+    ax.spines[["top", "right"]].set_visible(True)
 
 
 def _sizes(ax: Axes, sizes: Counts) -> None:
@@ -101,32 +102,29 @@ def _sizes(ax: Axes, sizes: Counts) -> None:
     ax.set_xlim(0.5, len(sizes) + 0.5)
     ax.set_ylim(0, max(int(sizes.max(initial=1)), 1) * 1.05)
     ax.tick_params(axis="x", labelbottom=False, length=0)
-    ax.yaxis.set_major_locator(ticks(3, integer=True))
+    count_axis(ax.yaxis, 3)
     ax.set_ylabel("n_k")
 
 
 def _scale(page: Sheet, left: float, height: float, norm: Normalize) -> None:
-    tall = min(height, 1.6)
+    tall, most = min(height, 1.6), norm.vmax or 1
     place = page.axes(left, FLOOR + height - tall, 0.12, tall)
-    ramp = np.linspace(norm.vmax or 1, 0, 128)[:, None]
-    place.imshow(ramp, cmap=COLOURS, norm=norm, aspect="auto", extent=(0, 1, 0, norm.vmax or 1))
+    ramp = np.linspace(most, 0, 128)[:, None]
+    place.imshow(ramp, cmap=COLOURS, norm=norm, aspect="auto", extent=(0, 1, 0, most))
     place.set_xticks([])
-    place.yaxis.set_major_locator(ticks(4))
-    place.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+    share_axis(place.yaxis, 4)
     place.yaxis.tick_right()
-    place.annotate(
-        "of n_k", (0, 0), xycoords="axes fraction", xytext=(0, -12), textcoords="offset points", fontsize=8, color=SOFT
-    )
+    note(place, "of n_k", (0, 0), (0, -12), xycoords="axes fraction", va="baseline", fontsize=8, color=SOFT)
 
 
 # -------------------------------------------------------------------------------------------------------------- words
 
 
 def _finding(result: Result, counts: Counts) -> str:
-    held = counts[counts.sum(axis=1) > 0]
-    if not len(held):
+    full = counts[counts.sum(axis=1) > 0]
+    if not len(full):
         return "No client has a calibration point"
-    few, sizes = int(np.sort(_needed(held))[(len(held) - 1) // 2]), counts.sum(axis=1)
+    few, sizes = int(np.sort(_needed(full))[(len(full) - 1) // 2]), counts.sum(axis=1)
     thing = "target deciles" if wording.is_regression(result) else "labels"
     span = f"from {sizes.min():,} to {sizes.max():,}" if sizes.min() < sizes.max() else f"= {sizes.max():,}"
     return f"Half of the clients have 90% of their points in {few} of {counts.shape[1]} {thing}; n_k {span}"
@@ -140,7 +138,7 @@ def _needed(counts: Counts) -> Counts:
 
 def _caption(result: Result, counts: Counts) -> str:
     empty, lost = int((counts.sum(axis=1) == 0).sum()), len(wording.missing(result))
-    said = ["Each column is a client: the shares of its calibration points, and above it n_k, how many they are."]
-    said += [f"{wording.count(empty, 'client')} without calibration points, grey, at the right."] * bool(empty)
-    said += [f"{wording.count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)
-    return " ".join(said)
+    parts = ["Each column is a client: the shares of its calibration points, and above it n_k, how many they are."]
+    parts += [f"{count(empty, 'client')} without calibration points, grey, at the right."] * bool(empty)
+    parts += [f"{count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)
+    return " ".join(parts)

@@ -13,31 +13,38 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import IdentityTransform
 
 from fl_sim.report import wording
-from fl_sim.report.figures.style import BAND, INK, LEFT, RIGHT, SOFT, WARN, WIDTH, bars, look, ranks, sheet, ticks
+from fl_sim.report.figures.marks import bars, beside, note, promise_lines, ranks, share_axis, spread, ticks
+from fl_sim.report.figures.sheet import Grid, Words, facets, sheet
+from fl_sim.report.figures.style import BAND, INK, SOFT, WARN, look
+from fl_sim.report.numbers import count, keeps, percent, promise, promised
 from fl_sim.results.run import Result, Row
 
-HEIGHT, FLOOR = 3.7, 0.5  # inches: the plot, and below it the ticks and the axis label
-_BETWEEN = 0.15  # inches between labels in the margin
+ORDER = 10
+HEIGHT, APART = 3.7, 0.15  # inches: the plot, and between labels in the margin
 
 
-def coverage(result: Result) -> Figure:
+def applies(result: Result) -> bool:
+    """Where coverage was promised."""
+    return wording.is_calibrated(result)
+
+
+def draw(result: Result) -> Figure:
     """One mark a client, from the worst to the best."""
     rows = _sorted(result)
-    page = sheet(
-        wording.finding(result), wording.world(result), _caption(result), HEIGHT + FLOOR, list(_key(result, rows))
-    )
-    ax = page.axes(LEFT, FLOOR, WIDTH - LEFT - RIGHT, HEIGHT)
+    words = Words(wording.finding(result), wording.world(result), _caption(result))
+    grid = Grid([HEIGHT], 1, right=0.95, above=0)
+    page = sheet(words, grid.height, list(_key(result, rows)))
+    ax = facets(page, grid)[0][0]
     bands = [wording.band(result.scenario, row) for row in rows]
-    _frame(ax, len(rows), min([row["coverage"] for row in rows] + [1 - result.scenario.calibrate.alpha]))
+    _frame(ax, len(rows), min([row["coverage"] for row in rows] + [promised(result.scenario.calibrate.alpha)]))
     if any(bands):
         low, high = np.array([band or (np.nan, np.nan) for band in bands]).T
         bars(ax, low - 0.002, high + 0.002, BAND, "band")  # a band of no height stays visible
     _marks(ax, result, rows)
-    _lines(ax, result)
+    _levels(ax, result)
     worst = wording.worst_client(result)
     if worst:
         _point_out(ax, worst, 1 + rows.index(worst))
@@ -56,8 +63,8 @@ def _frame(ax: Axes, clients: int, low: float) -> None:
     bottom = low - 0.14 * (1 - low) - 0.01  # room for the worst client's name
     ax.set_ylim(bottom, 1 + 0.03 * (1 - bottom))
     ranks(ax, clients)
+    share_axis(ax.yaxis)
     ax.set_yticks([tick for tick in ticks(6).tick_values(max(0.0, bottom), 1.0) if max(0.0, bottom) <= tick <= 1.0])
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
     ax.set_xlabel("clients, from the smallest coverage to the largest")
     ax.set_ylabel("coverage of the client's test points")
 
@@ -68,68 +75,44 @@ def _marks(ax: Axes, result: Result, rows: Sequence[Row]) -> None:
     shapes = {tier: MarkerStyle(style["marker"]) for tier, style in looks.items()}
     paths = {tier: shape.get_path().transformed(shape.get_transform()) for tier, shape in shapes.items()}
     colours = [looks[row["tier"]]["color"] for row in rows]
-    area = float(np.clip(5000 / max(len(rows), 1), 7, 40))
+    hollow = [row["num_calibration"] == 0 for row in rows]
     marks = PathCollection(
         [paths[row["tier"]] for row in rows],
-        sizes=[area],
+        sizes=[float(np.clip(5000 / max(len(rows), 1), 7, 40))],
         offset_transform=ax.transData,
         zorder=3,
         linewidth=0.8,
         offsets=[(rank, row["coverage"]) for rank, row in enumerate(rows, start=1)] or np.zeros((0, 2)),
         edgecolor=colours,
-        facecolor=[
-            "white" if row["num_calibration"] == 0 else colour for row, colour in zip(rows, colours, strict=True)
-        ],
+        facecolor=["white" if bare else colour for bare, colour in zip(hollow, colours, strict=True)],
     )
     marks.set_transform(IdentityTransform())
     ax.add_collection(marks, autolim=False)
 
 
-def _lines(ax: Axes, result: Result) -> None:
+def _levels(ax: Axes, result: Result) -> None:
     """The promise and what was kept of it over all, each named in the right margin."""
-    nominal, overall = 1 - result.scenario.calibrate.alpha, result.calibrate["coverage"]
-    ax.axhline(nominal, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), zorder=2, gid="nominal")
-    named = [(nominal, f"{wording.promised(result.scenario)} promised", INK)]
+    alpha, overall = result.scenario.calibrate.alpha, result.calibrate["coverage"]
+    promise_lines(ax, [promised(alpha)], shaded=False)
+    named = [(promised(alpha), f"{promise(alpha)} promised", INK)]
     if overall is not None:
-        ax.axhline(overall, color=WARN if overall < nominal else SOFT, linewidth=0.8, zorder=2)
-        named.append((overall, f"{wording.percent(overall)} overall", WARN if overall < nominal else SOFT))
-    for height, text, colour in _apart(named, _BETWEEN / HEIGHT * (ax.get_ylim()[1] - ax.get_ylim()[0])):
-        ax.annotate(
-            text,
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=8,
-            annotation_clip=False,
-        )
-
-
-def _apart(named: list[tuple[float, str, str]], least: float) -> Iterator[tuple[float, str, str]]:
+        colour = SOFT if keeps(overall, alpha) else WARN
+        ax.axhline(overall, color=colour, linewidth=0.8, zorder=2)
+        named.append((overall, f"{percent(overall)} overall", colour))
     heights = sorted(named)
-    gap = heights[-1][0] - heights[0][0]
-    push = max(0.0, least - gap) / 2 if len(heights) > 1 else 0.0
-    for sign, (height, text, colour) in zip((-1, 1), heights, strict=False):
-        yield height + sign * push, text, colour
+    low, high = ax.get_ylim()
+    gap = APART / HEIGHT * (high - low)
+    places = spread([height for height, _, _ in heights], [1.0] * len(heights), low, high, gap)
+    for (_, text, colour), place in zip(heights, places, strict=True):
+        beside(ax, text, place, color=colour)
 
 
 def _point_out(ax: Axes, row: Row, rank: int) -> None:
-    share = f"{wording.percent(row['coverage'])} of {wording.count(row['num_test'], 'test point')}"
+    share = f"{percent(row['coverage'])} of {count(row['num_test'], 'test point')}"
     text = f"client {row['client']} ({row['tier']}): {share}, n_k = {row['num_calibration']:,}"
-    ax.annotate(
-        text,
-        (rank, row["coverage"]),
-        xytext=(16, -15),
-        textcoords="offset points",
-        fontsize=8,
-        color=INK,
-        va="center",
-        zorder=5,
-        arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)},
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
-    )
+    leader = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
+    note(ax, text, (rank, row["coverage"]), (16, -15), fontsize=8, zorder=5, arrowprops=leader, bbox=white)
 
 
 # -------------------------------------------------------------------------------------------------------------- words
@@ -137,8 +120,8 @@ def _point_out(ax: Axes, row: Row, rank: int) -> None:
 
 def _key(result: Result, rows: Sequence[Row]) -> Iterator[Artist]:
     for index, (tier, members) in enumerate(wording.tiers(result).items()):
-        found = result.calibrate["tiers"].get(tier, {}).get("coverage")
-        label = f"{tier}: {wording.count(len(members), 'client')}, {wording.percent(found)} covered"
+        coverage = result.calibrate["tiers"].get(tier, {}).get("coverage")
+        label = f"{tier}: {count(len(members), 'client')}, {percent(coverage)} covered"
         yield Line2D([], [], linestyle="none", markersize=6, label=label, **look(index))
     if any(row["num_calibration"] == 0 for row in rows):
         hollow: dict[str, Any] = {"marker": "o", "markersize": 6, "color": SOFT, "markerfacecolor": "white"}
@@ -148,17 +131,16 @@ def _key(result: Result, rows: Sequence[Row]) -> Iterator[Artist]:
 
 
 def _caption(result: Result) -> str:
-    said = []
-    counted = wording.below_band_said(result)
+    parts, counted = [], wording.below_band_said(result)
     if counted:
-        said.append(
+        parts.append(
             "Grey: the 95% band, where the coverage of a client would fall 95 times in 100 if its test points were "
             f"exchangeable with its n_k calibration points and it used its own threshold. {counted}"
         )
-        if wording.below_band(result)[2] < len(wording.tested(result)):
-            said.append("No band where a client's own threshold would be infinite.")
+        if wording.below_band(result)[1] < len(wording.tested(result)):
+            parts.append("No band where a client's own threshold would be infinite.")
     elif result.scenario.clients.test == "shared":
-        said.append("No band: clients are tested on the shared test set, which is not what they calibrated on.")
+        parts.append("No band: clients are tested on the shared test set, which is not what they calibrated on.")
     elif wording.shares_rows(result.scenario):
-        said.append("No band: calibrators were fitted on the rows that set the thresholds.")
-    return " ".join([*said, *wording.absent(result)])
+        parts.append("No band: calibrators were fitted on the rows that set the thresholds.")
+    return " ".join([*parts, *wording.absent(result)])

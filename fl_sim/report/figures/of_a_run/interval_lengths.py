@@ -1,0 +1,21 @@
+"""How long the intervals of each client are, one strip a tier."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from fl_sim.report import wording
+from fl_sim.report.figures.strips import sizes
+from fl_sim.results.run import Result
+
+ORDER = 20
+
+
+def applies(result: Result) -> bool:
+    """Where intervals were calibrated."""
+    return wording.is_calibrated(result) and wording.is_regression(result)
+
+
+def draw(result: Result) -> Figure:
+    """The mean of each client's intervals."""
+    return sizes(result, "mean interval length")
