@@ -220,7 +220,8 @@ class EvaluateRequest(Record):
         if self.threshold.ndim != 1 or not len(self.threshold):
             raise ValueError(f"threshold of shape {self.threshold.shape}: must have shape (1,) or (C,)")
         if not (self.threshold > -np.inf).all():
-            raise ValueError(f"threshold = {self.threshold.tolist()}: must be numbers or +inf")
+            wrong = self.threshold[~(self.threshold > -np.inf)][0]
+            raise ValueError(f"threshold = {wrong}: must be a number or +inf")
 
     @property
     def information_bytes(self) -> int:  # type: ignore[override]

@@ -33,7 +33,7 @@ print(json.dumps({
     "DNNL_MAX_CPU_ISA": digest(torch.nn.functional.conv2d(x, w).numpy()),
     "MKL_CBWR": digest((t @ t.T).numpy()),
     "OPENBLAS_CORETYPE": digest(a @ a.T, scipy.linalg.qr(a)[1]),
-    "NPY_DISABLE_CPU_FEATURES": digest(np.exp(a), np.sin(a), a.astype(np.float32).sum(0)),
+    "NPY_DISABLE_CPU_FEATURES": digest(np.exp(a), np.sin(a), np.tanh(a), np.exp(a.astype(np.float32))),  # AVX-512, AVX2
 }))
 """
 

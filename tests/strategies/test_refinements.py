@@ -355,7 +355,7 @@ def test_a_certificate_is_clopper_and_pearsons():
 def test_missing_answers_in_either_round():
     strategy = fedwq_cp(0.5, feedback=4)
     strategy.take(1, columns([], ThresholdReport))
-    strategy.take(2, columns([], ThresholdReport))
+    strategy.take(2, columns([], CountsReport))
     assert strategy.global_threshold == math.inf
     strategy = fedwq_cp(0.5, feedback=4)
     strategy.take(1, columns(reports((2.0, 3), (4.0, 1))))
@@ -458,8 +458,8 @@ def residual_context(scale: float, seed: int = 14) -> Any:
     data = SimpleNamespace(classes=None, in_unit=lambda outputs: np.asarray(outputs, np.float64), targets=held["test"])
     return SimpleNamespace(
         population=SimpleNamespace(data=data, seed=0, num_bins=10), client=SimpleNamespace(id=0, test=np.arange(400)),
-        clients=(SimpleNamespace(id=0),), sizes=lambda _: [400], outputs=lambda _: np.zeros((400, 1), np.float32),
-        targets=held.__getitem__, rows=lambda _: np.arange(400),
+        clients=(SimpleNamespace(id=0),), ids=np.array([0]), sizes=lambda _: [400], rows=lambda _: np.arange(400),
+        outputs=lambda _: np.zeros((400, 1), np.float32), targets=held.__getitem__,
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def test_what_every_client_is_asked():
         ("query.threshold", k, ThresholdRequest("s", 0.25, "drop")) for k in (0, 1)
     ]
     assert {(kind, k): unpack(EvaluateRequest, content) for kind, k, content in tested} == {
-        ("evaluate.sets", k): EvaluateRequest("p", "s", np.array([0.6875])) for k in (0, 1)
+        ("evaluate.sets", k): EvaluateRequest("s", np.array([0.6875])) for k in (0, 1)
     }
     # One content for all, so that a runtime can send it once.
     assert len({id(content) for _, _, content in asked}) == len({id(content) for _, _, content in tested}) == 1
