@@ -340,7 +340,7 @@ class Calibration(Method):
 
     def information_down(self, threshold: Threshold) -> int:
         """Bytes of information in a client's threshold."""
-        return FLOAT_BYTES * np.size(threshold)
+        return FLOAT_BYTES * (threshold.size if isinstance(threshold, np.ndarray) else 1)
 
     def detail(self) -> dict[str, Any]:
         """What else the method found, for `result.json`: JSON values."""

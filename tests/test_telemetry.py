@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_sim import Scenario, simulate, timing
+from fl_sim import Scenario, simulate, telemetry
 from fl_sim.messages.calibration import ThresholdReport, ThresholdRequest
 from fl_sim.messages.record import TIMING
 from fl_sim.messages.wire import pack
@@ -34,7 +34,7 @@ class Watch:
 @pytest.fixture
 def watch(monkeypatch) -> Watch:
     made = Watch()
-    monkeypatch.setattr(timing, "time", made)
+    monkeypatch.setattr(telemetry, "time", made)
     monkeypatch.setattr("fl_sim.runtime.checked_grid.time", made)
     return made
 

@@ -33,10 +33,11 @@ def client_rows(
     population: Population, checked_grid: CheckedGrid, learn: Learning, calibrate: Calibration
 ) -> list[Row]:
     """One row a client."""
-    retried, missing, reports = checked_grid.retried, checked_grid.missing, calibrate.evaluations
+    retried, missing, counts_of = checked_grid.retried, checked_grid.missing, _counts(calibrate.evaluated)
+    messages = (checked_grid.message_bytes_up, checked_grid.message_bytes_down, checked_grid.client_seconds)
     return [
         _who(population, calibrate, k)
-        | _how_well(population, calibrate, k, reports.get(k))
+        | _how_well(population, calibrate, k, counts_of.get(k))
         | {
             "weight": learn.client_weights.get(k),
             "bytes_up": learn.bytes_up.get(k, 0) + calibrate.bytes_up.get(k, 0),
@@ -47,15 +48,18 @@ def client_rows(
             "status": missing.get(k, "ok"),
             "seconds": round(seconds, 6),
         }
-        for k, (up, down, seconds) in enumerate(
-            zip(
-                checked_grid.message_bytes_up.tolist(),
-                checked_grid.message_bytes_down.tolist(),
-                checked_grid.client_seconds.tolist(),
-                strict=True,
-            )
-        )
+        for k, (up, down, seconds) in enumerate(zip(*(column.tolist() for column in messages), strict=True))
     ]
+
+
+def _counts(reports: Columns[EvaluateReport]) -> dict[int, dict[str, Any]]:
+    """Partition -> what its test counted, by the names of `EvaluateReport`."""
+    columns = {
+        name: column.tolist() if isinstance(column, np.ndarray) and column.ndim == 1 else column
+        for name, column in reports.columns.items()
+    }
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return {row["partition"]: row for row in rows}
 
 
 def _who(population: Population, calibrate: Calibration, k: int) -> Row:
@@ -85,7 +89,7 @@ def _fitted(rows: Sequence[Row], population: Population, calibrate: Calibration)
     return {"calibrator_rows": sum(fitted), "clients_without_calibrator": fitted.count(0)}
 
 
-def _how_well(population: Population, calibrate: Calibration, k: int, report: EvaluateReport | None) -> Row:
+def _how_well(population: Population, calibrate: Calibration, k: int, counts: dict[str, Any] | None) -> Row:
     """Counts and rates of a client's test; None where it was not tested, or has no test points."""
     calibrated = bool(calibrate.score)
     size = "mean_set_size" if population.data.classes is not None else "mean_interval_length"
@@ -93,19 +97,20 @@ def _how_well(population: Population, calibrate: Calibration, k: int, report: Ev
     row |= dict.fromkeys(reliability.NAMES)
     if population.data.classes is None:
         row["rmse"] = None
-    if report is None:
+    if counts is None:
         return row
-    n = report.num_test
+    n = counts["num_test"]
     if calibrated:
-        row |= {"num_covered": report.num_covered, "num_empty": report.num_empty}
-        threshold = calibrate.thresholds[k]  # of each class there is no one number
-        row |= {"threshold": float(threshold) if np.ndim(threshold) == 0 else None}
-        row |= {"coverage": report.num_covered / n if n else None, size: report.total_size / n if n else None}
+        row |= {"num_covered": counts["num_covered"], "num_empty": counts["num_empty"]}
+        threshold = calibrate.thresholds[k]
+        each = isinstance(threshold, np.ndarray) and threshold.ndim  # of each class there is no one number
+        row |= {"threshold": None if each else float(threshold)}
+        row |= {"coverage": counts["num_covered"] / n if n else None, size: counts["total_size"] / n if n else None}
     if population.data.classes is not None:
-        row |= {"num_correct": report.num_correct, "accuracy": report.num_correct / n if n else None}
-        row |= reliability.judged(report.reliability)
+        row |= {"num_correct": counts["num_correct"], "accuracy": counts["num_correct"] / n if n else None}
+        row |= reliability.judged(counts["reliability"])
     else:
-        row["rmse"] = math.sqrt(report.total_squared_error / n) if n else None
+        row["rmse"] = math.sqrt(counts["total_squared_error"] / n) if n else None
     return row
 
 
