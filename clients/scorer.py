@@ -61,7 +61,9 @@ class Scorer:
         return [scores[end - n : end] for n, end in zip(sizes, ends, strict=True)]
 
     def each(self) -> Iterator[Scorer]:
-        """The clients' own, one by one."""
+        """The clients' own, one by one; those of several are scored in one go."""
+        if len(self.client_context.clients) == 1:
+            return iter([self])
         pairs = zip(self.client_context.each(), self.by_client(), strict=True)
         return (replace(self, client_context=one, scored=scores) for one, scores in pairs)
 

@@ -23,6 +23,7 @@ array([[2.   , 0.625, 1.375]])
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,6 +97,12 @@ class Raps(_LabelScore):
     randomized: bool
     penalty: float
     k_reg: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.penalty < math.inf:
+            raise ValueError(f"penalty = {self.penalty}: must be finite and at least 0")
+        if self.k_reg < 0:
+            raise ValueError(f"k_reg = {self.k_reg}: must be at least 0")
 
     def all_labels(self, probabilities: ArrayLike, uniforms: ArrayLike | None) -> Floats:
         """APS and the penalty of each label's rank: (n, C) from `probabilities` (n, C), U (n,)."""

@@ -91,7 +91,8 @@ def run(place: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         "clients.answers.time", SimpleNamespace(sleep=lambda s: setattr(clock, "slept", clock.slept + s))
     )
     monkeypatch.setattr(
-        "fl_sim.runtime.inline.time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + clock.slept)
+        "fl_sim.runtime.inline.time",
+        SimpleNamespace(perf_counter=lambda: time.perf_counter() + clock.slept, monotonic=time.monotonic),
     )
     return lambda *behaviours, **how: simulate(world(*behaviours, **how), store=place.root)
 

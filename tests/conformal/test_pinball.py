@@ -310,8 +310,8 @@ def test_too_few_points_give_infinity_and_no_questions(play):
 def test_the_unit_of_the_steps():
     assert (dp_fedcp().spread, dp_fedcp().num_rounds) == (1.0, 51)
     unknown = dp_fedcp(score=RESIDUAL)
-    unknown.take(1, [SizeReport(0, 9, 0.0, 4.0), SizeReport(1, 9, 1.0, 3.0), SizeReport(2, 0, 0.0, 0.0),
-                     SizeReport(3, 9, 0.0, 1e9)])  # fmt: skip
+    unknown.take(1, columns([SizeReport(0, 9, 0.0, 4.0), SizeReport(1, 9, 1.0, 3.0), SizeReport(2, 0, 0.0, 0.0),
+                     SizeReport(3, 9, 0.0, 1e9)]))  # fmt: skip
     assert unknown.spread == 4.0  # one far-off client does not matter
     asked = unknown.ask(2)[0]
     assert (asked.step_size, asked.smoothing) == (0.1 * 4.0, 0.05 * 4.0)
@@ -339,7 +339,7 @@ def test_clients_that_do_not_answer(play):
 def test_a_liar_moves_the_mean_of_the_ways_and_not_the_others(aggregation, moved):
     strategy = dp_fedcp(aggregation=aggregation, trim=0.3)
     strategy.counts = {k: np.array([20.0]) for k in range(5)}
-    strategy._move([StepReport(k, 1000.2 if k == 4 else 0.2) for k in range(5)])
+    strategy._move(columns([StepReport(k, 1000.2 if k == 4 else 0.2) for k in range(5)]))
     assert strategy.iterates == [0.0, pytest.approx(moved)]
 
 
