@@ -316,8 +316,8 @@ def test_the_unit_of_the_steps():
     asked = unknown.ask(2)[0]
     assert (asked.step_size, asked.smoothing) == (0.1 * 4.0, 0.05 * 4.0)
     assert dp_fedcp(score=RESIDUAL, spread=2.0).spread == 2.0
-    assert unknown.information_up(SizeReport(0, 9, 0.0, 4.0)) == 24
-    assert dp_fedcp().information_up(SizeReport(0, 9, 0.0, 4.0)) == 8
+    assert unknown.information_up(columns([SizeReport(0, 9, 0.0, 4.0)])) == 24
+    assert dp_fedcp().information_up(columns([SizeReport(0, 9, 0.0, 4.0)])) == 8
 
 
 def test_clients_that_do_not_answer(play):
