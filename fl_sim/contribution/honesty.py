@@ -68,7 +68,12 @@ def looks(gram: Floats, atoms: int, right: int, draws: Floats) -> Looks:
         atoms: a.
         right: how many of the atoms, the first ones, are right; at least 1.
         draws: (m,) of each update, above 0.
+
+    Raises:
+        ValueError: other numbers of atoms.
     """
+    if not 1 <= right <= atoms <= len(gram):
+        raise ValueError(f"{right} right atoms of {atoms}, {len(gram)} vectors: must be at least 1, and no more")
     between, products, lengths = gram[:atoms, :atoms], gram[atoms:, :atoms], np.diag(gram)[atoms:]
     numbers = np.zeros((4, len(lengths)))
     for i in np.flatnonzero(lengths > 0):
