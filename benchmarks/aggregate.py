@@ -107,14 +107,14 @@ def answer(client: Client, request: Record) -> Record:
         return SketchReport(client.partition, len(scores), np.frombuffer(sketch_of(scores, request.kind), np.uint8))
     assert isinstance(request, HistogramRequest)
     grid = ScoreGrid.from_text(request.grid)
-    counts = grid.count_by(scores, labels, request.num_labels) if request.num_labels else grid.count(scores)[None]
+    counts = grid.count_by(scores, labels, request.num_labels) if request.by_class else grid.count(scores)[None]
     if request.epsilon:
         counts = noisy_counts(counts, request.epsilon, request.share, stream(0, "noise", client.partition))
     code = encode(counts)
     while request.budget and len(code) > request.budget:
         counts = coarsened(counts)
         code = encode(counts)
-    return HistogramReport(client.partition, code, request.rows)
+    return HistogramReport(client.partition, code, request.rows(CLASSES))
 
 
 def method(name: str, count: int) -> Calibration:

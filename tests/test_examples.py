@@ -22,6 +22,7 @@ from watched import spoken_to, watching
 from fl_sim import Result
 from fl_sim.cli import main
 from fl_sim.messages.calibration import ThresholdReport
+from fl_sim.messages.exchange import Columns
 from fl_sim.results import tables
 from fl_sim.runtime.inline import InlineGrid
 from strategies.base import Federation
@@ -102,7 +103,8 @@ def test_the_weighing_of_ones_own_mutes_those_that_shuffle_labels(tmp_path, monk
 
 def test_the_strategy_of_ones_own_lies_between_a_clients_threshold_and_everybodys():
     shrunken = importlib.import_module("own_strategy").Shrunken(Federation(""), alpha=0.1, score="")
-    found = shrunken.for_each([ThresholdReport(0, 0.5, 10), ThresholdReport(1, 0.9, 30), ThresholdReport(2, np.inf, 0)])
+    reports = [ThresholdReport(0, 0.5, 10), ThresholdReport(1, 0.9, 30), ThresholdReport(2, np.inf, 0)]
+    found = shrunken.for_each(Columns.of(ThresholdReport, reports))
     mean = Fraction(10 * 5 + 30 * 9, 400)  # 0.8
     expected = [Fraction(1, 2) * Fraction(1, 2) + mean / 2, Fraction(3, 4) * Fraction(9, 10) + mean / 4, mean]
     assert found == pytest.approx(dict(enumerate(map(float, expected))), rel=1e-15)

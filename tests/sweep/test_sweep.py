@@ -213,17 +213,17 @@ def test_a_failed_point_is_told_and_costs_the_others_nothing(tmp_path, monkeypat
 
 def test_a_sweep_whose_ray_dies_stops_at_once_and_the_same_command_goes_on(tmp_path, monkeypatch):
     sweep, died = load_sweep("digits", [*TINY, "seed=0,1,2,3"]), []
-    answer = InlineGrid.answer
+    ask = InlineGrid.ask
 
-    def dies(grid, messages, timeout):
+    def dies(grid, questions):
         if len(watched.begun) == 2:
             died.append(watched.begun[-1])
             raise RuntimeLostError("Ray's process raylet was killed by signal 9")
-        return answer(grid, messages, timeout)
+        return ask(grid, questions)
 
     watched = Quiet()
     with monkeypatch.context() as patch:
-        patch.setattr(InlineGrid, "answer", dies)
+        patch.setattr(InlineGrid, "ask", dies)
         with pytest.raises(RuntimeLostError) as stopped:
             run_sweep(sweep, tmp_path / "out", watched, store=tmp_path / "store", verbose=False, fail_fast=False)
     assert died == watched.begun[1:] == ["seed=1"]
