@@ -23,7 +23,7 @@ pytestmark = [
 
 COMMAND = Path(sys.executable).parent / "fl-sim"
 SMALL = ("run", "digits", "clients.count=6", "--out", "run")
-LONG = ("run", "digits", "learn=own", "clients.tier.strong.epochs=600", "clients.count=60", "--out", "run")
+LONG = ("run", "digits", "learn=own", "clients.tier.strong.epochs=4000", "clients.count=60", "--out", "run")
 NET = """
 import torch
 
