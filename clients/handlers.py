@@ -25,8 +25,8 @@ from fl_sim.population.clients import Client
 
 ROWS = 1 << 15  # of clients that are answered for in one go: what is made of them stays in the processor's cache
 
-Questions = Sequence[Any]  # records, one for each client
-Answer = Callable[[Questions, ClientContext], Columns[Any]]
+Records = Sequence[Any]  # questions, one for each client
+Answer = Callable[[Records, ClientContext], Columns[Any]]
 MadeUp = Callable[[Any, int, tuple[int, int]], Record]  # of the question, the client, and how many points it has
 
 
@@ -46,7 +46,7 @@ class Handler:
 def of_client(request: type[Record], answer: Callable[[Any, ClientContext], Record], **more: Any) -> Handler:
     """A handler from what a client answers."""
 
-    def each(questions: Questions, several: ClientContext) -> Columns[Any]:
+    def each(questions: Records, several: ClientContext) -> Columns[Any]:
         pairs = zip(questions, several.each(), strict=True)
         return Columns.of(_reply(request), (answer(question, client) for question, client in pairs))
 
@@ -57,7 +57,7 @@ def of_tier(request: type[Record], answer: Callable[[Any, ClientContext], Record
     """A handler from what makes a client's model, of which all clients of a tier have the same: it is asked for the
     first of them. Where the question says `per_client`, each has its own, and is asked."""
 
-    def same(questions: Questions, several: ClientContext) -> Columns[Any]:
+    def same(questions: Records, several: ClientContext) -> Columns[Any]:
         report = answer(questions[0], next(several.each()))
         return Columns.of(_reply(request), (replace(report, partition=client.id) for client in several.clients))  # type: ignore[call-arg]
 
@@ -67,7 +67,7 @@ def of_tier(request: type[Record], answer: Callable[[Any, ClientContext], Record
 def of_scores(request: type[Record], answer: Callable[[Any, Scorer], Record], **more: Any) -> Handler:
     """A handler from what a client answers that knows its scores."""
 
-    def each(questions: Questions, several: ClientContext) -> Columns[Any]:
+    def each(questions: Records, several: ClientContext) -> Columns[Any]:
         scorer = Scorer.of(several, questions[0].score, questions[0].align)
         pairs = zip(questions, scorer.each(), strict=True)
         return Columns.of(_reply(request), (answer(question, one) for question, one in pairs))
@@ -106,7 +106,7 @@ class ColumnsApp(ClientApp):
 
 
 def answer_all(
-    handler: Handler, questions: Questions, partitions: Sequence[int], states: Sequence[RecordDict],
+    handler: Handler, questions: Records, partitions: Sequence[int], states: Sequence[RecordDict],
     by_message: Collection[str],
 ) -> tuple[Columns[Any], list[RecordDict], list[int]]:  # fmt: skip
     """What many clients answer, what they keep after it, and the places of those that are not among them: clients of
@@ -134,7 +134,7 @@ def answer_all(
 
 
 def _groups(
-    handler: Handler, questions: Questions, clients: Sequence[Client], states: Sequence[RecordDict], which: list[int]
+    handler: Handler, questions: Records, clients: Sequence[Client], states: Sequence[RecordDict], which: list[int]
 ) -> Iterator[list[int]]:
     """The places of clients that are answered for in one go: one model, one score, nobody who misbehaves."""
     groups: dict[Any, tuple[list[int], int]] = {}

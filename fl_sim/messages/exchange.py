@@ -185,6 +185,11 @@ class Batch:
     spent: dict[str, float] = field(default_factory=dict)  # of these: "train", and "wait" for others
     notes: tuple[str, ...] = ()  # what there is to say to the user
 
+    @property
+    def each(self) -> float:
+        """Seconds that one of them took, on average."""
+        return self.seconds / max(1, len(self.nodes))
+
 
 def checked(question: Record, answers: Columns[Any]) -> None:
     """Refuse answers that their question rules out, or that come from no client.

@@ -159,7 +159,7 @@ class CheckedGrid(SimulatedGrid):
         self._busy["infer"] += max(0.0, batch.seconds - train - wait)
         good = np.array([i for i in range(len(who)) if i not in wrong], np.int64)
         columns = batch.columns.taken(good) if wrong else batch.columns
-        self.client_seconds[who] += batch.seconds / max(1, len(who))
+        self.client_seconds[who] += batch.each
         if asked[int(who[0])].weighed:
             self.message_bytes_up[who[good]] += np.array(_weights(columns), np.int64)
         return columns

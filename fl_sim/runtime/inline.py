@@ -27,7 +27,8 @@ from fl_sim.runtime.grids import (
 )
 from fl_sim.telemetry import noted, spending
 
-ASKED_AT_ONCE = 1024  # clients: so many that they share what they can, and so few that progress is seen
+BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
+MOST_QUESTIONS = 4096  # in a batch that is answered in columns
 
 
 @runtime_checkable
@@ -90,6 +91,11 @@ class Host:
         return reply, context.state, time.perf_counter() - start
 
 
+def batch_size(seconds: float | None, most: int) -> int:
+    """How many clients are asked at once, where one takes so many seconds; None: nobody knows yet."""
+    return 1 if seconds is None else max(1, min(most, int(BATCH_SECONDS / max(seconds, 1e-6))))
+
+
 class InlineGrid(SimulatedGrid):
     """No second process. A client cannot be interrupted here: one that took too long counts as late once it answers,
     and one that hangs is named by who interrupts the run."""
@@ -102,8 +108,10 @@ class InlineGrid(SimulatedGrid):
 
     def ask(self, questions: Questions) -> Iterable[Message | Batch]:
         """Many clients at once; by message those that misbehave, and all where one failed or took too long."""
-        for start in range(0, len(questions), ASKED_AT_ONCE):
-            some = questions[start : start + ASKED_AT_ONCE]
+        start, seconds = 0, None  # that one client takes: who trains is asked alone, so that progress is seen
+        while start < len(questions):
+            some = questions[start : start + batch_size(seconds, MOST_QUESTIONS)]
+            start += len(some)
             first, states = some.records[0], [self._state(node) for node in some.nodes]
             allowance = self.client_timeout * first.models
             with _named_if_it_hangs(some.nodes, first.message_type, allowance):
@@ -112,6 +120,7 @@ class InlineGrid(SimulatedGrid):
                 batch, kept, left = None, states, list(range(len(some)))
             self.states |= dict(zip(some.nodes, kept, strict=True))
             if batch is not None:
+                seconds = batch.each
                 self.done(len(batch.nodes))
                 yield batch
             if left:

@@ -34,14 +34,20 @@ from fl_sim.messages.exchange import Batch, Questions
 from fl_sim.messages.record import Record
 from fl_sim.runtime.artifact_exchange import ArtifactClient, ArtifactServer, DriverStore
 from fl_sim.runtime.cluster import WITHOUT, refuse_if_dead, room
-from fl_sim.runtime.grids import DIED, LATE, Done, SimulatedGrid, allowed, late, with_ids
-from fl_sim.runtime.inline import Host
+from fl_sim.runtime.grids import (
+    DIED,
+    LATE,
+    Done,
+    SimulatedGrid,
+    allowed,
+    late,
+    with_ids,
+)
+from fl_sim.runtime.inline import BATCH_SECONDS, MOST_QUESTIONS, Host, batch_size
 from fl_sim.store.artifacts import attach
 
 RETRIES = 2  # of a client whose actor died
-BATCH_SECONDS = 0.1  # work aimed at in one batch: enough to hide Ray's millisecond, short enough to share out evenly
 MOST_MESSAGES = 64  # in a batch
-MOST_QUESTIONS = 4096
 IN_FLIGHT = 2  # batches of short work an actor has at once, so that it never waits for the driver
 LOOK_AROUND = 1.0  # seconds without an answer, after which to see whether Ray is still there, and room for an actor
 
@@ -137,9 +143,7 @@ class RayGrid(SimulatedGrid):
         super().__init__(num_clients, done)
         self.app, self.client_timeout = app, client_timeout
         self.resources, self.driver_store = resources, driver_store
-        self.artifact_server: Any = (
-            None  # an actor, once there is a worker that does not see the driver's artifact store
-        )
+        self.artifact_server: Any = None  # an actor, once a worker does not see the driver's artifact store
         self.states: dict[int, RecordDict] = {}
         self.cost: dict[str, float] = {}  # message type -> seconds a client takes, a running mean
         self.alone: collections.deque[Message] = collections.deque()  # to be run one by one
@@ -213,8 +217,7 @@ class RayGrid(SimulatedGrid):
         return Sent(together)
 
     def _batch_size(self, one: Message | Question) -> int:
-        cost, most = self.cost.get(_kind(one)), MOST_QUESTIONS if isinstance(one, Question) else MOST_MESSAGES
-        return 1 if cost is None else max(1, min(most, int(BATCH_SECONDS / max(cost, 1e-6))))
+        return batch_size(self.cost.get(_kind(one)), MOST_QUESTIONS if isinstance(one, Question) else MOST_MESSAGES)
 
     def _send(self, slot: Slot, sent: Sent) -> None:
         shared = self.shared.get(id(_content(sent.asked[0])))
@@ -270,9 +273,7 @@ class RayGrid(SimulatedGrid):
             messages = sent.messages() if batch is None else [sent.asked[i].message() for i in left]
             slot.queue.extendleft(reversed(messages))
             if batch is not None:
-                self.cost[kind] = batch.seconds / max(
-                    1, len(batch.nodes)
-                )  # a first batch opens files that no other does
+                self.cost[kind] = batch.each  # and no mean: the first opens files that no other does
                 yield batch
             return
         for node, (reply, state, seconds) in zip(nodes, answers, strict=True):
