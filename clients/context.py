@@ -7,7 +7,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -163,6 +163,20 @@ def model_of(state: RecordDict) -> Model:
             "this client has no model yet: a learn strategy has to come before it is asked for predictions"
         )
     return Model(**kept)  # type: ignore[arg-type]  # written by `_kept_model`
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A client as the key of what a process keeps of it: all that decides that, and how to come by it."""
+
+    decided_by: tuple[Any, ...]
+    client_context: ClientContext = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, client_context: ClientContext) -> Keyed:
+        """The client's store, population, partition and model."""
+        where, model = str(client_context.store.root), model_of(client_context.state)
+        return cls((where, client_context.population.key, client_context.client.id, model.key), client_context)
 
 
 @lru_cache(maxsize=4096)

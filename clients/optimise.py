@@ -4,13 +4,13 @@ is asked holds all that it needs, but for its own scores, which a process sorts 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.context import ClientContext, model_of
+from clients.context import ClientContext, Keyed
 from clients.handlers import of_client
 from clients.scorer import Scorer
 from fl_sim.conformal.pinball import Terms, agree, descended
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 def descend(request: DescendRequest, client_context: ClientContext) -> StepReport:
     """How far some noisy steps down the smoothed pinball loss of the client's own scores lead (DP-FedCP)."""
-    client = _sorted(_Place.of(client_context, request.score))
+    client = _sorted(Keyed.of(client_context), request.score)
     noise = np.zeros(request.steps)
     if request.noise:
         noise = stream(client.seed, "descent", client.id, request.turn).normal(0.0, request.noise, request.steps)
@@ -37,7 +37,7 @@ def descend(request: DescendRequest, client_context: ClientContext) -> StepRepor
 
 def agree_on(request: AgreeRequest, client_context: ClientContext) -> StepReport:
     """The client's next x: where its own smoothed loss and the pull of its neighbours balance (Q-DCP)."""
-    client = _sorted(_Place.of(client_context, request.score))
+    client = _sorted(Keyed.of(client_context), request.score)
     neighbours = request.penalty * (request.degree * request.value + request.neighbours)
     terms = Terms(
         rank=len(client.scores) * request.level,
@@ -46,23 +46,6 @@ def agree_on(request: AgreeRequest, client_context: ClientContext) -> StepReport
         pull=request.regularisation * request.anchor - request.dual + neighbours,
     )
     return StepReport(client.id, agree(client.scores, terms, request.value))
-
-
-@dataclass(frozen=True)
-class _Place:
-    """All that decides a client's scores; the context only says how to come by them."""
-
-    root: str
-    population: str
-    client: int
-    score: str
-    model: str
-    client_context: ClientContext = field(compare=False, repr=False)
-
-    @classmethod
-    def of(cls, client_context: ClientContext, score: str) -> _Place:
-        where, who = str(client_context.store.root), client_context.client.id
-        return cls(where, client_context.population.key, who, score, model_of(client_context.state).key, client_context)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +59,12 @@ class _SortedScores:
 
 
 @lru_cache(maxsize=KEPT)
-def _sorted(place: _Place) -> _SortedScores:
-    scorer = Scorer.of(place.client_context, place.score)
+def _sorted(client: Keyed, score: str) -> _SortedScores:
+    scorer = Scorer.of(client.client_context, score)
     scores = scorer.calibration()
     order = np.argsort(scores, kind="stable")
-    return _SortedScores(scorer.id, place.client_context.population.seed, scores[order], scorer.labels()[order])
+    seed = client.client_context.population.seed
+    return _SortedScores(scorer.id, seed, scores[order], scorer.labels()[order])
 
 
 @lru_cache(maxsize=KEPT)

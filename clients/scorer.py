@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.behaviour import told_scores
-from clients.context import ClientContext, model_of
+from clients.context import ClientContext, Keyed
 from fl_sim.conformal.alignment import RankScale, Ratio, root_mean_square
 from fl_sim.conformal.calibrator_plan import Plan, plan_of
 from fl_sim.conformal.probability_calibrators import Calibrator, Temperature, best_temperature, fit
@@ -140,7 +140,7 @@ class Scorer:
             return None
         if self.plan.temperature is not None:
             return Temperature(self.plan.temperature)
-        fitted = _calibrator(_Fitting.of(self.client_context, self.plan))
+        fitted = _calibrator(Keyed.of(self.client_context), self.plan)
         if getattr(fitted, "stayed", False):
             log.warning("calibrator = %r: a client's probabilities stay where no minimum is found", self.plan.name)
         return fitted
@@ -190,27 +190,9 @@ class Scorer:
         return np.asarray(self.score.of(predictions, targets[which], None if uniforms is None else uniforms[which]))
 
 
-@dataclass(frozen=True)
-class _Fitting:
-    """All that decides a client's calibrator; the context only says how to come by it."""
-
-    root: str
-    population: str
-    client: int
-    model: str
-    plan: Plan
-    client_context: ClientContext = field(compare=False, repr=False)
-
-    @classmethod
-    def of(cls, client_context: ClientContext, plan: Plan) -> _Fitting:
-        where, who = str(client_context.store.root), client_context.client.id
-        model = model_of(client_context.state).key
-        return cls(where, client_context.population.key, who, model, plan, client_context)
-
-
 @lru_cache(maxsize=KEPT)
-def _calibrator(fitting: _Fitting) -> Calibrator:
-    return fit(fitting.plan.name, *Scorer(fitting.client_context, None, "", fitting.plan).fitting())
+def _calibrator(client: Keyed, plan: Plan) -> Calibrator:
+    return fit(plan.name, *Scorer(client.client_context, None, "", plan).fitting())
 
 
 def softmax(logits: NDArray[np.float32]) -> Floats:

@@ -86,7 +86,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         for k, (s, y) in enumerate(zip(scores, labels, strict=True)):
             order = np.argsort(s)
             held[k] = optimise._SortedScores(k, strategy.federation.seed, np.asarray(s)[order], np.asarray(y)[order])
-        monkeypatch.setattr(optimise, "_sorted", lambda place: held[place.client])
+        monkeypatch.setattr(optimise, "_sorted", lambda client, _: held[client.client_context.client.id])
 
         def answer(k: int, asked: Any) -> Record:
             s = held[k].scores
@@ -413,7 +413,7 @@ def test_the_equation_is_that_of_the_smoothed_loss():
     sorted_scores = optimise._SortedScores(0, 0, scores, np.zeros(20, np.int64))
     question = AgreeRequest(LAC, 1 - a, kappa, mu, anchor, c, len(others), own, dual, float(others.sum()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimise, "_sorted", lambda _: sorted_scores)
+        patch.setattr(optimise, "_sorted", lambda *_: sorted_scores)
         x = optimise.agree_on(question, here(0)).value
 
     def g(v: Any) -> Any:
