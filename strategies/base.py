@@ -367,7 +367,18 @@ class Calibration(Method):
         self._partition_of |= self._partition_said
         self._book(reports)
         self.take(server_round, reports)
+        if server_round == self.num_rounds:
+            self._refuse_to_leave_out(reports.partition.tolist())
         return None, MetricRecord({"clients": len(reports)})
+
+    def _refuse_to_leave_out(self, answered: list[int]) -> None:
+        """No client that answered is left without a threshold unsaid."""
+        without = sorted(set(answered) - self.thresholds.keys())
+        if without:
+            raise ValueError(
+                f"{type(self).__name__} set no threshold for {len(without)} of {len(answered)} clients that answered "
+                f"(client {without[0]} is one): for_each, or take, must set one for each; +inf covers everything"
+            )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

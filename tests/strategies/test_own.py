@@ -49,6 +49,11 @@ class Nan(Local):
         return dict.fromkeys(range(len(reports)), float("nan"))
 
 
+class Some(Local):
+    def for_each(self, reports):
+        return {0: 0.5}
+
+
 class Says(Local):
     def detail(self):
         return {"mine": object()}
@@ -104,6 +109,8 @@ def test_options_that_its_constructor_has_are_handed_to_it(fl_sim, word):
     ("Raises", "AttributeError: 'Raises' object has no attribute 'nothing'"),
     ("Starts", "KeyError: 'at the start'"),
     ("Nan", "ValueError: threshold = nan: must be a number or +inf"),
+    ("Some", "ValueError: Some set no threshold for 7 of 8 clients that answered (client 1 is one): for_each, or "
+     "take, must set one for each; +inf covers everything"),
     ("Says", "TypeError: Object of type object is not JSON serializable"),
 ])  # fmt: skip
 def test_what_it_raises_is_the_users_with_the_users_traceback(fl_sim, name, raised):
