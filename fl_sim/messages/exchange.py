@@ -115,11 +115,15 @@ def _joined(parts: Sequence[Column]) -> Column:
 
 
 class Questions(Sequence[Message]):
-    """A question to each of some nodes, all of one type: the same record where nodes are asked the same."""
+    """A question to each of some nodes, all of one type: the same record where nodes are asked the same.
+
+    A message is made when it is first looked at, and stays: a grid of Flower's writes its id into it.
+    """
 
     def __init__(self, records: Sequence[Any], nodes: Sequence[int]) -> None:
         self.records, self.nodes = list(records), list(nodes)
         self._contents: dict[int, RecordDict] = {}  # of each record, which the nodes that it goes to share
+        self._messages: dict[int, Message] = {}  # by place
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -133,11 +137,14 @@ class Questions(Sequence[Message]):
     def __getitem__(self, place: int | slice) -> Message | Questions:
         if isinstance(place, slice):
             return self._some(range(len(self))[place])
-        record = self.records[place]
-        if id(record) not in self._contents:
-            self._contents[id(record)] = pack(record)
-        content = self._contents[id(record)]
-        return Message(content, dst_node_id=self.nodes[place], message_type=record.message_type)
+        place = range(len(self))[place]
+        if place not in self._messages:
+            record = self.records[place]
+            if id(record) not in self._contents:
+                self._contents[id(record)] = pack(record)
+            content = self._contents[id(record)]
+            self._messages[place] = Message(content, dst_node_id=self.nodes[place], message_type=record.message_type)
+        return self._messages[place]
 
     def messages(self, places: Iterable[int]) -> list[Message]:
         """The messages of those at these places."""

@@ -19,9 +19,7 @@ from ray.job_config import JobConfig
 
 import fl_sim.runtime.local_ray  # noqa: F401  # before Ray is started
 from fl_sim.errors import FlSimError, RuntimeLostError
-from fl_sim.runtime.joined import Joined, watched
-
-WITHOUT = 'or use --runtime inline (runtime.name = "inline"), which does without Ray'
+from fl_sim.runtime.joined import WITHOUT, Joined, watched
 
 
 class _Job(JobConfig):
@@ -124,10 +122,7 @@ def refuse_if_dead() -> None:
         joined.look()
         if joined.dead:
             joined.heeded.set()
-            raise RuntimeLostError(
-                f"runtime.address = {joined.address!r}: {joined.dead} has died in the middle of the run; start the "
-                f"cluster again and run again, for what is made is kept, {WITHOUT}"
-            )
+            raise RuntimeLostError(joined.words())
 
 
 def is_lost() -> bool:

@@ -7,16 +7,20 @@ that is held, which the kernel ends with it, and the GCS, which may be on anothe
 
 from __future__ import annotations
 
-import _thread
 import contextlib
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
+WITHOUT = 'or use --runtime inline (runtime.name = "inline"), which does without Ray'
 EVERY = 0.2  # seconds from one look at the raylet to the next
 GCS_EVERY = 1.0  # the same for the GCS
 GCS_WITHIN = 20.0  # seconds in which a GCS may be started again, as some clusters do; after 60 Ray gives it up
+LAST = 15.0  # seconds that it then has to end by itself, of the 60 after which Ray ends it
 PATIENCE = 3.0  # seconds for whoever waits for Ray to look at `dead`, before the main thread is interrupted
 
 
@@ -63,14 +67,24 @@ class Joined:
         return True
 
     def watch(self) -> None:
-        """Look again and again; interrupt the main thread where one has ended and nobody heeds it: it may be waiting
-        in Ray for what does not come any more."""
+        """Look again and again; where one has ended and nobody heeds it, interrupt the main thread, which may be
+        waiting in Ray for what does not come any more. Where nothing wakes it, say so and end the process."""
         while not self._over.wait(EVERY):
             self.look()
             if self.dead:
                 if not self.heeded.wait(PATIENCE):
-                    _thread.interrupt_main()
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it from a lock
+                if not self._over.wait(LAST):
+                    print(f"error: {self.words()}", file=sys.stderr, flush=True)  # noqa: T201
+                    os._exit(1)
                 return
+
+    def words(self) -> str:
+        """What has happened and what to do."""
+        return (
+            f"runtime.address = {self.address!r}: {self.dead} has died in the middle of the run; start the cluster "
+            f"again and run again, for what is made is kept, {WITHOUT}"
+        )
 
     def leave(self) -> None:
         """Look no more."""

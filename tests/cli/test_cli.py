@@ -27,14 +27,20 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of the command in this process."""
+def call_quietly(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Exit code of the command in this process."""
     monkeypatch.setattr(sys, "argv", ["fl-sim", *words])
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit) as end:
         main.main()
+    return int(end.value.code or 0)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of the command in this process."""
+    code = call_quietly(monkeypatch, *words)
     said = capsys.readouterr()
-    return int(end.value.code or 0), said.out, said.err
+    return code, said.out, said.err
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def fl_sim(monkeypatch, capsys):
 
 
 def test_run_prints_a_table_and_writes_a_finished_run(folder, fl_sim):
-    code, out, _ = fl_sim("run", "digits", *SMALL, "--out", "here")
+    code, out, _ = fl_sim("run", "digits", *SMALL, "--figures", "png,svg", "--out", "here")
     assert code == 0
     assert "weak" in out
     assert "worst" in out
@@ -244,6 +250,16 @@ def test_help_works_without_loading_torch():
     assert CliRunner().invoke(main.app, ["run", "--help"]).exit_code == 0
 
 
+@pytest.mark.parametrize("command", [("run",), ("sweep", "seed=0,1"), ("compare", "local", "pooled")])
+def test_a_format_that_there_is_not_is_refused_before_any_work(folder, fl_sim, command):
+    name, *words = command
+    code, _, err = fl_sim(name, "digits", *words, "--figures", "png,pdf")
+    assert (code, " ".join(err.split())) == (
+        1, "error: --figures png,pdf: no format is called 'pdf'; say png, svg, png,svg or none",
+    )  # fmt: skip
+    assert list(folder.iterdir()) == []
+
+
 # --------------------------------------------------------------------------------------------------- sweep and compare
 
 
@@ -255,6 +271,8 @@ def test_sweep_prints_a_table_draws_and_goes_on_where_it_stopped(folder, fl_sim)
         "clients.concentration=0.1,10",
         "calibrate=fedwq-cp,local",
         "seed=0,1",
+        "--figures",
+        "png",
         "--out",
         "s",
     )
@@ -263,7 +281,8 @@ def test_sweep_prints_a_table_draws_and_goes_on_where_it_stopped(folder, fl_sim)
     assert "95% t interval over 2 seeds" in out
     names = {path.name for path in (folder / "s").iterdir()}
     assert {"sweep.json", "points", "points.csv"} <= names
-    assert any(name.endswith(".png") for name in names)
+    assert "sweep.png" in names
+    assert not [name for name in names if name.endswith(".svg")]
     before = {path: path.read_bytes() for path in (folder / "s").iterdir() if path.is_file()}
     code, _, err = fl_sim(*words)
     assert (code, "8 of 8 runs are finished already" in err) == (0, True)

@@ -95,7 +95,7 @@ def test_pack_writes_a_payload_and_a_sheet_and_tells_how_to_read_them(tmp_path, 
 
 def test_a_run_makes_the_same_payload_and_its_folder_can_be_read(tmp_path, fl_sim, scenario):
     assert fl_sim("plada", "pack", *scenario, "--out", "task.plada")[0] == 0
-    assert fl_sim("run", *scenario, "--out", "here")[0] == 0
+    assert fl_sim("run", *scenario, "--figures", "png", "--out", "here")[0] == 0
     assert (tmp_path / "here/payload.plada").read_bytes() == (tmp_path / "task.plada").read_bytes()
     assert not (tmp_path / "here/folders.npz").exists()
     assert (tmp_path / "here/payload.png").is_file()

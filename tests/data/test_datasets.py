@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_sim.data import DATASETS, Dataset, describe, get, load, named, vision
+from fl_sim.data import DATASETS, Dataset, describe, get, load, named, sets, vision
 from fl_sim.data.sets import cifar10, emnist, fashion_mnist, friedman
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 from fl_sim.population.prepared_data import moments, prepare
@@ -489,3 +489,14 @@ def test_the_real_fashion_mnist():
     labelled, others = read("fashion-mnist:labelled"), unlabelled("fashion-mnist")
     assert np.array_equal(np.concatenate([labelled.inputs[:10_000], others]), dataset.inputs[:60_000])
     assert np.array_equal(labelled.inputs[10_000:], dataset.inputs[60_000:])
+
+
+def test_a_data_sets_name_is_its_files():
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    files = [module.name for module in iter_modules(sets.__path__)]
+    assert len(files) >= 12
+    for name in files:
+        module = import_module(f"fl_sim.data.sets.{name}")
+        assert DATASETS[name.replace("_", "-")] in vars(module).values()

@@ -32,7 +32,7 @@ from fl_sim.messages.calibration import (
     ThresholdReport,
     ThresholdRequest,
 )
-from fl_sim.messages.exchange import Columns
+from fl_sim.messages.exchange import Columns, Questions
 from fl_sim.messages.learning import FitReport
 from fl_sim.messages.record import MEASURED, Record
 from fl_sim.messages.summaries import (
@@ -448,3 +448,14 @@ def test_pickled_objects_are_not_opened():
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         values_of(Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=file.getvalue()))
+
+
+def test_a_questions_message_is_the_same_however_often_it_is_looked_at():
+    """Flower's grid of the deployment runtime writes an id into each, and then goes over them again to send them."""
+    questions = Questions([ThresholdRequest("lac", 0.1, "clip")] * 3, [11, 12, 13])
+    for message in questions:
+        message.metadata.__dict__["_message_id"] = message.object_id
+    ids = [message.metadata.message_id for message in questions]
+    assert all(ids)
+    assert [message.metadata.message_id for message in questions.messages(range(3))] == ids
+    assert questions[-1] is questions[2]

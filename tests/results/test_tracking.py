@@ -37,7 +37,7 @@ def told(monkeypatch) -> list[tracking.LoggedRun]:
 
 def test_a_run_is_told_with_its_scenario_its_numbers_and_its_figures_once(told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = ("run", "digits", *SMALL, "--out", "here", "--track", "json")
+    command = ("run", "digits", *SMALL, "--figures", "png,svg", "--out", "here", "--track", "json")
     assert fl_sim(monkeypatch, *command) == 0
     assert "json was told of 1 run\n" in capsys.readouterr().out
     (run,) = told

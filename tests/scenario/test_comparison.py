@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from test_one_file import CALIBRATE, fl_sim, tree
 
 from fl_sim.errors import ScenarioError
 from fl_sim.scenario.comparison import by_kind
-
-__all__ = ["tree"]
 
 CLASSES, NUMBERS = {"data": {"name": "digits"}}, {"data": {"name": "friedman"}}
 # As eleven scenarios listed them before they asked by kind.
@@ -64,14 +61,3 @@ def test_one_for_another_task_is_left_out_and_a_world_has_its_options():
 def test_what_is_no_kind_is_refused(value, words):
     with pytest.raises(ScenarioError, match=words):
         by_kind([value], CLASSES)
-
-
-def test_a_new_strategy_takes_part_without_being_named(tree):
-    def points() -> str:
-        return fl_sim(tree, "sweep", "conformal/digits", "seed=0", "calibrate={kind='one-round'}", "--dry-run").stdout
-
-    before = points()
-    (tree / "strategies" / "cautious.py").write_text(CALIBRATE)
-    after = points()
-    assert ("cautious" in before, "cautious" in after) == (False, True)
-    assert before.count("private") == after.count("private") == 1

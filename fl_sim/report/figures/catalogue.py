@@ -8,7 +8,8 @@ same results have the same bytes.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 
 from fl_sim.errors import FlSimError
 from fl_sim.report.figures import of_a_run, of_a_sweep
-from fl_sim.report.figures.style import save, styled
+from fl_sim.report.figures.style import FORMATS, save, styled
 from fl_sim.report.sweep_results import SweepResults
 from fl_sim.results.run import Result
 
@@ -44,19 +45,24 @@ def figures_of_sweep(sweep: SweepResults) -> Iterator[tuple[str, Figure]]:
             yield (name if len(figures) == 1 else f"{name}_{number:02d}"), figure
 
 
-def draw_run(result: Result, folder: Path) -> list[Path]:
-    """Draw a run's figures into `folder`, as PNG and SVG; returns the files."""
+def draw_run(result: Result, folder: Path, formats: Sequence[str] = tuple(FORMATS)) -> list[Path]:
+    """Draw a run's figures into `folder`, by default as PNG and SVG; returns the files."""
+    return _drawn(partial(figures_of_run, result), folder, formats)
+
+
+def draw_sweep(sweep: SweepResults, folder: Path, formats: Sequence[str] = tuple(FORMATS)) -> list[Path]:
+    """Draw a sweep's figures into `folder`, by default as PNG and SVG; returns the files."""
+    return _drawn(partial(figures_of_sweep, sweep), folder, formats)
+
+
+def _drawn(figures: Callable[[], Iterator[tuple[str, Figure]]], folder: Path, formats: Sequence[str]) -> list[Path]:
+    if not formats:
+        return []
     with styled():
-        return [path for name, figure in figures_of_run(result) for path in save(figure, folder, name)]
+        return [path for name, figure in figures() for path in save(figure, folder, name, formats)]
 
 
-def draw_sweep(sweep: SweepResults, folder: Path) -> list[Path]:
-    """Draw a sweep's figures into `folder`, as PNG and SVG; returns the files."""
-    with styled():
-        return [path for name, figure in figures_of_sweep(sweep) for path in save(figure, folder, name)]
-
-
-def draw_finished(result: Result, place: Path) -> list[Path]:
+def draw_finished(result: Result, place: Path, formats: Sequence[str] = tuple(FORMATS)) -> list[Path]:
     """`draw_run` into the folder of a finished run, which stays whatever becomes of its figures.
 
     Raises:
@@ -64,7 +70,7 @@ def draw_finished(result: Result, place: Path) -> list[Path]:
     """
     stays = f"the run is in {place}, and fl-sim report draws it"
     try:
-        return draw_run(result, place)
+        return draw_run(result, place, formats)
     except OSError as error:
         raise FlSimError(f"{place}: its figures cannot be written: {error.strerror or error}; {stays}") from error
     except BaseException as error:

@@ -4,6 +4,7 @@ state."""
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 INK, SOFT, BAND, WARN, GRID = "#222222", "#666666", "#dcdcdc", "#b3261e", "#eeeeee"
 WIDE, NARROW, DPI = 9.0, 4.4, 150  # inches on paper and on a phone, and PNG's dots an inch
 TEXT = 8.2  # points
+FORMATS: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}  # left out
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # travels with matplotlib, so that two machines draw the same
@@ -81,12 +83,12 @@ def styled(width: float = WIDE) -> AbstractContextManager[None]:
     return rc_context(settings)
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write PNG and SVG; the same figure gives the same bytes."""
+def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = tuple(FORMATS)) -> list[Path]:
+    """Write it in these formats; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    paths = [folder / f"{name}.{form}" for form in formats]
     with warnings.catch_warnings(), styled():
         warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks is drawn as a box
-        figure.savefig(png, dpi=DPI, metadata={"Software": None})
-        figure.savefig(svg, dpi=DPI, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+        for path, form in zip(paths, formats, strict=True):
+            figure.savefig(path, dpi=DPI, metadata=FORMATS[form])
+    return paths
