@@ -16,10 +16,10 @@ demo: $(SETUP)
 	$(BIN)/fl-sim run crowd
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-plain: $(SETUP)
-	$(BIN)/python tests/held_down.py $(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python tests/held_down.py $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(SETUP)
 	$(BIN)/python -m pytest -m slow

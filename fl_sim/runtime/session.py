@@ -122,7 +122,7 @@ class Session:
         from fl_sim.runtime.cluster import actors_for
         from fl_sim.runtime.ray import RayGrid
 
-        place = self._stack.enter_context(driver_store(os.environ["FL_SIM_STORE"]))
+        place = self._stack.enter_context(driver_store(str(self.store.root.resolve())))
         resources = {"num_cpus": self.where.cpus_per_client, "num_gpus": gpus}
         self._grid = RayGrid(
             APP, self.max_clients, num_actors=actors_for(self.max_clients, **resources), resources=resources,

@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from fl_sim import Result, Scenario, simulate
 from fl_sim.results.run import write_rows
+from fl_sim.simulation import Silent, simulator
 
 WORLD: dict[str, Any] = {
     "data": {"name": "digits", "train": 300, "calibration": 300, "test": 200},
@@ -33,11 +34,15 @@ LEARN: dict[str, Any] = {
 }
 
 
-def outcome(runtime: str, learn: str, store: Path, **calibrate: Any) -> dict[str, Any]:
-    """What a run found, but for the time it took and where."""
+def scenario(runtime: str, learn: str, **calibrate: Any) -> Scenario:
     told = WORLD | {"learn": LEARN[learn], "runtime": {"name": runtime, "device": "cpu"}}
     told |= {"calibrate": {"alpha": 0.1, "score": "aps"} | calibrate} if calibrate else {}
-    return timeless(simulate(Scenario.model_validate(told), store=store))
+    return Scenario.model_validate(told)
+
+
+def outcome(runtime: str, learn: str, store: Path, **calibrate: Any) -> dict[str, Any]:
+    """What a run found, but for the time it took and where."""
+    return timeless(simulate(scenario(runtime, learn, **calibrate), store=store))
 
 
 def timeless(result: Result) -> dict[str, Any]:
@@ -81,24 +86,6 @@ def by_flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByFlower]:
     run.end()
 
 
-@pytest.mark.parametrize("learn", LEARN)
-def test_inline_and_ray_agree(ray_session, by_flower, tmp_path, learn):
-    inline = outcome("inline", learn, tmp_path / "inline")
-    assert len(inline["clients"]) == 1 + 12
-    assert inline["summary"]["clients"] == {"sent": 12, "ok": 12, "retried": 0, "failed": 0, "missing": []}
-    assert outcome("ray", learn, tmp_path / "ray") == inline
-
-
-@pytest.mark.parametrize("calibrate", [
-    {"name": "dp-fedcp", "rounds": 4, "noise": 0.01, "fraction": 0.5}, {"name": "q-dcp", "rounds": 4},
-    {"name": "online", "rounds": 3}, {"name": "private"}, {"name": "grouped", "groups": "found"},
-    {"name": "fedcp-qq", "sizes": "equal"}, {"name": "fedwq-cp", "feedback": 8, "align": "temperature"},
-], ids=lambda table: table["name"])  # fmt: skip
-def test_inline_and_ray_agree_on_calibrations_of_every_form(ray_session, tmp_path, calibrate):
-    inline = outcome("inline", "shared", tmp_path, **calibrate)
-    assert outcome("ray", "shared", tmp_path, **calibrate) == inline
-
-
 def test_inline_and_ray_agree_where_the_first_of_a_cohort_fails(ray_session, tmp_path):
     """Whoever of the cohort is asked next trains it; on Ray that is any of several at once."""
     clients: dict[str, Any] = WORLD["clients"] | {"behaviour": [{"kind": "raise", "share": 0.5}]}
@@ -112,6 +99,36 @@ def test_inline_and_ray_agree_where_the_first_of_a_cohort_fails(ray_session, tmp
         assert [len(meta["members"]) for meta in stacks] == [6, 6]
     assert found["ray"] == found["inline"]
     assert found["inline"]["summary"]["clients"]["failed"] == 6
+
+
+@pytest.fixture(scope="module")
+def on_ray(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
+    """`outcome` on Ray, on the same actors each time, with a store of their own."""
+    where = scenario("ray", "shared").runtime
+    with simulator(where, 12, store=tmp_path_factory.mktemp("ray") / "store") as run:
+        yield lambda learn, **calibrate: timeless(run(scenario("ray", learn, **calibrate), Silent()))
+
+
+@pytest.mark.parametrize("learn", LEARN)
+def test_inline_and_ray_agree(on_ray, by_flower, tmp_path, learn):
+    inline = outcome("inline", learn, tmp_path / "inline")
+    assert len(inline["clients"]) == 1 + 12
+    assert inline["summary"]["clients"] == {"sent": 12, "ok": 12, "retried": 0, "failed": 0, "missing": []}
+    assert on_ray(learn) == inline
+
+
+@pytest.fixture(scope="module")
+def store_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inline") / "store"
+
+
+@pytest.mark.parametrize("calibrate", [
+    {"name": "dp-fedcp", "rounds": 4, "noise": 0.01, "fraction": 0.5}, {"name": "q-dcp", "rounds": 4},
+    {"name": "online", "rounds": 3}, {"name": "private"}, {"name": "grouped", "groups": "found"},
+    {"name": "fedcp-qq", "sizes": "equal"}, {"name": "fedwq-cp", "feedback": 8, "align": "temperature"},
+], ids=lambda table: table["name"])  # fmt: skip
+def test_inline_and_ray_agree_on_calibrations_of_every_form(on_ray, store_of_all, calibrate):
+    assert on_ray("shared", **calibrate) == outcome("inline", "shared", store_of_all, **calibrate)
 
 
 @pytest.mark.parametrize("learn", LEARN)

@@ -228,7 +228,9 @@ def test_densities_are_asked_for_counted_and_cannot_break_the_mean(how):
     assert fedwq_cp().information_up(columns([ThresholdReport(0, 0.5, 9)])) == 16
 
 
-@pytest.mark.parametrize("law", [stats.norm(), stats.expon(scale=7), stats.beta(0.6, 3), stats.beta(0.1, 3)], ids=str)
+@pytest.mark.parametrize(
+    "law", [stats.norm(), stats.expon(scale=7), stats.beta(0.6, 3), stats.beta(0.1, 3)], ids=lambda law: law.dist.name
+)
 def test_the_density_tends_to_the_true_one(law):
     rng = np.random.default_rng(1)
 
