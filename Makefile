@@ -16,13 +16,13 @@ demo: $(SETUP)
 	$(BIN)/fl-sim run crowd
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-plain: $(SETUP)
-	$(BIN)/python tests/held_down.py $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/python tests/held_down.py $(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(SETUP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 check: $(SETUP)
 	$(BIN)/ruff check .

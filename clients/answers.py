@@ -89,9 +89,9 @@ def misbehaving(handlers: Iterable[Handler]) -> Mod:
 
 def _population(message: Message, context: Context) -> str:
     """The key of the client's population, which the message by which it learns says, and it keeps; empty: neither."""
-    told = (str(record["population"]) for record in message.content.config_records.values() if "population" in record)
-    kept = context.state.get("model")
-    return next(told, "") or (model_of(context.state).population if kept is not None else "")
+    sent = (str(record["population"]) for record in message.content.config_records.values() if "population" in record)
+    model = context.state.get("model")
+    return next(sent, "") or (model_of(context.state).population if model is not None else "")
 
 
 def _client(message: Message, context: Context) -> Client | None:

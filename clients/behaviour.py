@@ -32,14 +32,14 @@ Floats = NDArray[np.float64]
 CERTAIN = 1000.0  # a logit so far above 0 that the class has all the probability there is
 
 
-def told_targets(client: Client, people: Population, split: str, rows: Indices) -> NDArray[Any] | None:
+def altered_targets(client: Client, people: Population, split: str, rows: Indices) -> NDArray[Any] | None:
     """The targets that a client gives to rows of its training or calibration; None: their true ones."""
     if client.behaviour is None or client.behaviour.kind not in ("label-shuffle", "constant"):
         return None
-    return told_instead(client, people, split, people.data.targets[rows])
+    return altered(client, people, split, people.data.targets[rows])
 
 
-def told_instead(client: Client, people: Population, split: str, true: NDArray[Any]) -> NDArray[Any] | None:
+def altered(client: Client, people: Population, split: str, true: NDArray[Any]) -> NDArray[Any] | None:
     """What a client takes for the targets `true` (n,) of points of its training or calibration; None: these."""
     if client.behaviour is None:
         return None
@@ -51,7 +51,7 @@ def told_instead(client: Client, people: Population, split: str, true: NDArray[A
     return None
 
 
-def told_outputs(client: Client, people: Population, rows: Indices) -> NDArray[np.float32] | None:
+def altered_outputs(client: Client, people: Population, rows: Indices) -> NDArray[np.float32] | None:
     """What a client says that its model says of rows, (n, outputs); None: what the model does say."""
     if client.behaviour is None or client.behaviour.kind != "constant":
         return None
@@ -62,22 +62,22 @@ def told_outputs(client: Client, people: Population, rows: Indices) -> NDArray[n
     return outputs
 
 
-def told_scores(client: Client, people: Population, scores: Floats) -> tuple[Floats, Indices]:
+def altered_scores(client: Client, people: Population, scores: Floats) -> tuple[Floats, Indices]:
     """The calibration scores (n,) that a client sends, or sends a summary of, and of which of its points each is."""
     which = np.arange(len(scores))
-    told: Any = client.behaviour
-    if told is None or told.kind not in SCORES:
+    behaviour: Any = client.behaviour
+    if behaviour is None or behaviour.kind not in SCORES:
         return scores, which
-    if told.kind == "wrong-n":
-        which = np.resize(which, max(0, round(told.factor * len(scores))) if len(scores) else 0)
+    if behaviour.kind == "wrong-n":
+        which = np.resize(which, max(0, round(behaviour.factor * len(scores))) if len(scores) else 0)
         return scores[which], which
-    return SCORES[told.kind](scores, told, stream(people.seed, told.kind, client.id, "scores")), which
+    return SCORES[behaviour.kind](scores, behaviour, stream(people.seed, behaviour.kind, client.id, "scores")), which
 
 
 SCORES: dict[str, Callable[[Floats, Any, np.random.Generator], Floats]] = {
     "sign-flip": lambda s, _, rng: -s,
-    "noise": lambda s, told, rng: s + told.scale * np.abs(s) * rng.standard_normal(s.shape),
-    "inflate": lambda s, told, rng: told.factor * s,
+    "noise": lambda s, kind, rng: s + kind.scale * np.abs(s) * rng.standard_normal(s.shape),
+    "inflate": lambda s, kind, rng: kind.factor * s,
     "free-rider": lambda s, _, rng: rng.random(s.shape),
     "wrong-n": lambda s, *_: s,  # its counts are wrong, its scores true
 }

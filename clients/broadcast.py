@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clients.behaviour import own_recipe, told_instead
+from clients.behaviour import altered, own_recipe
 from clients.context import ClientContext
 from clients.handlers import of_tier
 from fl_sim.data.source import versions
@@ -44,10 +44,10 @@ def images(request: ImagesRequest, client_context: ClientContext) -> FitReport:
     file, shape = request.payload.tobytes(), client_context.population.data.shape
 
     def make() -> Artifact:
-        found, labels = unpack_images(file, most_images=MOST_IMAGES, most_bytes=MOST_BYTES)
-        if found.shape[1:] != shape:
-            raise FlSimError(f"the parcel has images of shape {found.shape[1:]}, and this client's task {shape}")
-        return Artifact({"images": found, "labels": labels})
+        raw_images, labels = unpack_images(file, most_images=MOST_IMAGES, most_bytes=MOST_BYTES)
+        if raw_images.shape[1:] != shape:
+            raise FlSimError(f"the parcel has images of shape {raw_images.shape[1:]}, and this client's task {shape}")
+        return Artifact({"images": raw_images, "labels": labels})
 
     key = digest(parcel=hashlib.sha256(file).hexdigest(), shape=list(shape), decoder=versions("Pillow"))
     client_context.store.ensure("transfer", key, make)
@@ -56,12 +56,12 @@ def images(request: ImagesRequest, client_context: ClientContext) -> FitReport:
 
 def weights(request: WeightsRequest, client_context: ClientContext) -> FitReport:
     """Take the network of a parcel as the client's model."""
-    told, file = json.loads(request.recipe), request.payload.tobytes()
-    key = digest(recipe=key_parts(Recipe(**told)), parcel=hashlib.sha256(file).hexdigest())
+    recipe, file = json.loads(request.recipe), request.payload.tobytes()
+    key = digest(recipe=key_parts(Recipe(**recipe)), parcel=hashlib.sha256(file).hexdigest())
 
     def make() -> Artifact:
         state = unpack_weights(file, most_bytes=MOST_WEIGHTS)
-        return Artifact(meta={"recipe": told}, tensors={name: torch.from_numpy(part) for name, part in state.items()})
+        return Artifact(meta={"recipe": recipe}, tensors={name: torch.from_numpy(part) for name, part in state.items()})
 
     client_context.store.ensure("model", key, make)
     return _adopt(client_context, key)
@@ -74,8 +74,8 @@ def probe(request: ProbeRequest, client_context: ClientContext) -> FitReport:
     key = digest(backbone=backbone, parcel=hashlib.sha256(file).hexdigest())
 
     def make() -> Artifact:
-        found = unpack_probe(file, most_bytes=MOST_WEIGHTS)
-        return Artifact({"weights": found.weights, "bias": found.bias}, {"backbone": backbone})
+        weights = unpack_probe(file, most_bytes=MOST_WEIGHTS)
+        return Artifact({"weights": weights.weights, "bias": weights.bias}, {"backbone": backbone})
 
     client_context.store.ensure("model", key, make)
     return _adopt(client_context, key)
@@ -90,38 +90,38 @@ def decoded(client_context: ClientContext, file: bytes) -> TransferSet:
             client does not know.
     """
     people = client_context.population
-    told = {"payload": hashlib.sha256(file).hexdigest(), "classes": list(people.data.classes or ())}
-    key = digest(reference=people.reference.key, **told)
+    key_parts = {"payload": hashlib.sha256(file).hexdigest(), "classes": list(people.data.classes or ())}
+    key = digest(reference=people.reference.key, **key_parts)
     client_context.store.ensure("transfer", key, lambda: _artifact(client_context, _checked(client_context, file)))
     return _opened(client_context.store, key)
 
 
 @lru_cache(maxsize=8)  # once a process, not once a client
 def _opened(store: Store, key: str) -> TransferSet:
-    found = store.open("transfer", key).arrays
-    return TransferSet(key, found["images"], found["labels"], found.get("soft"), found.get("levels"))
+    arrays = store.open("transfer", key).arrays
+    return TransferSet(key, arrays["images"], arrays["labels"], arrays.get("soft"), arrays.get("levels"))
 
 
 def _checked(client_context: ClientContext, file: bytes) -> Payload:
     reference, classes = client_context.population.reference, client_context.population.data.classes or ()
-    told = Payload.from_bytes(file, most_references=MOST_REFERENCES, most_kept=len(reference))
-    told.for_reference(reference.digest)
-    strange = [name for name in told.class_names if name not in classes]
+    payload = Payload.from_bytes(file, most_references=MOST_REFERENCES, most_kept=len(reference))
+    payload.for_reference(reference.digest)
+    strange = [name for name in payload.class_names if name not in classes]
     if strange:
         raise FlSimError(
             f"the payload labels images as {strange[0]!r}, which is none of this client's classes: {', '.join(classes)}"
         )
-    return told
+    return payload
 
 
-def _artifact(client_context: ClientContext, told: Payload) -> Artifact:
+def _artifact(client_context: ClientContext, payload: Payload) -> Artifact:
     reference, classes = client_context.population.reference, client_context.population.data.classes or ()
-    indices, labels = told.unpack(reference.groups)
+    indices, labels = payload.unpack(reference.groups)
     arrays: dict[str, NDArray[Any]] = {
         "images": gathered(client_context.store, reference, indices),
-        "labels": np.array([classes.index(name) for name in told.class_names], np.int64)[labels],
+        "labels": np.array([classes.index(name) for name in payload.class_names], np.int64)[labels],
     }
-    levels, confidences = told.levels(labels), told.confidences(labels)
+    levels, confidences = payload.levels(labels), payload.confidences(labels)
     if levels is not None:
         arrays["levels"] = levels[0]
     if confidences is not None:
@@ -153,7 +153,7 @@ def _learn(client_context: ClientContext, transfer: TransferSet, per_client: boo
 def _own(client: Client, people: Population, transfer: TransferSet) -> tuple[Recipe, NDArray[np.int64] | None]:
     """How a client makes a student of its own, and the labels it goes by where they are not the set's."""
     recipe = own_recipe(client, people, f"student of client {client.id}", "image")
-    return recipe, told_instead(client, people, "train", np.array(transfer.labels))
+    return recipe, altered(client, people, "train", np.array(transfer.labels))
 
 
 @lru_cache(maxsize=64)

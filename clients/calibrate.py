@@ -127,8 +127,8 @@ def counts(request: CountsRequest, scorer: Scorer) -> CountsReport:
 def label_counts(request: LabelCountsRequest, client_context: ClientContext) -> LabelCountsReport:
     """How many calibration points the client has of each class."""
     asked = Scorer.of(client_context, request.score).labels() if request.score else client_context.labels("calibration")
-    found = np.bincount(asked, minlength=client_context.population.num_bins)
-    return LabelCountsReport(client_context.client.id, found.astype(np.int64))
+    counts = np.bincount(asked, minlength=client_context.population.num_bins)
+    return LabelCountsReport(client_context.client.id, counts.astype(np.int64))
 
 
 def evaluate(requests: Sequence[EvaluateRequest], several: ClientContext) -> Columns[EvaluateReport]:

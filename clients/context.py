@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, RecordDict
 from numpy.typing import NDArray
 
-from clients.behaviour import own_recipe, told_outputs, told_targets
+from clients.behaviour import altered_outputs, altered_targets, own_recipe
 from fl_sim.errors import FlSimError
 from fl_sim.models import training
 from fl_sim.models.model_key import key_parts
@@ -93,7 +93,7 @@ class ClientContext:
     def targets(self, split: str) -> NDArray[Any]:
         """The targets of the "train" or "calibration" rows, as the client gives them; true ones of several."""
         rows = self.rows(split)
-        instead = told_targets(self.client, self.population, split, rows) if len(self.clients) == 1 else None
+        instead = altered_targets(self.client, self.population, split, rows) if len(self.clients) == 1 else None
         return np.array(self.population.data.targets[rows]) if instead is None else instead
 
     def uniforms(self, split: str) -> NDArray[np.float64]:
@@ -108,7 +108,7 @@ class ClientContext:
         """The model on the "calibration", "test" or "train" rows, (n, outputs)."""
         model = model_of(self.state)
         if len(self.clients) == 1:
-            instead = told_outputs(self.client, self.population, self.rows(split))
+            instead = altered_outputs(self.client, self.population, self.rows(split))
             if instead is not None:
                 return instead
         if model.member >= 0:
@@ -133,7 +133,7 @@ class ClientContext:
     def outputs_on(self, rows: Indices) -> NDArray[np.float32]:
         """The client's model on rows of the data that everybody is asked about, (n, outputs)."""
         model, data = model_of(self.state), self.population.data
-        instead = told_outputs(self.client, self.population, rows)
+        instead = altered_outputs(self.client, self.population, rows)
         if instead is not None:
             return instead
         if model.member >= 0:
@@ -157,12 +157,12 @@ def model_of(state: RecordDict) -> Model:
     Raises:
         RuntimeError: it has none.
     """
-    kept = state.get("model")
-    if not isinstance(kept, ConfigRecord):
+    model = state.get("model")
+    if not isinstance(model, ConfigRecord):
         raise RuntimeError(
             "this client has no model yet: a learn strategy has to come before it is asked for predictions"
         )
-    return Model(**kept)  # type: ignore[arg-type]  # written by `_kept_model`
+    return Model(**model)  # type: ignore[arg-type]  # written by `_kept_model`
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,8 @@ def cohort_fitted(population: Population, members: tuple[int, ...], own_rows: bo
     clients, everybodys = [population.client(k) for k in members], population.data.rows("train")
     rows = [client.train if own_rows else everybodys for client in clients]
     recipes = [own_recipe(client, population, f"client {client.id}") for client in clients]
-    told = [told_targets(client, population, "train", mine) for client, mine in zip(clients, rows, strict=True)]
-    return cohort_on_rows(population.data, recipes, rows, told)
+    instead = [altered_targets(client, population, "train", mine) for client, mine in zip(clients, rows, strict=True)]
+    return cohort_on_rows(population.data, recipes, rows, instead)
 
 
 def trained_on(client_context: ClientContext, recipe: Recipe, weights: dict[str, Any]) -> OrderedDict[str, Any]:
@@ -243,19 +243,19 @@ def trained_on(client_context: ClientContext, recipe: Recipe, weights: dict[str,
             model.load_state_dict(weights)
         if isinstance(model, training.FitsItself):
             raise FlSimError(f"architecture {recipe.architecture!r} fits itself: it has no weights to be averaged")
-        inputs, told = data.standardised(rows), data.scaled(targets)
-        return kept(training.fit(model, inputs, told, recipe, channels_last=True), recipe)
+        inputs, labels = data.standardised(rows), data.scaled(targets)
+        return kept(training.fit(model, inputs, labels, recipe, channels_last=True), recipe)
 
     if client_context.store.has("update", key):
-        found = client_context.store.open("update", key).tensors
+        tensors = client_context.store.open("update", key).tensors
     else:
         start = time.perf_counter()
         made = make()
         if time.perf_counter() - start >= WORTH_KEEPING:
             client_context.store.ensure("update", key, lambda: made)
-        found = made.tensors
+        tensors = made.tensors
     # In the model's order, which a file does not keep; where a file would have them.
-    return OrderedDict((name, found[name].cpu()) for name in weights)
+    return OrderedDict((name, tensors[name].cpu()) for name in weights)
 
 
 def adopted(client_context: ClientContext, weights: dict[str, Any]) -> str:

@@ -120,7 +120,7 @@ def answer_all(
     behave = [
         i for i, client in enumerate(clients) if client.behaviour is None or client.behaviour.kind not in by_message
     ]
-    kept, parts, places = list(states), [], []
+    new_states, parts, places = list(states), [], []
     for group in _groups(handler, questions, clients, states, behave):
         state = RecordDict(dict(states[group[0]].items())) if handler.learns else states[group[0]]
         several = ClientContext(tuple(clients[i] for i in group), people, store, state)
@@ -128,9 +128,9 @@ def answer_all(
         places += group
         if handler.learns:
             for i in group:  # which share it from now on
-                kept[i] = state
+                new_states[i] = state
     answers = Columns.joined(_reply(handler.request), parts).taken(np.argsort(np.array(places, np.int64)))
-    return answers, kept, sorted(set(range(len(clients))) - set(behave))
+    return answers, new_states, sorted(set(range(len(clients))) - set(behave))
 
 
 def _groups(

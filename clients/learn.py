@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
-from clients.behaviour import own_recipe, told_targets
+from clients.behaviour import altered_targets, own_recipe
 from clients.context import ClientContext, adopted, cohort_fitted, trained_on
 from clients.handlers import of_tier
 from fl_sim.messages.learning import AdoptRequest, FitReport, FitRequest
@@ -26,7 +26,10 @@ def fit(request: FitRequest, client_context: ClientContext) -> FitReport:
     elif len(client_context.cohort) > 1:
         client_context.keep_member(cohort_fitted(people, client_context.cohort, request.own_rows))
     else:
-        recipe, targets = own_recipe(client, people, f"client {client.id}"), told_targets(client, people, "train", rows)
+        recipe, targets = (
+            own_recipe(client, people, f"client {client.id}"),
+            altered_targets(client, people, "train", rows),
+        )
         client_context.keep_model(trained(client_context.store, people.data, recipe, rows, targets), shared=False)
     client_context.predict()
     return FitReport(client.id, len(rows))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.behaviour import told_scores
+from clients.behaviour import altered_scores
 from clients.context import ClientContext, Keyed
 from fl_sim.conformal.alignment import RankScale, Ratio, root_mean_square
 from fl_sim.conformal.calibrator_plan import Plan, plan_of
@@ -95,7 +95,7 @@ class Scorer:
     def sent(self) -> tuple[Floats, NDArray[np.int64]]:
         """The calibration scores that the client sends, or sends a summary of, and of which of its points each is;
         where it behaves these are `calibration` and all."""
-        return told_scores(self.client_context.client, self.client_context.population, self.calibration())
+        return altered_scores(self.client_context.client, self.client_context.population, self.calibration())
 
     def labels(self) -> NDArray[np.int64]:
         """The labels of the same points, (n_k,), as the client gives them; in regression their targets' bins."""

@@ -87,6 +87,7 @@ class Workplace:
         environment = os.environ | {
             "FL_SIM_STORE": str(self.folder / "store"),
             "COLUMNS": "250",  # a narrow terminal leaves columns out
+            "FL_SIM_FIGURES": "png",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])),
         }
         try:

@@ -45,7 +45,7 @@ def started(log: Path, environment: dict[str, str], *command: object) -> Iterato
             process.wait(timeout=60)
 
 
-def told(environment: dict[str, str], *command: object) -> str:
+def threshold_printed(environment: dict[str, str], *command: object) -> str:
     """The threshold that a command prints."""
     run = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
     found = THRESHOLD.search(run.stdout)
@@ -77,10 +77,10 @@ def deployed(home: Path) -> str:
             command = ("flower-supernode", "--insecure", "--superlink", superlink, "--port", free_port())
             config = ("--node-config", f"partition-id={site} num-partitions={SITES}")
             running.enter_context(started(home / f"supernode-{site}.log", environment, *command, *config))
-        return told(environment, BIN / "flwr", "run", APP, "--stream")
+        return threshold_printed(environment, BIN / "flwr", "run", APP, "--stream")
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="flower-") as folder:
         print(f"deployed:  threshold {deployed(Path(folder))}", flush=True)
-    print(f"simulated: threshold {told(dict(os.environ), sys.executable, APP / 'app.py')}")
+    print(f"simulated: threshold {threshold_printed(dict(os.environ), sys.executable, APP / 'app.py')}")

@@ -44,9 +44,9 @@ def own_code(what: str, *, file: str | None = None) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)[1:]  # without this one
         theirs = list(itertools.dropwhile(lambda frame: file is not None and frame.filename != file, frames))
         frames = traceback.StackSummary.from_list(theirs or frames)
-        told = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames)])
+        trace = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames)])
         raised = f"{type(error).__name__}: {error}"
-        raise OwnCodeError(f"{told}{raised}\n\n{what} raised {raised}") from None
+        raise OwnCodeError(f"{trace}{raised}\n\n{what} raised {raised}") from None
 
 
 class RuntimeLostError(FlSimError):

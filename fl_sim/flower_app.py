@@ -58,11 +58,11 @@ class Given(Session):
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the scenario that the run's configuration names, and write its folder."""
-    told = {key: str(context.run_config[key]) for key in ("scenario", "overrides", "out")}
-    scenario = Scenario.load(told["scenario"], *shlex.split(told["overrides"]), "runtime.name=flower")
+    config = {key: str(context.run_config[key]) for key in ("scenario", "overrides", "out")}
+    scenario = Scenario.load(config["scenario"], *shlex.split(config["overrides"]), "runtime.name=flower")
     check(scenario)
     wait_for(grid, scenario.clients.count, REGISTERED_WITHIN)
-    place = Path(told["out"] or f"runs/{locate(told['scenario']).stem}-{scenario.identity()[:8]}").resolve()
+    place = Path(config["out"] or f"runs/{locate(config['scenario']).stem}-{scenario.identity()[:8]}").resolve()
     result = finished(place, scenario)
     if result is None:
         with RunFolder(place) as folder:

@@ -36,8 +36,8 @@ def check(scenario: Scenario) -> None:
             f"data.name = {scenario.data.name!r}: the data is not on this machine; get it with{commands}"
         )
     for name, to_get in missing(scenario.references):
-        told = "".join(f"\n    {command}" for command in to_get)
-        raise DataNotAtHandError(f"reference.sets: {name!r} is not on this machine; get it with{told}")
+        lines = "".join(f"\n    {command}" for command in to_get)
+        raise DataNotAtHandError(f"reference.sets: {name!r} is not on this machine; get it with{lines}")
     for architecture in sorted({*scenario.names()}):
         lacks = architectures.missing_weights(architecture)
         if lacks is not None:
@@ -68,12 +68,12 @@ def _check_own(scenario: Scenario) -> None:
         if not OWN.match(name) or (key == "data.name" and not _is_own(name)):
             continue
         try:
-            found = own_object(name)
+            named = own_object(name)
         except (ImportError, AttributeError) as error:
             raise FlSimError(
                 f"{key} = {name!r} cannot be imported: {error}; is it in the launch folder or on PYTHONPATH?"
             ) from None
-        lacks = _lacks(found, key)
+        lacks = _lacks(named, key)
         if lacks:
             raise FlSimError(f"{key} = {name!r} {lacks}")
     if any(OWN.match(table.name) for table in (scenario.learn, scenario.calibrate)):
@@ -84,25 +84,25 @@ def _is_own(data: str) -> bool:
     return not data.startswith(("medmnist:", "image-folder:")) and describe(data).origin == "yours"
 
 
-def _lacks(found: Any, key: str) -> str:
+def _lacks(named: Any, key: str) -> str:
     """What a user's own object lacks to stand at that key; nothing if it will do."""
-    if not callable(found):
+    if not callable(named):
         return "is not callable"
     if key == "calibrate.score":
         forms = (("of", "all_labels"), ("of", "interval", "centre"))
-        if not any(all(hasattr(found, method) for method in form) for form in forms):
+        if not any(all(hasattr(named, method) for method in form) for form in forms):
             return "lacks the methods of a score: of and all_labels (classification), or of, interval and centre"
         return ""
     if key in ("learn", "calibrate"):
         from strategies.base import Calibration, Learning
 
         base = Learning if key == "learn" else Calibration
-        if not (isinstance(found, type) and issubclass(found, base)):
+        if not (isinstance(named, type) and issubclass(named, base)):
             return f"is no subclass of strategies.base.{base.__name__}"
-        return _takes_too_little(found) or (_says_nothing(found) if issubclass(found, Calibration) else "")
+        return _takes_too_little(named) or (_says_nothing(named) if issubclass(named, Calibration) else "")
     given: dict[str, Any] = {"count": 1, "image_size": None, "seed": 0}
     try:
-        inspect.signature(found).bind(**given) if key == "data.name" else inspect.signature(found).bind((1,), 1)
+        inspect.signature(named).bind(**given) if key == "data.name" else inspect.signature(named).bind((1,), 1)
     except TypeError as error:
         wanted = "(count, image_size, seed)" if key == "data.name" else "(shape, outputs)"
         return f"must take {wanted}: {error}"

@@ -177,12 +177,12 @@ def _start(name: str, method: Method, checked_grid: CheckedGrid) -> None:
         raise ClientFailedError(f"every client is missing after {name}; the first: {checked_grid.missing[0]}")
 
 
-def _told(method: Method, what: str) -> Any:
+def _as_json(method: Method, what: str) -> Any:
     """What a method says of itself for `result.json`, which must be JSON values."""
     with whose(type(method)):
-        told = getattr(method, what)()
-        json.dumps(told, allow_nan=False)
-    return told
+        values = getattr(method, what)()
+        json.dumps(values, allow_nan=False)
+    return values
 
 
 def _asked(
@@ -273,8 +273,8 @@ def _server_context(population: Population, scenario: Scenario, store: Store, wa
         if counts[i]
     )
     return ServerContext(
-        data=population.data, reference=population.held, store=store, seed=scenario.seed, device=population.device,
-        precision=population.precision, students=students, tested=population.tested, watch=watch,
+        data=population.data, reference=population.reference_set, store=store, seed=scenario.seed,
+        device=population.device, precision=population.precision, students=students, tested=population.tested, watch=watch,
     )  # fmt: skip
 
 
@@ -283,9 +283,9 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
     rows = client_rows(world.population, checked_grid, world.learn, calibrate)
     missing = checked_grid.missing
     calibrated = calibrate_metrics(rows, scenario, world.population, calibrate)
-    told = None if world.asked is None else agreed(world.population, scenario, world.asked)
-    if told is not None:
-        rows = [row | {"disagreement": told.by_client.get(row["client"])} for row in rows]
+    agreement = None if world.asked is None else agreed(world.population, scenario, world.asked)
+    if agreement is not None:
+        rows = [row | {"disagreement": agreement.by_client.get(row["client"])} for row in rows]
     before = {} if world.temperature is None else {"federated_temperature": world.temperature.detail()}
     clock.lap("write")
     return Result(scenario, rows, {
@@ -307,12 +307,12 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
         "notes": list(checked_grid.notes),
         "learn": {
             "name": scenario.learn.name,
-            "metrics": learn_metrics(rows, world.population, calibrate) | _told(world.learn, "metrics"),
-            "detail": _told(world.learn, "detail"),
+            "metrics": learn_metrics(rows, world.population, calibrate) | _as_json(world.learn, "metrics"),
+            "detail": _as_json(world.learn, "detail"),
         },
         "calibrate": {
-            "name": scenario.calibrate.name, "metrics": calibrated, "detail": _told(calibrate, "detail") | before,
-            "caveats": _told(calibrate, "caveats"),
+            "name": scenario.calibrate.name, "metrics": calibrated, "detail": _as_json(calibrate, "detail") | before,
+            "caveats": _as_json(calibrate, "caveats"),
         },
-        **({} if told is None else {"agreement": told.summary}),
-    }, world.learn.files() | ({} if told is None else told.files))  # fmt: skip
+        **({} if agreement is None else {"agreement": agreement.summary}),
+    }, world.learn.files() | ({} if agreement is None else agreement.files))  # fmt: skip

@@ -79,8 +79,8 @@ def shared_out(wall: float, busy: Mapping[str, float], workers: int, idle_start:
     start = min(idle_start, wall)
     room, wanted = wall - start, sum(busy.values()) / workers
     scale = min(1.0, room / wanted) / workers if wanted else 0.0
-    told = {phase: seconds * scale for phase, seconds in busy.items()}
-    return told | {"start": start, "messages": max(0.0, room - sum(told.values()))}
+    seconds_of = {phase: seconds * scale for phase, seconds in busy.items()}
+    return seconds_of | {"start": start, "messages": max(0.0, room - sum(seconds_of.values()))}
 
 
 class Clock:
@@ -102,8 +102,8 @@ class Clock:
 
     def table(self) -> dict[str, float]:
         """Seconds of each phase, and of all together until the last lap, to the millisecond."""
-        told = {**self.seconds, "total": self._last - self._start}
-        return {phase: round(seconds, 3) for phase, seconds in told.items()}
+        phases = {**self.seconds, "total": self._last - self._start}
+        return {phase: round(seconds, 3) for phase, seconds in phases.items()}
 
 
 class _Collector(logging.Handler):

@@ -18,19 +18,19 @@ from strategies.base import Calibration, Federation, Learning
 
 def learning(options: Options, federation: Federation) -> Learning:
     """The learn strategy that a scenario's `[learn]` describes."""
-    made_by, told = _declared(options)
+    made_by, settings = _declared(options)
     with whose(made_by):
-        made: Learning = made_by(federation=federation, **told)
+        made: Learning = made_by(federation=federation, **settings)
     return made
 
 
 def calibration(options: Options, federation: Federation, temperature: float | None = None) -> Calibration:
     """The calibrate strategy that a scenario's `[calibrate]` describes; `temperature`: see `score_text`."""
-    made_by, told = _declared(options)
-    if isinstance(told.get("score"), Score):
-        told["score"] = score_text(options, temperature)
+    made_by, settings = _declared(options)
+    if isinstance(settings.get("score"), Score):
+        settings["score"] = score_text(options, temperature)
     with whose(made_by):
-        made: Calibration = made_by(federation=federation, **told)
+        made: Calibration = made_by(federation=federation, **settings)
     return made
 
 

@@ -90,18 +90,18 @@ class Method(Strategy):
     def __init__(self) -> None:
         self.left_out: dict[int, str] = {}
         self._sent: dict[int, Message | Record] = {}  # node -> the last question to it
-        self._partition_said: dict[int, int] = {}  # node -> the partition that it said it is
+        self._claimed: dict[int, int] = {}  # node -> the partition that it said it is
 
     @classmethod
-    def check(cls, told: Any) -> None:
-        """Refuse options that do not go together; `told` has the keys of the scenario's table as attributes.
+    def check(cls, options: Any) -> None:
+        """Refuse options that do not go together; `options` has the keys of the scenario's table as attributes.
 
         Raises:
             ValueError: in a sentence with the keys and their values.
         """
 
     @classmethod
-    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+    def check_world(cls, options: Any, scenario: Any, task: str | None) -> None:
         """Refuse options in a world that they do not fit; `task` is None where only the data themselves say it.
 
         Raises:
@@ -114,9 +114,9 @@ class Method(Strategy):
             questions = messages.without(self.left_out)
             self._sent = dict(zip(questions.nodes, questions.records, strict=True))
             return questions
-        kept = [message for message in messages if message.metadata.dst_node_id not in self.left_out]
-        self._sent = {message.metadata.dst_node_id: message for message in kept}
-        return kept
+        asked = [message for message in messages if message.metadata.dst_node_id not in self.left_out]
+        self._sent = {message.metadata.dst_node_id: message for message in asked}
+        return asked
 
     def answers(self, replies: Iterable[Message]) -> Columns[Any]:
         """What was answered to the questions, in the order of the partitions.
@@ -125,7 +125,7 @@ class Method(Strategy):
             ClientFailedError: a client failed, or answered what cannot be, and `on_failure` is "stop".
         """
         if isinstance(replies, Replies):  # checked, and in order
-            self._partition_said |= dict(zip(replies.nodes, replies.columns.partition.tolist(), strict=True))
+            self._claimed |= dict(zip(replies.nodes, replies.columns.partition.tolist(), strict=True))
             return replies.columns
         kind = next((sent.reply for sent in self._sent.values() if isinstance(sent, Record)), None)
         return Columns.of(kind or Record, [record for _, record in self.good(replies)])
@@ -142,7 +142,7 @@ class Method(Strategy):
                 if node not in self._sent or node in good:
                     raise ValueError("it answered what it was not asked, or twice")
                 partition, record = read(self._sent[node], reply)
-                before = self._partition_said.get(node, partition)
+                before = self._claimed.get(node, partition)
                 if partition != before:
                     raise ValueError(f"it answered as client {partition}, and was client {before} before")
             except ValueError as error:
@@ -151,12 +151,12 @@ class Method(Strategy):
                 continue
             good[node] = partition, reply, record
         claimed = Counter(partition for partition, _, _ in good.values() if partition is not None)
-        claimed.update(p for node, p in self._partition_said.items() if node not in good and node not in self.left_out)
+        claimed.update(p for node, p in self._claimed.items() if node not in good and node not in self.left_out)
         for node, (partition, _, _) in list(good.items()):
             if partition is not None and claimed[partition] > 1:
                 del good[node]
                 self._leave_out(node, f"it answered as client {partition}, as another node did")
-        self._partition_said |= {node: partition for node, (partition, _, _) in good.items() if partition is not None}
+        self._claimed |= {node: partition for node, (partition, _, _) in good.items() if partition is not None}
         # Replies come in any order; sums must not.
         ordered = sorted(good.values(), key=lambda one: -1 if one[0] is None else one[0])
         return [(reply, record) for _, reply, record in ordered]
@@ -166,7 +166,7 @@ class Method(Strategy):
         return len(self.answers(replies) if isinstance(replies, Replies) else self.good(replies))
 
     def _leave_out(self, node: int, why: str) -> None:
-        who = f"node {node}" + (f" (client {self._partition_said[node]})" if node in self._partition_said else "")
+        who = f"node {node}" + (f" (client {self._claimed[node]})" if node in self._claimed else "")
         if self.on_failure == "stop":
             raise ClientFailedError(f"{who}: {why}; on_failure = 'skip' goes on without it")
         self.left_out[node] = why
@@ -211,7 +211,7 @@ class Learning(Method):
     averages: ClassVar[bool] = False  # the clients' weights, so every architecture must have such
 
     @classmethod
-    def one_model_a_tier(cls, told: Any) -> bool:
+    def one_model_a_tier(cls, options: Any) -> bool:
         """Whether it follows from the options that all clients of a tier have the same model."""
         return not cls.trains_locally or cls.averages
 
@@ -364,7 +364,7 @@ class Calibration(Method):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the answers."""
         reports = self.answers(replies)
-        self._partition_of |= self._partition_said
+        self._partition_of |= self._claimed
         self._book(reports)
         self.take(server_round, reports)
         if server_round == self.num_rounds:

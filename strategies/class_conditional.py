@@ -62,7 +62,7 @@ class ClassConditional(HistogramCalibration):
     ) -> None:
         super().__init__(federation, alpha=alpha, score=score, bins=bins)
         self.groups, self.budget, self.rare = groups, budget, rare
-        self._told: list[dict[str, Any]] = []
+        self._group_details: list[dict[str, Any]] = []
 
     def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, Threshold]:
         """Tier by tier; `counts` (K, C, bins + 1)."""
@@ -88,7 +88,7 @@ class ClassConditional(HistogramCalibration):
             used = np.array([counts.sum(axis=0) if y in from_classes else row for y, row in enumerate(used)])
         ranks = [conformal_rank(int(row.sum()), self.alpha) for row in used]
         made = np.array([threshold_at(row, grid.edges, rank) for row, rank in zip(used, ranks, strict=True)])
-        self._told.append({
+        self._group_details.append({
             "group": tier,
             "guaranteed": self.one_law and not from_tiers and not from_classes,
             "thresholds": [None if np.isinf(q) else float(q) for q in made],
@@ -101,22 +101,22 @@ class ClassConditional(HistogramCalibration):
     def detail(self) -> dict[str, Any]:
         """By tier the thresholds (null: infinite), which classes have too few points to stand alone, what these
         borrowed, and whether the guarantee is about it."""
-        return {"groups": self._told}
+        return {"groups": self._group_details}
 
     def caveats(self) -> list[str]:
         """Which classes are in every set or borrow, and where nothing is guaranteed."""
-        told = []
-        for group in self._told:
+        caveats = []
+        for group in self._group_details:
             rare, lent = group["classes_too_rare"], group["classes_borrowed_from_all_tiers"]
             lent = [*lent, *group["classes_borrowed_from_all_classes"]]
             if lent:
-                told.append(
+                caveats.append(
                     f"{group['group']}: {self.classes(lent)} had fewer than {min_calibration(self.alpha)} points and "
                     "took those of others (rare = borrow); they may be covered far less than promised"
                 )
             elif rare:
-                told.append(
+                caveats.append(
                     f"{group['group']}: {self.classes(rare)} had fewer than {min_calibration(self.alpha)} points, so "
                     "that every set holds them (rare = inf)"
                 )
-        return [*told, *self.not_guaranteed(self._told)]
+        return [*caveats, *self.not_guaranteed(self._group_details)]

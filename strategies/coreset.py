@@ -36,14 +36,14 @@ class Coreset(Broadcast):
     """Some of the server's own images, as JPEG: what PLADA is measured against (the data leave the server)."""
 
     @classmethod
-    def one_model_a_tier(cls, told: Any) -> bool:
+    def one_model_a_tier(cls, options: Any) -> bool:
         """Unless clients have models of their own."""
-        return not told.per_client
+        return not options.per_client
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """One size."""
-        if (told.images_per_class is None) == (told.budget_bytes is None):
+        if (options.images_per_class is None) == (options.budget_bytes is None):
             raise ValueError("say either images_per_class or budget_bytes, one of them")
 
     def __init__(
@@ -71,10 +71,15 @@ class Coreset(Broadcast):
     @cached_property
     def _made(self) -> Artifact:
         server = self.server
-        told = {"how": self.how, "each": self.images_per_class, "budget": self.budget_bytes, "quality": self.quality}
+        key_parts = {
+            "how": self.how,
+            "each": self.images_per_class,
+            "budget": self.budget_bytes,
+            "quality": self.quality,
+        }
         made_by = [VERSION, *versions("Pillow", "zstandard")]
         return server.store.get(
-            "payload", digest(version=made_by, data=server.data.key, seed=server.seed, **told), self._make
+            "payload", digest(version=made_by, data=server.data.key, seed=server.seed, **key_parts), self._make
         )
 
     def _make(self) -> Artifact:
@@ -90,19 +95,19 @@ class Coreset(Broadcast):
         if self.budget_bytes is not None:
             count = within(self.budget_bytes, pack, least=min(classes, len(rows)), most=len(rows))
         else:
-            held = np.bincount(labels, minlength=classes)
-            count = self._wanted(held)
+            per_class = np.bincount(labels, minlength=classes)
+            count = self._wanted(per_class)
         return Artifact({"file": np.frombuffer(pack(count), np.uint8)}, {"images": count})
 
-    def _wanted(self, held: NDArray[np.int64]) -> int:
+    def _wanted(self, per_class: NDArray[np.int64]) -> int:
         """How many images are as many of each class as was said, or all of a class that has fewer: `held` (C,)."""
         each = self.images_per_class or 0
-        if held.max() < each:
+        if per_class.max() < each:
             raise FlSimError(
-                f"learn.images_per_class = {each}: no class has more than {held.max()} of the {held.sum()} images of "
-                "data.server; ask for fewer"
+                f"learn.images_per_class = {each}: no class has more than {per_class.max()} of the "
+                f"{per_class.sum()} images of data.server; ask for fewer"
             )
-        return int(np.minimum(held, each).sum())  # classes take turns, so none gets more than was said
+        return int(np.minimum(per_class, each).sum())  # classes take turns, so none gets more than was said
 
     def _chosen(self, images: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         if self.how == "random":

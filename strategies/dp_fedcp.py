@@ -79,10 +79,10 @@ class DPFedCP(Calibration):
     )
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """Noise protects what no calibrator was fitted on."""
-        if told.noise and told.calibrator != "none":
-            raise ValueError(f"noise = {told.noise:g} and {unprotected(told.calibrator)}")
+        if options.noise and options.calibrator != "none":
+            raise ValueError(f"noise = {options.noise:g} and {unprotected(options.calibrator)}")
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class DPFedCP(Calibration):
         self.iterates.append(self.iterates[-1] + way)
 
     def _finish(self) -> None:
-        q = math.inf if self.inner_alpha <= 0 else self.found
+        q = math.inf if self.inner_alpha <= 0 else self.quantile
         missing = np.isinf(self.weights)
         if missing.any() and self.federation.task == "classification":
             each: Threshold = np.where(missing, np.inf, q)
@@ -202,7 +202,7 @@ class DPFedCP(Calibration):
         return corrected_alpha(self.alpha, float(self.finite_weights.max()), math.fsum(self.masses.values()))
 
     @property
-    def found(self) -> float:
+    def quantile(self) -> float:
         """The mean of the iterates, or the last."""
         return math.fsum(self.iterates[1:]) / len(self.iterates[1:]) if self.average else self.iterates[-1]
 
@@ -233,7 +233,7 @@ class DPFedCP(Calibration):
     def detail(self) -> dict[str, Any]:
         """Where the descent came, in what unit, and what it cost in privacy."""
         epsilon, unit = self.spent(), self.spread or 1.0
-        told: dict[str, Any] = {
+        detail: dict[str, Any] = {
             "spread": unit,
             "inner_alpha": self.inner_alpha if math.isfinite(self.inner_alpha) else None,
             "last": self.iterates[-1],
@@ -244,5 +244,5 @@ class DPFedCP(Calibration):
             "neighbours": "one calibration point replaced" + (", of the same label" if len(self.weights) > 1 else ""),
         }
         if self.noise and self.asks_range:
-            told["not_private"] = "each client's smallest and largest score, sent once for the unit of the steps"
-        return told
+            detail["not_private"] = "each client's smallest and largest score, sent once for the unit of the steps"
+        return detail

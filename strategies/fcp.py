@@ -70,20 +70,20 @@ class FCP(Calibration):
     """The pooled rank ceil((N + K)(1 - alpha)), for any mixture of the clients (Lu et al. 2023)."""
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """A mixture that somebody is in, and exact scores for any but that by size."""
-        if not isinstance(told.mixture, str) and not sum(told.mixture):
-            raise ValueError(f"mixture = {list(told.mixture)}: at least one client must count")
-        if told.sketch != "exact" and told.mixture != "size":
-            raise ValueError(f"sketch = {told.sketch!r} holds the pool: it goes with mixture = 'size' alone")
+        if not isinstance(options.mixture, str) and not sum(options.mixture):
+            raise ValueError(f"mixture = {list(options.mixture)}: at least one client must count")
+        if options.sketch != "exact" and options.mixture != "size":
+            raise ValueError(f"sketch = {options.sketch!r} holds the pool: it goes with mixture = 'size' alone")
 
     @classmethod
-    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+    def check_world(cls, options: Any, scenario: Any, task: str | None) -> None:
         """One number for each client."""
-        if not isinstance(told.mixture, str) and len(told.mixture) != scenario.clients.count:
+        if not isinstance(options.mixture, str) and len(options.mixture) != scenario.clients.count:
             raise ValueError(
-                f"calibrate.mixture holds {len(told.mixture)} numbers, but clients.count = {scenario.clients.count}: "
-                "must be one for each client"
+                f"calibrate.mixture holds {len(options.mixture)} numbers, but clients.count = {scenario.clients.count}"
+                ": must be one for each client"
             )
 
     def __init__(
@@ -124,14 +124,14 @@ class FCP(Calibration):
         """How much of the mixture lies at infinity (above α the threshold is infinite), which client puts most there,
         and between what the guarantee holds coverage (with ties it may be more); None with a sketch, which has none."""
         parts, sizes = self._parts(), list(self.sizes.values())
-        found: dict[str, Any] = {"num_calibration": sum(sizes), "clients": len(sizes)}
+        detail: dict[str, Any] = {"num_calibration": sum(sizes), "clients": len(sizes)}
         if not any(parts):
-            return found
+            return detail
         whole = sum(parts)
         infinite = [part / whole / (n + 1) for part, n in zip(parts, sizes, strict=True)]
         heaviest = max(range(len(sizes)), key=infinite.__getitem__)
         weight = float(sum(infinite))
-        return found | {
+        return detail | {
             "weight_at_infinity": weight,
             "heaviest_at_infinity": {
                 "client": list(self.sizes)[heaviest],

@@ -34,10 +34,10 @@ class FedAvg(Averaging):
     """Federated averaging by Flower's own strategies, one federation for each architecture."""
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """Medians weigh nobody."""
-        if told.weights == "uniform" and told.aggregation in ("FedMedian", "FedTrimmedAvg"):
-            raise ValueError(f"weights = 'uniform': {told.aggregation} weighs nobody; leave weights out")
+        if options.weights == "uniform" and options.aggregation in ("FedMedian", "FedTrimmedAvg"):
+            raise ValueError(f"weights = 'uniform': {options.aggregation} weighs nobody; leave weights out")
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class FedAvg(Averaging):
 
     def combine(self, server_round: int, group: AveragedGroup, replies: Mapping[int, Message]) -> dict[str, Any]:
         """Flower's own aggregation; where all clients together claim no rows the weights stay as they are."""
-        told: list[Any] = [reply.content["metrics"] for reply in replies.values()]
-        for metrics in told if self.uniform else ():
+        reported: list[Any] = [reply.content["metrics"] for reply in replies.values()]
+        for metrics in reported if self.uniform else ():
             metrics[EQUAL] = 1
-        claimed = sum(metrics[EQUAL if self.uniform else SIZE] for metrics in told)
+        claimed = sum(metrics[EQUAL if self.uniform else SIZE] for metrics in reported)
         weights = group.strategy.aggregate_train(server_round, list(replies.values()))[0] if claimed else None
         group.weights = weights if weights is not None else group.weights
         return {}

@@ -97,7 +97,7 @@ class FedCPQQ(Calibration):
 
     def detail(self) -> dict[str, Any]:
         """Sizes n, ranks l and the choice k; its M, and the probability that it covers less than 1 - α."""
-        nothing = {"clients": 0, "n": None, "l": None} | self._said(None, "no client has calibration points")
+        nothing = {"clients": 0, "n": None, "l": None} | self._choice_detail(None, "no client has calibration points")
         return nothing | self._detail
 
     def _settle(self, reports: Columns[SizeReport]) -> None:
@@ -113,7 +113,7 @@ class FedCPQQ(Calibration):
     def _kth_smallest(self, reports: Columns[Any]) -> float:
         if not len(reports):
             if self._drawing:
-                self._detail |= self._said(None, "no client answered in the second round")
+                self._detail |= self._choice_detail(None, "no client answered in the second round")
             return math.inf
         sizes = [self._n] * len(reports) if self.sizes == "equal" else reports.num_calibration.tolist()
         ranks = [self._rank if self.sizes == "equal" else local_rank(n, self.alpha, "clip") or n for n in sizes]
@@ -124,9 +124,9 @@ class FedCPQQ(Calibration):
     def _note(self, sizes: list[int], ranks: list[int], choice: Choice) -> None:
         equal = self.sizes == "equal"
         self._detail = {"clients": len(sizes), "n": sizes[0] if equal else sizes, "l": ranks[0] if equal else ranks}
-        self._detail |= self._said(choice, "" if choice.feasible else self._why(choice))
+        self._detail |= self._choice_detail(choice, "" if choice.feasible else self._why(choice))
 
-    def _said(self, choice: Choice | None, why_infinite: str) -> dict[str, Any]:
+    def _choice_detail(self, choice: Choice | None, why_infinite: str) -> dict[str, Any]:
         """The choice, where an infinite threshold covers everything."""
         taken = choice if choice and choice.feasible else None
         return {

@@ -61,9 +61,9 @@ class FedTSV(Weighing):
         if m <= shapley.EXACT:
             return shapley.shapley(shapley.utilities(gram))
         rng = stream(self.federation.seed, "shapley", answers.round)
-        found = shapley.sampled(shapley.prefixes(gram), m, self.permutations, rng)
-        self.tell(standard_errors=found.errors.tolist())
-        return found.values
+        estimate = shapley.sampled(shapley.prefixes(gram), m, self.permutations, rng)
+        self.tell(standard_errors=estimate.errors.tolist())
+        return estimate.values
 
     def weigh(self, answers: Answers) -> Floats:
         """The sum of a client's contributions so far, this round's included, or 0 if it is below."""

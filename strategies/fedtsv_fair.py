@@ -74,12 +74,12 @@ class FedTSVFair(Weighing):
     """As fedtsv, where rare data and few rounds cost an honest client nothing: weights are trust, from 0 to 1."""
 
     @classmethod
-    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+    def check_world(cls, options: Any, scenario: Any, task: str | None) -> None:
         """The server's rows are told apart by their classes."""
-        super().check_world(told, scenario, task)
+        super().check_world(options, scenario, task)
         if task == "regression":
             raise ValueError(
-                f"learn = {told.name!r} judges updates class by class, and {scenario.data.name} is regression"
+                f"learn = {options.name!r} judges updates class by class, and {scenario.data.name} is regression"
             )
 
     def __init__(
@@ -108,13 +108,13 @@ class FedTSVFair(Weighing):
         products = gram(np.stack([*right, *wrong, *played, *answers.updates]))[1:, 1:]
         looks = honesty.looks(products, len(right) + len(wrong), len(right), np.array(taken, np.float64))
         virtual = honesty.Looks(*(values[: self.virtual] for values in looks))
-        found = honesty.Looks(*(values[self.virtual :] for values in looks))
+        looks_of_clients = honesty.Looks(*(values[self.virtual :] for values in looks))
         length = np.sqrt(np.diag(products)[len(right) + len(wrong) :])
         self._longest = LONGEST * float(length[: self.virtual].mean())
         self._own = np.mean([right[0], *played], axis=0)
         self._progress = float(right[0] @ np.mean(played, axis=0))
-        self.evidence.add(answers.participants, found, virtual)
-        self.tell(**{name: values.tolist() for name, values in found._asdict().items()})
+        self.evidence.add(answers.participants, looks_of_clients, virtual)
+        self.tell(**{name: values.tolist() for name, values in looks_of_clients._asdict().items()})
         return self.standing()[answers.participants]
 
     def shares(self, alpha: Floats) -> Floats:
@@ -142,8 +142,7 @@ class FedTSVFair(Weighing):
         classes = np.unique(labels)
         right = [self.reference(answers, rows, "all classes")]
         right += [self.reference(answers, rows[labels == c], f"class {c}") for c in classes]
-        called = [np.full_like(labels, c) for c in classes]
-        wrong = [self.reference(answers, rows, f"called {c}", told) for c, told in zip(classes, called, strict=True)]
+        wrong = [self.reference(answers, rows, f"called {c}", np.full_like(labels, c)) for c in classes]
         return right, wrong
 
     def halves(self, server_round: int) -> tuple[Rows, Rows]:

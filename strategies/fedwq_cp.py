@@ -89,22 +89,22 @@ class FedWQCP(Calibration):
     compared = ({}, {"correction": "density"}, {"feedback": 16}, {"align": "rank"})
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """One calibrator, and one rule for the weights."""
-        if told.calibrator != "none" and told.align == "temperature":
+        if options.calibrator != "none" and options.align == "temperature":
             raise ValueError(
-                f"calibrator = {told.calibrator!r} and align = 'temperature', which is a calibrator fitted on training "
-                "rows; take one"
+                f"calibrator = {options.calibrator!r} and align = 'temperature', which is a calibrator fitted on "
+                "training rows; take one"
             )
-        if told.weights == "precision" and told.correction == "density":
+        if options.weights == "precision" and options.correction == "density":
             raise ValueError("weights = 'precision' and correction = 'density': either sets the weights, take one")
 
     @classmethod
-    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+    def check_world(cls, options: Any, scenario: Any, task: str | None) -> None:
         """Scales are learned from training rows."""
-        if told.align != "none" and scenario.learn.strategy.hands_out:
+        if options.align != "none" and scenario.learn.strategy.hands_out:
             raise ValueError(
-                f"calibrate.align = {told.align!r} needs training rows that the clients hold, and learn = "
+                f"calibrate.align = {options.align!r} needs training rows that the clients hold, and learn = "
                 f"{scenario.learn.name!r} leaves them none"
             )
 

@@ -91,7 +91,7 @@ class Grouped(HistogramCalibration):
         super().__init__(federation, alpha=alpha, score=score, bins=bins)
         self.groups, self.budget, self.rare = groups, budget, rare
         self.pooled = target == "pooled" or (target == "auto" and federation.test == "shared")
-        self._told: list[dict[str, Any]] = []
+        self._group_details: list[dict[str, Any]] = []
 
     def from_counts(self, partitions: list[int], counts: Counts, grid: ScoreGrid) -> Mapping[int, Threshold]:
         """Group by group; `counts` (K, C, bins + 1)."""
@@ -114,7 +114,7 @@ class Grouped(HistogramCalibration):
                 if k not in place_of:
                     place_of[k] = crossing(self._law(joined[k], everybodys, laws, differ), self.alpha)
                 thresholds[k] = np.maximum(thresholds[k], edges[place_of[k]][cluster])
-            self._told.append({
+            self._group_details.append({
                 "group": group if isinstance(group, str) else f"group {group}",
                 "clients": [partitions[k] for k in members],
                 "guaranteed": self._guaranteed(alone, cluster, differ),
@@ -148,14 +148,14 @@ class Grouped(HistogramCalibration):
         which edges these are, (C,) of each client, by the group's laws alone."""
         whole = counts.sum(axis=0)
         beyond_each = 1 - np.cumsum(whole, axis=1) / np.maximum(whole.sum(axis=1, keepdims=True), 1)
-        told, places, bins = [], [], np.arange(counts.shape[2])
+        errors, places, bins = [], [], np.arange(counts.shape[2])
         for own, labels in zip(counts, counts.sum(axis=2), strict=True):
             at = crossing(mixture_laws(labels, laws), self.alpha)
             beyond = int(own[bins > at[:, None]].sum())
             rate = beyond_each[np.arange(len(at)), at]
             places.append(at)
-            told.append((beyond, labels @ rate, labels @ (rate * (1 - rate))))
-        exceeding, expected, variance = np.array(told, float).reshape(-1, 3).T
+            errors.append((beyond, labels @ rate, labels @ (rate * (1 - rate))))
+        exceeding, expected, variance = np.array(errors, float).reshape(-1, 3).T
         return spread(exceeding, expected, variance, counts.sum(axis=(1, 2))), places
 
     def _law(self, own: Counts, everybodys: Counts, laws: Floats, differ: Spread) -> Floats:
@@ -166,18 +166,20 @@ class Grouped(HistogramCalibration):
 
     def caveats(self) -> list[str]:
         """Which classes were joined, which groups took everybody's points, and where nothing is guaranteed."""
-        told = []
-        for group in self._told:
+        caveats = []
+        for group in self._group_details:
             classes, clusters = len(group["class_clusters"]), len(set(group["class_clusters"]))
             if not group["stands_alone"]:
-                told.append(f"{group['group']}: has fewer than 4 / alpha points and took everybody's (rare = borrow)")
+                caveats.append(
+                    f"{group['group']}: has fewer than 4 / alpha points and took everybody's (rare = borrow)"
+                )
             if clusters < classes:
-                told.append(
+                caveats.append(
                     f"{group['group']}: {classes} {self.class_word} were joined to {clusters}, having fewer than "
                     "4 / alpha points each (rare = borrow)"
                 )
-        return [*told, *self.not_guaranteed(self._told)]
+        return [*caveats, *self.not_guaranteed(self._group_details)]
 
     def detail(self) -> dict[str, Any]:
         """Who was grouped with whom, which classes were joined, and how much clients differ (null: not for sure)."""
-        return {"target": "pooled" if self.pooled else "own", "groups": self._told}
+        return {"target": "pooled" if self.pooled else "own", "groups": self._group_details}

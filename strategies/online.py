@@ -69,7 +69,7 @@ class Online(Calibration):
         self.forgetting = forgetting
         self.scalar_rounds = 0 if bounds_of(self.score) is not None else 1
         self.num_rounds = self.scalar_rounds + rounds
-        self.kept = self._empty(grid_for(self.score, bins, None))
+        self.histogram = self._empty(grid_for(self.score, bins, None))
         self.reported = dict.fromkeys(range(len(federation.tiers)), 0)  # partition -> how many parts it has reported
         self.asked: dict[int, int] = {}  # partition -> the first part it is asked for in this round
         self.history: list[float] = []  # the threshold after each round
@@ -89,17 +89,17 @@ class Online(Calibration):
         """Add what is new, each part with its own round's weight."""
         turn = server_round - self.scalar_rounds
         if turn < 1:
-            self.kept = self._empty(grid_for(self.score, self.bins, reports))
+            self.histogram = self._empty(grid_for(self.score, self.bins, reports))
             return
         if turn > 1:
-            self.kept.tick()
+            self.histogram.tick()
         for report in reports:
             self._add(report, turn)
         gone = self.asked.keys() - {*reports.partition.tolist()}
         for k in gone if self.departed == "leave" else ():
-            self.kept.leave(k)
+            self.histogram.leave(k)
             self.reported[k] = 0
-        self.global_threshold = self.kept.threshold(self.alpha)
+        self.global_threshold = self.histogram.threshold(self.alpha)
         self.history.append(self.global_threshold)
         self.thresholds = dict.fromkeys((k for k in self.reported if k not in gone), self.global_threshold)
 
@@ -111,11 +111,11 @@ class Online(Calibration):
         """What the threshold rests on, and how it came about; an infinite one is null."""
         return {
             "thresholds": [None if q == math.inf else q for q in self.history],
-            "clients_in_histogram": len(self.kept.clients),
+            "clients_in_histogram": len(self.histogram.clients),
             "clients_never_reported": sum(parts == 0 for parts in self.reported.values()),
-            "points": sum(int(counts.sum()) for counts in self.kept.by_period().values()),
-            "total_weight": self.kept.total_weight(),
-            "effective_size": self.kept.effective_size(),
+            "points": sum(int(counts.sum()) for counts in self.histogram.by_period().values()),
+            "total_weight": self.histogram.total_weight(),
+            "effective_size": self.histogram.effective_size(),
         }
 
     def _empty(self, grid: ScoreGrid) -> RunningHistogram:
@@ -123,14 +123,14 @@ class Online(Calibration):
 
     def _request(self, first: int, turn: int) -> Record:
         return HistogramRequest(
-            self.score, self.kept.grid.text(), by_class=False, num_labels=0, budget=0,
+            self.score, self.histogram.grid.text(), by_class=False, num_labels=0, budget=0,
             parts=self.rounds, part_from=first, part_to=turn,
         )  # fmt: skip
 
     def _add(self, report: HistogramReport, turn: int) -> None:
         k, first = report.partition, self.asked[report.partition]
         for part, counts in enumerate(decode(report.code, turn - first), start=first):
-            self.kept.update(k, counts, period=part)
+            self.histogram.update(k, counts, period=part)
         if self.scalar_rounds and not self.reported[k]:  # the grid that was agreed went down with the question
             self.bytes_down[k] = self.bytes_down.get(k, 0) + 2 * FLOAT_BYTES
         self.reported[k] = turn

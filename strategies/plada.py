@@ -66,24 +66,24 @@ class Plada(Broadcast):
     needs_reference = True
 
     @classmethod
-    def one_model_a_tier(cls, told: Any) -> bool:
+    def one_model_a_tier(cls, options: Any) -> bool:
         """Unless clients have models of their own."""
-        return not told.per_client
+        return not options.per_client
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """One size, and one choice of the rule."""
-        if (told.keep_fraction is None) == (told.budget_bytes is None):
+        if (options.keep_fraction is None) == (options.budget_bytes is None):
             raise ValueError("say either keep_fraction or budget_bytes, one of them")
-        if told.rule == "rehearsed" and told.safety is not None:
+        if options.rule == "rehearsed" and options.safety is not None:
             raise ValueError("rule = 'rehearsed' chooses the safety net too; leave safety out, or name a rule")
 
     @classmethod
-    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+    def check_world(cls, options: Any, scenario: Any, task: str | None) -> None:
         """Each fold of a rehearsal needs a row."""
-        if told.rule == "rehearsed" and scenario.data.server < told.rehearsal.folds:
+        if options.rule == "rehearsed" and scenario.data.server < options.rehearsal.folds:
             raise ValueError(
-                f"learn.rehearsal.folds = {told.rehearsal.folds}, and data.server = {scenario.data.server} rows"
+                f"learn.rehearsal.folds = {options.rehearsal.folds}, and data.server = {scenario.data.server} rows"
             )
 
     def __init__(
@@ -135,7 +135,7 @@ class Plada(Broadcast):
 
         server = self.server
         self._check(server)
-        told = {name: _plain(value) for name, value in self.__dict__.items() if name in _DECIDES}
+        parts = {name: _plain(value) for name, value in self.__dict__.items() if name in _DECIDES}
         recipe = key_parts(server.recipe(self.teacher, "teacher"))
         tried = students_tried(server, self.rehearsal) if self.rule is None else ()
         students = [[key_parts(one.recipe("rehearsal")), one.share] for one in tried]
@@ -143,7 +143,7 @@ class Plada(Broadcast):
         key = digest(
             version=[VERSION, selection.VERSION, payload.VERSION, *versions("numpy", "constriction", "zstandard")],
             data=server.data.key, reference=server.references.key, teacher_recipe=recipe, students=students,
-            rules=rules, **told,
+            rules=rules, **parts,
         )  # fmt: skip
         return server.store.get("payload", key, self._make)
 
@@ -157,16 +157,16 @@ class Plada(Broadcast):
             rule, trials = rehearse(server, self.teacher, self.rehearsal, self.nearly)
         teacher = server.teacher(self.teacher)
         opinions = server.opinions(teacher, embed=rule.needs_embeddings)
-        kept = self.select(opinions, rule)
-        made = self.pack(kept, opinions)
-        file, counts = made.to_bytes(), np.bincount(kept.labels, minlength=len(made.class_names))
+        selection = self.select(opinions, rule)
+        made = self.pack(selection, opinions)
+        file, counts = made.to_bytes(), np.bincount(selection.labels, minlength=len(made.class_names))
         metrics = {
             "payload_bytes": len(file),
             "num_kept": made.num_kept,
             "num_references": made.num_references,
             "keep_fraction": made.num_kept / made.num_references,
-            "rule": kept.rule,
-            "codec": sizes(made, kept, server.references.groups),
+            "rule": selection.rule,
+            "codec": sizes(made, selection, server.references.groups),
         }
         detail = {
             "reference": {"sets": list(server.references.sets), "digest": made.reference.hex()},
@@ -206,16 +206,16 @@ class Plada(Broadcast):
             )
         return self._labelled(ranking.keep(largest_within(size, budget, least, references, unused)))
 
-    def pack(self, kept: Selection, opinions: TeacherLogits) -> Payload:
+    def pack(self, selection: Selection, opinions: TeacherLogits) -> Payload:
         """The payload of a selection."""
         reference, classes = self.server.references, self.server.data.classes or ()
-        logits = opinions.logits[kept.indices].astype(np.float64)
+        logits = opinions.logits[selection.indices].astype(np.float64)
         levels = None if self.curriculum is None else _levels(energy(logits, self.temperature), self.curriculum)
         # A label drawn at random may have less than an even share; the format has no words for that.
-        confident = np.maximum(_confidences(logits, kept.labels), 1 / max(len(classes), 1))
+        confident = np.maximum(_confidences(logits, selection.labels), 1 / max(len(classes), 1))
         confidences = None if self.soft_labels is None else confident
         return Payload.pack(
-            kept.indices, kept.labels, reference=reference.digest, class_names=classes,
+            selection.indices, selection.labels, reference=reference.digest, class_names=classes,
             num_references=len(reference), groups=reference.groups, levels=levels, num_levels=self.curriculum or 0,
             confidences=confidences, bits=self.soft_labels or 0,
         )  # fmt: skip
@@ -227,8 +227,8 @@ class Plada(Broadcast):
 
     def detail(self) -> dict[str, Any]:
         """The reference set, what is kept of each class, and how the rules fared in rehearsal."""
-        found: dict[str, Any] = self._made.meta["detail"]
-        return found
+        detail: dict[str, Any] = self._made.meta["detail"]
+        return detail
 
     def files(self) -> dict[str, bytes]:
         """The payload, and where the reference set's folders start if its readers need that."""
@@ -237,13 +237,13 @@ class Plada(Broadcast):
             return made
         return made | {"folders.npz": pack_folders(self.server.references.groups, self.payload.reference)}
 
-    def _labelled(self, kept: Selection) -> Selection:
+    def _labelled(self, selection: Selection) -> Selection:
         """The selection as it is, or with labels drawn at random: the floor."""
         if self.labels == "teacher":
-            return kept
+            return selection
         rng = stream(self.federation.seed, "plada", "random labels")
-        labels = rng.integers(self.server.data.num_classes or 1, size=len(kept.indices))
-        return Selection(kept.indices, labels, f"{kept.rule}; random labels")
+        labels = rng.integers(self.server.data.num_classes or 1, size=len(selection.indices))
+        return Selection(selection.indices, labels, f"{selection.rule}; random labels")
 
     def _check(self, server: ServerContext) -> None:
         """Refuse, before any work, a size too small for one label a class, and a teacher without what a rule needs.
@@ -268,19 +268,19 @@ class Plada(Broadcast):
             server.check_embeddings(self.teacher)
 
 
-def sizes(made: Payload, kept: Selection, groups: NDArray[np.int64]) -> dict[str, Any]:
+def sizes(made: Payload, selection: Selection, groups: NDArray[np.int64]) -> dict[str, Any]:
     """Bytes of a payload's parts, of Zstd's best on the same content, and of the entropy bound."""
     references, classes = made.num_references, len(made.class_names)
     reading = codec.reading_of(made.body)
     by_folders = groups if reading == "foldered" else None
-    mask = len(codec.encode(kept.indices, np.zeros(made.num_kept, np.int64), references, 1, by_folders))
+    mask = len(codec.encode(selection.indices, np.zeros(made.num_kept, np.int64), references, 1, by_folders))
     return {
         **{part.replace(" ", "_"): size for part, size in made.parts().items()},
         "indices": mask,
         "labels": len(made.body) - mask,
         "reading": reading,
-        "zstd": min(baselines.zstd_sizes(kept.indices, kept.labels, references, classes).values()),
-        "entropy_bound": round(baselines.bound(kept.labels, references), 1),
+        "zstd": min(baselines.zstd_sizes(selection.indices, selection.labels, references, classes).values()),
+        "entropy_bound": round(baselines.bound(selection.labels, references), 1),
     }
 
 

@@ -64,17 +64,17 @@ class Private(HistogramCalibration):
     """Differentially private histograms, with a rank that allows for their noise."""
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """Nothing that is private may decide the grid or move the scores."""
-        if told.calibrator != "none":
-            raise ValueError(unprotected(told.calibrator))
-        if told.range is None and isinstance(told.score, RapsTable | ResidualTable | CqrTable):
+        if options.calibrator != "none":
+            raise ValueError(unprotected(options.calibrator))
+        if options.range is None and isinstance(options.score, RapsTable | ResidualTable | CqrTable):
             why = "has no known bounds, and the data's are private"
-            raise ValueError(f"score {told.score.name!r} {why}; give range = [low, high] of its grid")
-        if told.range is not None and not told.range[0] < told.range[1]:
-            raise ValueError(f"range = {list(told.range)}: the first must be smaller than the second")
-        if not told.failure < told.alpha:
-            raise ValueError(f"failure = {told.failure}: is a part of alpha = {told.alpha}, and must be smaller")
+            raise ValueError(f"score {options.score.name!r} {why}; give range = [low, high] of its grid")
+        if options.range is not None and not options.range[0] < options.range[1]:
+            raise ValueError(f"range = {list(options.range)}: the first must be smaller than the second")
+        if not options.failure < options.alpha:
+            raise ValueError(f"failure = {options.failure}: is a part of alpha = {options.alpha}, and must be smaller")
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Private(HistogramCalibration):
         self.shares = len(federation.tiers) if trust == "sum" else 1
         self.grid = ScoreGrid(float(bounds[0]), float(bounds[1]), bins, TAIL if range is None else 0.0)
         self.scalar_rounds, self.num_rounds = 0, 1  # the grid is public: nobody is asked for its ends
-        self.found: PrivateThreshold | None = None
+        self.private: PrivateThreshold | None = None
         self.arrived = 0
 
     def histogram_request(self, grid: ScoreGrid, turn: int) -> Record:
@@ -120,23 +120,23 @@ class Private(HistogramCalibration):
         """One threshold for all, from the sum alone."""
         self.arrived = len(partitions)
         total = counts.sum(axis=(0, 1)) if self.arrived else np.zeros(grid.bins + 1, np.int64)
-        self.found = private_threshold(
+        self.private = private_threshold(
             total, grid.edges, alpha=self.alpha, failure=self.failure, epsilon=self.epsilon,
             noises=self.arrived / self.shares,
         )  # fmt: skip
-        self.global_threshold = self.found.threshold
-        return dict.fromkeys(partitions, self.found.threshold)
+        self.global_threshold = self.private.threshold
+        return dict.fromkeys(partitions, self.private.threshold)
 
     def detail(self) -> dict[str, Any]:
         """What privacy was had, from whom, and what it cost."""
-        told: dict[str, Any] = {"epsilon": self.epsilon, "trust": self.trust, "clients": self.arrived}
-        told["neighbours"] = "one calibration point added or removed"
+        detail: dict[str, Any] = {"epsilon": self.epsilon, "trust": self.trust, "clients": self.arrived}
+        detail["neighbours"] = "one calibration point added or removed"
         if self.trust == "sum" and self.arrived:
             present = min(1.0, self.arrived / self.shares)
-            told["epsilon_of_sum"] = epsilon_of_shares(self.epsilon, present)
-            told["epsilon_if_half_tell_their_noise"] = epsilon_of_shares(self.epsilon, present / 2)
-        if self.found is not None:
-            points, total = self.found.allowance, self.found.noisy_total
-            told |= {"noisy_points": total, "allowance_points": points, "failure": self.failure}
-            told["allowance_share"] = points / total if total > 0 else None
-        return told
+            detail["epsilon_of_sum"] = epsilon_of_shares(self.epsilon, present)
+            detail["epsilon_if_half_tell_their_noise"] = epsilon_of_shares(self.epsilon, present / 2)
+        if self.private is not None:
+            points, total = self.private.allowance, self.private.noisy_total
+            detail |= {"noisy_points": total, "allowance_points": points, "failure": self.failure}
+            detail["allowance_share"] = points / total if total > 0 else None
+        return detail

@@ -68,7 +68,7 @@ class RobFCP(Calibration):
     ) -> None:
         super().__init__(federation, alpha=alpha, score=score)
         self.malicious, self.bins, self.neighbours = malicious, bins, neighbours
-        self._found: dict[str, Any] = {}
+        self._detail: dict[str, Any] = {}
 
     def question(self) -> Record:
         """Every score."""
@@ -90,7 +90,7 @@ class RobFCP(Calibration):
         out = set(dropped(suspicion, num_malicious))
         left = [own for place, own in enumerate(scores) if place not in out]
         least = min(map(len, left))
-        self._found = {
+        self._detail = {
             "num_malicious": num_malicious,
             "left_out": sorted(partitions[place] for place in out),
             "maliciousness": {str(k): float(m) for k, m in zip(partitions, suspicion, strict=True)},
@@ -107,4 +107,4 @@ class RobFCP(Calibration):
 
     def detail(self) -> dict[str, Any]:
         """Who was left out, how far every client was from the others, and the published bounds on coverage."""
-        return self._found
+        return self._detail

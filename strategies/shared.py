@@ -31,9 +31,9 @@ class Shared(TrainOncePerGroup):
     trains_locally = False
 
     @classmethod
-    def one_model_a_tier(cls, told: Any) -> bool:
+    def one_model_a_tier(cls, options: Any) -> bool:
         """Unless clients have models of their own."""
-        return not told.per_client
+        return not options.per_client
 
     def __init__(
         self,

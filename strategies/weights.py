@@ -36,7 +36,7 @@ class Weights(Broadcast):
         precision: Literal["float32", "int8"] = "float32",  # of what is sent
     ) -> None:
         super().__init__(federation, per_client=None)
-        self.told, self.precision = teacher, precision
+        self.teacher_options, self.precision = teacher, precision
 
     def request(self) -> WeightsRequest:
         """The parcel, and how to build the network it is for."""
@@ -46,7 +46,7 @@ class Weights(Broadcast):
     @cached_property
     def teacher(self) -> Teacher:
         """Trained on the server's rows."""
-        return self.server.teacher(self.told)
+        return self.server.teacher(self.teacher_options)
 
     @cached_property
     def file(self) -> bytes:

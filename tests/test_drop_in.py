@@ -39,10 +39,10 @@ class Cautious(Calibration):
     """The largest threshold of the clients with most points."""
 
     @classmethod
-    def check(cls, told: Any) -> None:
+    def check(cls, options: Any) -> None:
         """So few points say nothing of so many."""
-        if told.count * told.alpha < 0.1:
-            raise ValueError(f"count = {told.count} and alpha = {told.alpha}: must have a product of 0.1 or more")
+        if options.count * options.alpha < 0.1:
+            raise ValueError(f"count = {options.count} and alpha = {options.alpha}: must have a product of 0.1 or more")
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Halved(TrainOncePerGroup):
     trains_locally = False
 
     @classmethod
-    def one_model_a_tier(cls, told: Any) -> bool:
+    def one_model_a_tier(cls, options: Any) -> bool:
         """Always."""
         return True
 

@@ -45,12 +45,15 @@ def models(folder: Path) -> set[Path]:
     return {entry.folder for entry in Store(folder / "store").listing() if entry.kind == "model"}
 
 
+FEW = "clients.tier.strong.epochs=2"
+
+
 def test_fashion_mnist_is_trained_once_for_every_partition_of_it(tmp_path):
-    first = fl_sim(tmp_path, "run", "fashion", "--out", "first")
+    first = fl_sim(tmp_path, "run", "fashion", FEW, "--out", "first")
     assert first.returncode == 0, first.stderr
     trained = models(tmp_path)
     assert len(trained) == 2
-    second = fl_sim(tmp_path, "run", "fashion", "clients.concentration=0.1", "--out", "second")
+    second = fl_sim(tmp_path, "run", "fashion", FEW, "clients.concentration=0.1", "--out", "second")
     assert second.returncode == 0, second.stderr
     assert models(tmp_path) == trained
     found = Result.load(tmp_path / "first")

@@ -9,8 +9,9 @@ import locale
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ from fl_sim.cli.arguments import (
     refuse_tracker,
 )
 from fl_sim.cli.progress import Bars
-from fl_sim.errors import FlSimError, ScenarioError
+from fl_sim.errors import FlSimError, RuntimeLostError, ScenarioError
 
 app = typer.Typer(
     help="A federated-learning laboratory on Flower and Ray.", no_args_is_help=True, add_completion=False,
@@ -80,6 +81,7 @@ def _ended_by_signals() -> Iterator[None]:
 def main() -> None:
     """Run the command; an error of the user's is one message and an exit code, not a traceback."""
     _in_utf8()
+    threads = set(threading.enumerate())
     sys.path.append(str(Path.cwd()))  # where `module:object` is looked for last, so that nothing there hides our own
     try:
         with _ended_by_signals():
@@ -91,12 +93,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except ScenarioError as error:
         _refuse(_message(error), 2)
+    except RuntimeLostError as error:
+        _refuse(_message(error), 1, threads)
     except FlSimError as error:
         _refuse(_message(error), 1)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         notes = getattr(error, "__notes__", _KEPT.get("".join(sys.argv[1:2]), []))
-        _refuse("; ".join(["interrupted", *notes]), 128 + number)
+        _refuse("; ".join(["interrupted", *notes]), 128 + number, threads)
     except BrokenPipeError:  # who reads the output has enough of it, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -139,8 +143,13 @@ def _message(error: Exception) -> str:
     return "; ".join([str(error), *getattr(error, "__notes__", [])])
 
 
-def _refuse(message: str, code: int) -> None:
+def _refuse(message: str, code: int, threads: Collection[threading.Thread] | None = None) -> None:
+    """Say why, and exit; at once where a thread that is none of `threads` would be waited for, as Flower's server would
+    be, which waits for clients that are gone."""
     err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    if threads is not None and any(not one.daemon and one not in threads for one in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

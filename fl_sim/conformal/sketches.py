@@ -94,9 +94,9 @@ class TDigest(Sketch):
     def ends(self) -> tuple[float, float]:
         """As it says, and as its centroids say, which may lie elsewhere where somebody made it up; NaN among them
         makes NaN."""
-        told = [self.inner.get_min_value(), self.inner.get_max_value()]
-        told += [self.inner.get_quantile(level / 100) for level in range(101)]
-        low, high = float(np.min(told)), float(np.max(told))
+        values = [self.inner.get_min_value(), self.inner.get_max_value()]
+        values += [self.inner.get_quantile(level / 100) for level in range(101)]
+        low, high = float(np.min(values)), float(np.max(values))
         return low + 1e-12 * abs(low), high - 1e-12 * abs(high)  # of what rounding may add in between
 
     def with_all(self, others: Sequence[TDigest]) -> TDigest:
@@ -152,10 +152,10 @@ class DDSketch(Sketch):
 
 def _added(rows: Sequence[tuple[int, NDArray[np.float64]]]) -> tuple[int, NDArray[np.float64]]:
     """(first key, counts) of rows of bins that begin at some key each."""
-    told = [(first, counts) for first, counts in rows if len(counts)]
-    low = min((first for first, _ in told), default=0)
-    whole = np.zeros(max((first + len(counts) for first, counts in told), default=low) - low)
-    for first, counts in told:
+    filled = [(first, counts) for first, counts in rows if len(counts)]
+    low = min((first for first, _ in filled), default=0)
+    whole = np.zeros(max((first + len(counts) for first, counts in filled), default=low) - low)
+    for first, counts in filled:
         whole[first - low : first - low + len(counts)] += counts
     return low, whole
 
@@ -237,23 +237,23 @@ def _ddsketch_of(values: NDArray[np.float64]) -> bytes:
 def _read_ddsketch(code: bytes) -> DDSketch:
     from ddsketch.pb.proto import pb
 
-    told = pb.DDSketch()
+    message = pb.DDSketch()
     try:
-        told.ParseFromString(code)
+        message.ParseFromString(code)
     except Exception as error:  # protobuf's DecodeError
         raise ValueError(f"{len(code)} bytes are no DDSketch: {error}") from None
-    stores = (told.negativeValues, told.positiveValues)
+    stores = (message.negativeValues, message.positiveValues)
     below, above = (np.array(store.contiguousBinCounts, np.float64) for store in stores)
-    first = (told.negativeValues.contiguousBinIndexOffset, told.positiveValues.contiguousBinIndexOffset)
+    first = (message.negativeValues.contiguousBinIndexOffset, message.positiveValues.contiguousBinIndexOffset)
     farthest = max(abs(end) for at, row in zip(first, (below, above), strict=True) for end in (at, at + len(row)))
-    other = told.mapping.gamma != _mapping().gamma or told.mapping.indexOffset or told.mapping.interpolation
+    other = message.mapping.gamma != _mapping().gamma or message.mapping.indexOffset or message.mapping.interpolation
     if other or farthest > FARTHEST_BIN:
         raise ValueError(f"{len(code)} bytes are no DDSketch of relative accuracy {RELATIVE_ACCURACY}")
-    counts = np.concatenate([[told.zeroCount], below, above])
+    counts = np.concatenate([[message.zeroCount], below, above])
     whole = np.isfinite(counts) & (counts >= 0) & (np.floor(counts) == counts)
     if not whole.all() or any(store.binCounts for store in stores):
         raise ValueError("a DDSketch whose counts are not whole numbers from 0 on")
-    return DDSketch(told.zeroCount, first, (below, above))
+    return DDSketch(message.zeroCount, first, (below, above))
 
 
 _READERS: dict[str, Callable[[bytes], Sketch]] = {"tdigest": _read_tdigest, "ddsketch": _read_ddsketch}

@@ -56,7 +56,7 @@ class Population:
     tiers: NDArray[np.int64]  # (K,) index into clients.tier
     behaviours: NDArray[np.int64]  # (K,) index into clients.behaviour; -1 for those that behave
     bins: NDArray[np.int64]  # (n,) label of every row; for regression its decile of the target
-    held: Reference | None  # the reference set that every client holds, where there is one
+    reference_set: Reference | None  # the reference set that every client holds, where there is one
     rows: dict[str, tuple[Indices, Indices]]  # split -> (offsets (K + 1,), indices)
 
     def __len__(self) -> int:
@@ -102,9 +102,9 @@ class Population:
         Raises:
             FlSimError: this population holds none.
         """
-        if self.held is None:
+        if self.reference_set is None:
             raise FlSimError("this client holds no reference set: the scenario needs [reference]")
-        return self.held
+        return self.reference_set
 
     @property
     def tested(self) -> Indices:
@@ -186,7 +186,7 @@ def populate(scenario: Scenario, data: Prepared, store: Store, reference: Refere
         ScenarioError: no partition in 100 draws gave every client `min_calibration` points.
         ValueError: a GPU is asked for and there is none.
     """
-    told = {
+    key_parts = {
         "seed": scenario.seed,
         "clients": scenario.clients.model_dump(mode="json"),
         "data": data.key,
@@ -195,8 +195,8 @@ def populate(scenario: Scenario, data: Prepared, store: Store, reference: Refere
         "precision": scenario.runtime.precision,
         "reference": None if reference is None else reference.key,
     }
-    key = digest(version=VERSION, **told)
-    store.get("population", key, lambda: Artifact(_draw(scenario, data), told))
+    key = digest(version=VERSION, **key_parts)
+    store.get("population", key, lambda: Artifact(_draw(scenario, data), key_parts))
     return open_population(str(store.root), key)
 
 
@@ -204,18 +204,19 @@ def populate(scenario: Scenario, data: Prepared, store: Store, reference: Refere
 def open_population(root: str, key: str) -> Population:
     """The population of that key in the store at `root`; kept open by the process."""
     store = store_at(root)
-    found = store.open("population", key)
-    held = found.meta["reference"]
+    artifact = store.open("population", key)
+    reference = artifact.meta["reference"]
     rows = {
-        split: (np.array(found.arrays[f"{split}-offsets"]), np.asarray(found.arrays[f"{split}-indices"]))
+        split: (np.array(artifact.arrays[f"{split}-offsets"]), np.asarray(artifact.arrays[f"{split}-indices"]))
         for split in ("calibration", "test", "train")
-        if f"{split}-offsets" in found.arrays
+        if f"{split}-offsets" in artifact.arrays
     }
     return Population(
-        key=key, seed=found.meta["seed"], device=found.meta["device"], precision=found.meta["precision"],
-        clients=Clients.model_validate(found.meta["clients"]), data=open_prepared(store, found.meta["data"]),
-        tiers=np.array(found.arrays["tiers"]), behaviours=np.array(found.arrays["behaviours"]),
-        bins=np.asarray(found.arrays["bins"]), rows=rows, held=None if held is None else open_reference(store, held),
+        key=key, seed=artifact.meta["seed"], device=artifact.meta["device"], precision=artifact.meta["precision"],
+        clients=Clients.model_validate(artifact.meta["clients"]), data=open_prepared(store, artifact.meta["data"]),
+        tiers=np.array(artifact.arrays["tiers"]), behaviours=np.array(artifact.arrays["behaviours"]),
+        bins=np.asarray(artifact.arrays["bins"]), rows=rows,
+        reference_set=None if reference is None else open_reference(store, reference),
     )  # fmt: skip
 
 
@@ -223,13 +224,13 @@ def _draw(scenario: Scenario, data: Prepared) -> dict[str, NDArray[Any]]:
     clients = scenario.clients
     bins = np.array(data.targets) if data.classes is not None else quantile_bins(np.array(data.targets), TARGET_BINS)
     for attempt in range(DRAWS if clients.min_calibration else 1):
-        held = _partition(scenario, data, bins, attempt)
-        sizes = np.array([len(rows) for rows in held["calibration"]])
+        mine = _partition(scenario, data, bins, attempt)
+        sizes = np.array([len(rows) for rows in mine["calibration"]])
         if sizes.min() >= clients.min_calibration:
             tiers = assign_tiers(clients, scenario.seed, sizes)
             behaviours = assign_behaviours(clients, tiers, scenario.seed)
             return {"tiers": tiers, "behaviours": behaviours, "bins": bins} | {
-                name: part for split, parts in held.items() for name, part in _packed(split, parts).items()
+                name: part for split, parts in mine.items() for name, part in _packed(split, parts).items()
             }
     raise ScenarioError(
         f"clients.min_calibration = {clients.min_calibration}: none of {DRAWS} partitions gave every client that many "
@@ -247,15 +248,15 @@ def _partition(scenario: Scenario, data: Prepared, bins: Indices, attempt: int) 
     def dealt(first: int, last: int) -> list[Indices]:
         return [first + part for part in deal(bins[first:last], shares, rng)]
 
-    held = {}
+    rows = {}
     if scenario.clients.test == "local":
         together = dealt(*data.evaluated)
-        held["calibration"], held["test"] = _split(together, scenario.data.calibration, rng)
+        rows["calibration"], rows["test"] = _split(together, scenario.data.calibration, rng)
     else:
-        held["calibration"] = dealt(*data.starts["calibration"])
+        rows["calibration"] = dealt(*data.starts["calibration"])
     if scenario.trains_locally:
-        held["train"] = dealt(*data.starts["train"])
-    return held
+        rows["train"] = dealt(*data.starts["train"])
+    return rows
 
 
 def _shares(
@@ -264,15 +265,15 @@ def _shares(
     """How each class is shared among the clients, (num_classes, K), rows that sum to 1: by one partition for all; or,
     where tiers have partitions of their own, of each class |tier| / K to each tier, and within it by the tier's."""
     if not clients.splits_by_tier:
-        told = clients.partition_of()
-        return proportions(told.kind, num_classes, clients.count, rng, **told.parameters)
+        partition = clients.partition_of()
+        return proportions(partition.kind, num_classes, clients.count, rng, **partition.parameters)
     shares = np.empty((num_classes, clients.count))
     tiers = assign_tiers(clients, seed)
     for i, tier in enumerate(clients.tier):
-        members, told = np.flatnonzero(tiers == i), clients.partition_of(tier)
+        members, partition = np.flatnonzero(tiers == i), clients.partition_of(tier)
         if len(members):  # a stream for each, so that a change of one tier leaves the others' clients as they are
             own = stream(seed, "partition", attempt, tier.name)
-            dealt = proportions(told.kind, num_classes, len(members), own, **told.parameters)
+            dealt = proportions(partition.kind, num_classes, len(members), own, **partition.parameters)
             shares[:, members] = dealt * (len(members) / clients.count)
     return shares
 

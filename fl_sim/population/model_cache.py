@@ -46,8 +46,8 @@ def trained(
 ) -> str:
     """The key of the model that `recipe` gives on rows of the data, trained now unless the store has it; `targets`
     where they are not the true ones."""
-    told = {} if targets is None else {"targets": digest_of_array(targets)}
-    key = digest(recipe=key_parts(recipe), data=data.key, rows=digest_of_array(rows), **told)
+    more = {} if targets is None else {"targets": digest_of_array(targets)}
+    key = digest(recipe=key_parts(recipe), data=data.key, rows=digest_of_array(rows), **more)
 
     def make() -> Artifact:
         model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
@@ -65,8 +65,8 @@ def distilled(
 
     Of `data` it needs the shape and the classes alone; `labels` where they are not the set's own.
     """
-    told = {} if labels is None else {"labels": digest_of_array(labels)}
-    key = digest(recipe=key_parts(recipe), transfer=transfer.key, classes=data.num_classes, **told)
+    more = {} if labels is None else {"labels": digest_of_array(labels)}
+    key = digest(recipe=key_parts(recipe), transfer=transfer.key, classes=data.num_classes, **more)
     store.ensure("model", key, lambda: kept(_student(data, recipe, transfer, labels), recipe))
     return key
 
@@ -79,8 +79,8 @@ def student(data: Prepared, recipe: Recipe, transfer: TransferSet) -> nn.Module:
 def _student(data: Prepared, recipe: Recipe, transfer: TransferSet, labels: NDArray[np.int64] | None) -> nn.Module:
     targets: NDArray[Any] = transfer.labels if transfer.soft is None else transfer.soft
     model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
-    told = np.array(targets if labels is None else labels)
-    return training.fit(model, transfer.images, told, recipe, levels=transfer.levels)
+    taught = np.array(targets if labels is None else labels)
+    return training.fit(model, transfer.images, taught, recipe, levels=transfer.levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +103,9 @@ def cohort_on_rows(
 
     def make() -> Artifact:
         true = [data.learnable(rows[0])] * len(rows) if shared else [data.learnable(each) for each in rows]
-        told = [mine if other is None else data.scaled(other) for mine, other in zip(true, targets, strict=True)]
+        taught = [mine if other is None else data.scaled(other) for mine, other in zip(true, targets, strict=True)]
         inputs = data.inputs_for(rows[0] if shared else np.concatenate(rows), recipes[0].contrast)
-        return _stack(data, recipes, inputs, told, shared=shared)
+        return _stack(data, recipes, inputs, taught, shared=shared)
 
     return Cohort(key, make)
 
@@ -118,8 +118,8 @@ def cohort_on_transfer(
 
     def make() -> Artifact:
         own = np.array(transfer.labels if transfer.soft is None else transfer.soft)
-        told = [own if each is None else each if transfer.soft is None else _certain(each, own) for each in labels]
-        return _stack(data, recipes, transfer.images, told, shared=True, levels=transfer.levels)
+        taught = [own if each is None else each if transfer.soft is None else _certain(each, own) for each in labels]
+        return _stack(data, recipes, transfer.images, taught, shared=True, levels=transfer.levels)
 
     return Cohort(key, make)
 
@@ -131,22 +131,22 @@ def _certain(labels: NDArray[np.int64], soft: NDArray[Any]) -> NDArray[Any]:
     return certain
 
 
-def _cohort_key(recipes: Sequence[Recipe], told: Sequence[NDArray[Any] | None], **what: Any) -> str:
+def _cohort_key(recipes: Sequence[Recipe], targets: Sequence[NDArray[Any] | None], **what: Any) -> str:
     members = [
         [recipe.purpose, None if instead is None else digest_of_array(instead)]
-        for recipe, instead in zip(recipes, told, strict=True)
+        for recipe, instead in zip(recipes, targets, strict=True)
     ]
     parts = key_parts(replace(recipes[0], purpose="", cohort=len(recipes)))
     return digest(recipe=parts, cohorts=stacked_training.VERSION, members=members, **what)
 
 
 def _stack(
-    data: Prepared, recipes: Sequence[Recipe], inputs: NDArray[Any], told: Sequence[NDArray[Any]], *, shared: bool,
+    data: Prepared, recipes: Sequence[Recipe], inputs: NDArray[Any], targets: Sequence[NDArray[Any]], *, shared: bool,
     levels: NDArray[Any] | None = None,
 ) -> Artifact:  # fmt: skip
     outputs = training.outputs_of(recipes[0], data.num_classes)
     models = [training.initial(recipe, data.shape, outputs) for recipe in recipes]
-    stack = stacked_training.fit_together(models, inputs, told, recipes, shared=shared, levels=levels)
+    stack = stacked_training.fit_together(models, inputs, targets, recipes, shared=shared, levels=levels)
     recipe = replace(recipes[0], purpose="", cohort=len(recipes))
     return Artifact(meta={"recipe": recipe.__dict__, "members": [r.purpose for r in recipes]}, tensors=stack.weights)
 
@@ -162,33 +162,33 @@ def load_model(store: Store, key: str, data: Prepared, member: int = -1) -> tupl
     Raises:
         ValueError: a member is asked for of one model, or none of a cohort's.
     """
-    found = store.open("model", key)
-    told, tensors, members = found.meta["recipe"], found.tensors, found.meta.get("members")
+    artifact = store.open("model", key)
+    recipe, tensors, members = artifact.meta["recipe"], artifact.tensors, artifact.meta.get("members")
     if (members is None) != (member < 0):
         raise ValueError(f"model {key}: member {member} of {'one model' if members is None else members}")
     if members is not None:
-        told = {**told, "purpose": members[member]}
+        recipe = {**recipe, "purpose": members[member]}
         tensors = {name: tensor[member] for name, tensor in tensors.items()}
-    return _built(told, tensors, data)
+    return _built(recipe, tensors, data)
 
 
 def load_stack(store: Store, key: str, data: Prepared) -> tuple[Stack, Recipe]:
     """A stored cohort's models and what their recipes have in common."""
-    found = store.open("model", key)
-    recipe = _recipe(found.meta["recipe"])
+    artifact = store.open("model", key)
+    recipe = _recipe(artifact.meta["recipe"])
     module = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
-    return Stack(module.to(recipe.device), dict(found.tensors)), recipe
+    return Stack(module.to(recipe.device), dict(artifact.tensors)), recipe
 
 
-def _built(told: Mapping[str, Any], tensors: Mapping[str, Any], data: Prepared) -> tuple[nn.Module, Recipe]:
-    recipe = _recipe(told)
+def _built(values: Mapping[str, Any], tensors: Mapping[str, Any], data: Prepared) -> tuple[nn.Module, Recipe]:
+    recipe = _recipe(values)
     model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
     model.load_state_dict(dict(tensors))
     return model, recipe
 
 
-def _recipe(told: Mapping[str, Any]) -> Recipe:
-    return Recipe(**{**told, "quantiles": tuple(told["quantiles"]) if told["quantiles"] else None})
+def _recipe(values: Mapping[str, Any]) -> Recipe:
+    return Recipe(**{**values, "quantiles": tuple(values["quantiles"]) if values["quantiles"] else None})
 
 
 def gathered(store: Store, reference: Reference, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -205,15 +205,15 @@ def gathered(store: Store, reference: Reference, indices: NDArray[np.int64]) -> 
 
 def shared_backbone(store: Store, reference: Reference, centroids: int) -> str:
     """The key of the backbone that a reference set gives: learnt from images at even distances, unless it is there."""
-    told = {"reference": reference.digest.hex(), "centroids": centroids, "sample": SAMPLE, "backbone": BACKBONE}
-    key = digest(**told, torch=versions("torch"))
+    key_parts = {"reference": reference.digest.hex(), "centroids": centroids, "sample": SAMPLE, "backbone": BACKBONE}
+    key = digest(**key_parts, torch=versions("torch"))
 
     def make() -> Artifact:
         where = np.unique(np.linspace(0, len(reference) - 1, min(SAMPLE, len(reference))).astype(np.int64))
         with spent("train"):
-            found = fit_backbone(reference.images(where), num_centroids=centroids, seed=0)
-        arrays = {name: part for name, part in found.__dict__.items() if isinstance(part, np.ndarray)}
-        return Artifact(arrays, {"patch": found.patch, "stride": found.stride})
+            fitted = fit_backbone(reference.images(where), num_centroids=centroids, seed=0)
+        arrays = {name: part for name, part in fitted.__dict__.items() if isinstance(part, np.ndarray)}
+        return Artifact(arrays, {"patch": fitted.patch, "stride": fitted.stride})
 
     store.ensure("model", key, make)
     return key
@@ -221,9 +221,9 @@ def shared_backbone(store: Store, reference: Reference, centroids: int) -> str:
 
 def open_backbone(store: Store, key: str) -> Backbone:
     """A backbone that is in the store."""
-    found = store.open("model", key)
-    told: dict[str, Any] = {name: np.array(part) for name, part in found.arrays.items()}
-    return Backbone(**told, **found.meta)
+    artifact = store.open("model", key)
+    parts: dict[str, Any] = {name: np.array(part) for name, part in artifact.arrays.items()}
+    return Backbone(**parts, **artifact.meta)
 
 
 def kept_outputs(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -249,16 +249,16 @@ def kept_outputs_of_all(
             {"outputs": np.concatenate(stacked_training.predict_together(stack, inputs, recipe, sizes))}, {"model": key}
         )
 
-    said = store.get("outputs", name, make).arrays["outputs"]
-    return np.split(said, np.cumsum([len(each) for each in rows])[:-1])
+    outputs = store.get("outputs", name, make).arrays["outputs"]
+    return np.split(outputs, np.cumsum([len(each) for each in rows])[:-1])
 
 
 def outputs_on(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """What a stored model says of rows of the data, (n, outputs): a network, or a probe on a shared backbone."""
-    found = store.open("model", key)
-    if "backbone" in found.meta:
-        probe = Probe(np.array(found.arrays["weights"]), np.array(found.arrays["bias"]))
-        backbone = open_backbone(store, found.meta["backbone"])
+    artifact = store.open("model", key)
+    if "backbone" in artifact.meta:
+        probe = Probe(np.array(artifact.arrays["weights"]), np.array(artifact.arrays["bias"]))
+        backbone = open_backbone(store, artifact.meta["backbone"])
         return probe.logits(backbone.features(np.ascontiguousarray(data.inputs[rows])))
     module, recipe = load_model(store, key, data)
     return training.predict(module, data.inputs_for(rows, recipe.contrast), recipe)

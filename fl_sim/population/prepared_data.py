@@ -88,11 +88,11 @@ def prepare(data: Data, seed: int, store: Store) -> Prepared:
         DataNotAtHandError: with the commands that get it.
         ScenarioError: more rows than there are, or neither training nor server rows.
     """
-    told = data.model_dump(mode="json")
+    key_parts = data.model_dump(mode="json")
     if data.calibration_from == "train":
-        told.pop("calibration_from")  # as before there was a choice: what lies in a store keeps its key
+        key_parts.pop("calibration_from")  # as before there was a choice: what lies in a store keeps its key
     parts = {
-        **told,
+        **key_parts,
         "seed": seed,
         "version": VERSION,
         "source": describe(data.name).fingerprint(),
@@ -116,8 +116,8 @@ def _loaded(data: Data, seed: int) -> Dataset:
 
 def open_prepared(store: Store, key: str) -> Prepared:
     """Data that is in the store."""
-    found = store.open("data", key)
-    meta, arrays = found.meta, found.arrays
+    artifact = store.open("data", key)
+    meta, arrays = artifact.meta, artifact.arrays
     return Prepared(
         key=key, inputs=arrays["inputs"], targets=arrays["targets"], mean=arrays["mean"], std=arrays["std"],
         classes=None if meta["classes"] is None else tuple(meta["classes"]),

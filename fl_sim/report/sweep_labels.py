@@ -66,8 +66,8 @@ def is_of_learn(axis: str) -> bool:
 def of_models(points: pd.DataFrame, axes: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """The points and axes that matter to the models: a point that differs from an earlier one in its calibration alone
     is left out, and so is one that shares its run."""
-    kept = [axis for axis in axes if axis.partition(".")[0] != "calibrate"]
+    axes_of_models = [axis for axis in axes if axis.partition(".")[0] != "calibrate"]
     points = points[points["status"] == "ok"]
     if "run" in points:
         points = points.drop_duplicates("run")
-    return points.drop_duplicates(kept) if kept else points.head(1), kept
+    return points.drop_duplicates(axes_of_models) if axes_of_models else points.head(1), axes_of_models

@@ -125,9 +125,9 @@ def num_seeds(points: pd.DataFrame) -> int:
 
 def over_worlds(points: pd.DataFrame, axes: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """A point for each strategy and seed: averages over the worlds in which every strategy has a result."""
-    kept = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
+    methods = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
     points = points.assign(all="", **{metric: values(points, metric) for metric in [*metrics, "alpha"]})
-    groups = points[_balanced(points, axes)].groupby([*kept, "all"], sort=False, dropna=False)
+    groups = points[_balanced(points, axes)].groupby([*methods, "all"], sort=False, dropna=False)
     means = groups[[*metrics, "alpha"]].mean()
     if P_SMALLEST in points:
         means[P_SMALLEST] = groups[P_SMALLEST].agg(over_points)

@@ -44,10 +44,10 @@ def cluster(address: str | None, *, verbose: bool, paths: Sequence[str] | None =
     if address is not None:
         _refuse_ray_client(address)
         _refuse_where_nobody_answers(address)
-    told: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
-    told["job_config"] = _Job(runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}} if paths else None)
+    settings: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
+    settings["job_config"] = _Job(runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}} if paths else None)
     try:
-        ray.init(address=address or "local", include_dashboard=None if address else False, **told)
+        ray.init(address=address or "local", include_dashboard=None if address else False, **settings)
     except Exception as error:  # for a start that fails Ray has no class of its own
         raise RuntimeLostError(_joining(address, error) if address else _starting(error)) from None
     raylet, node = _started_here("raylet"), ray._private.worker._global_node
@@ -139,8 +139,8 @@ def _dead() -> dict[str, int]:
 def _started_here(name: str) -> subprocess.Popen[bytes] | None:
     """A process of the Ray that this process started, by Ray's name for it."""
     node = ray._private.worker._global_node
-    found: list[Any] = [] if node is None else node.all_processes.get(name, [])
-    return found[0].process if found else None
+    processes: list[Any] = [] if node is None else node.all_processes.get(name, [])
+    return processes[0].process if processes else None
 
 
 def _end_workers_of(raylet: subprocess.Popen[bytes] | None) -> None:

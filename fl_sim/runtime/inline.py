@@ -61,14 +61,14 @@ class Host:
         try:
             with spending() as account, noted() as notes:
                 partitions = [node - FIRST_NODE for node in nodes]
-                columns, kept, left = self.app.answer(questions, partitions, states)
+                columns, new_states, left = self.app.answer(questions, partitions, states)
         except (Exception, SystemExit):  # whose it is comes out when each is asked by itself
             return None, list(states), everybody
         answered = [nodes[i] for i in sorted(set(everybody) - set(left))]
         if not answered:
-            return None, kept, left
+            return None, new_states, left
         seconds = time.perf_counter() - start
-        return Batch(columns, answered, seconds, dict(account), tuple(notes)), kept, left
+        return Batch(columns, answered, seconds, dict(account), tuple(notes)), new_states, left
 
     def run(self, message: Message, state: RecordDict, num_clients: int) -> tuple[Message, RecordDict, float]:
         """The node's reply (never None), what it keeps, and the seconds it took; `state` is not changed."""
@@ -115,10 +115,10 @@ class InlineGrid(SimulatedGrid):
             first, states = some.records[0], [self._state(node) for node in some.nodes]
             allowance = self.client_timeout * first.models
             with _named_if_it_hangs(some.nodes, first.message_type, allowance):
-                batch, kept, left = self.host.ask(some.records, some.nodes, states)
+                batch, new_states, left = self.host.ask(some.records, some.nodes, states)
             if batch is not None and batch.seconds > allowance:
-                batch, kept, left = None, states, list(range(len(some)))
-            self.states |= dict(zip(some.nodes, kept, strict=True))
+                batch, new_states, left = None, states, list(range(len(some)))
+            self.states |= dict(zip(some.nodes, new_states, strict=True))
             if batch is not None:
                 seconds = batch.each
                 self.done(len(batch.nodes))

@@ -28,7 +28,7 @@ ONE_NODE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0 Ray's processes do not as
 
 
 @contextlib.contextmanager
-def _children_told() -> Iterator[None]:
+def _children_marked() -> Iterator[None]:
     if ONE_NODE in os.environ:
         yield
         return
@@ -54,18 +54,18 @@ def _keep_to_this_machine() -> None:
     make, start_dashboard = Node.__init__, Node.start_api_server
 
     @wraps(make)
-    def made(node: Node, ray_params: Any, *given: Any, **told: Any) -> None:
+    def made(node: Node, ray_params: Any, *given: Any, **others: Any) -> None:
         with contextlib.ExitStack() as stack:
-            if told.get("ray_init_cluster"):  # by ray.init, and not by `ray start`
+            if others.get("ray_init_cluster"):  # by ray.init, and not by `ray start`
                 ray_params.update_if_absent(node_ip_address=LOOPBACK)
-                stack.enter_context(_children_told())
+                stack.enter_context(_children_marked())
                 stack.enter_context(_nothing_half_up(node))
-            make(node, ray_params, *given, **told)
+            make(node, ray_params, *given, **others)
 
     @wraps(start_dashboard)
-    def started(node: Node, *, include_dashboard: bool | None, **told: Any) -> None:
+    def started(node: Node, *, include_dashboard: bool | None, **others: Any) -> None:
         if include_dashboard:
-            start_dashboard(node, include_dashboard=include_dashboard, **told)
+            start_dashboard(node, include_dashboard=include_dashboard, **others)
 
     patched: Any = Node  # a method of another's class is not to be assigned to, and there is no setting
     patched.__init__, patched.start_api_server = made, started

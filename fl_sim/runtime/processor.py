@@ -31,14 +31,14 @@ def kind() -> str:
     # Only NumPy's is asked: SciPy's is not loaded everywhere, and both choose alike.
     blas = [lib for lib in threadpool_info() if lib["internal_api"] == "openblas" and "numpy" in lib["filepath"]]
     exp = np.lib.introspect.opt_func_info(func_name="^exp$", signature="float64")["exp"]
-    told = [
+    settings = [
         _maker(),
         torch.backends.cpu.get_cpu_capability(),
         blas[0]["architecture"] if blas else "no-openblas",
         next(iter(exp.values()))["current"].partition("(")[0],
         *(f"{name}={os.environ[name]}" for name in _HELD if os.environ.get(name)),
     ]
-    return " ".join(told)
+    return " ".join(settings)
 
 
 def _maker() -> str:

@@ -396,8 +396,8 @@ def _ask(artifact_server: Any, method: str, *arguments: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        said = str(error).partition("\n")[0]
-        raise FlSimError(f"the driver's artifact store cannot be reached: {said}") from None
+        reason = str(error).partition("\n")[0]
+        raise FlSimError(f"the driver's artifact store cannot be reached: {reason}") from None
 
 
 def _shared_contents(asked: Sequence[Message | Question]) -> dict[int, Any]:

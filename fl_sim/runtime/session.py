@@ -48,7 +48,7 @@ class Session:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(_store_told(self.store))
+        self._stack.enter_context(_store_in_environment(self.store))
         if self.where.name == "ray":
             # The thread must outlive Ray: Linux ends Ray's processes with the thread that started them.
             starter = self._stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="start-ray"))
@@ -77,7 +77,7 @@ class Session:
         Raises:
             FlSimError: the runtime cannot be started.
         """
-        with _flower_told(verbose=self.verbose):
+        with _flower_logging(verbose=self.verbose):
             if self._starting is not None:
                 return self._on_ray(server, num_clients, done, need)
             if self.where.name == "flower":
@@ -166,7 +166,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def _store_told(store: Store) -> Iterator[None]:
+def _store_in_environment(store: Store) -> Iterator[None]:
     """Where the workers find the store, for the block."""
     before = os.environ.get("FL_SIM_STORE")
     os.environ["FL_SIM_STORE"] = str(store.root.resolve())
@@ -180,7 +180,7 @@ def _store_told(store: Store) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _flower_told(*, verbose: bool) -> Iterator[None]:
+def _flower_logging(*, verbose: bool) -> Iterator[None]:
     """How much Flower says, for the block."""
     import flwr  # noqa: F401  # which sets the level itself when it is imported
 

@@ -87,9 +87,9 @@ class Scenario(Section):
         from fl_sim.data.datasets import describe
 
         own = {
-            key: toml.own_options(key, told)
-            for key, told in (("learn", self.learn), ("calibrate", self.calibrate))
-            if OWN.match(told.name)
+            key: toml.own_options(key, options)
+            for key, options in (("learn", self.learn), ("calibrate", self.calibrate))
+            if OWN.match(options.name)
         }
         source = describe(self.data.name)
         try:

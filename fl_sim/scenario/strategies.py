@@ -69,13 +69,13 @@ def _declared(made_by: Any, name: str, types: Mapping[str, Any]) -> type[Options
 _OTHERS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def own_table(told: Options) -> type[Options]:
+def own_table(options: Options) -> type[Options]:
     """The table of a user's own strategy, which may declare no types, or such as nobody here knows, and take any key.
 
     Raises:
         ImportError, AttributeError: there is no such module, or nothing of that name in it.
     """
-    return _own_table(own_object(told.name), told.name)
+    return _own_table(own_object(options.name), options.name)
 
 
 @cache
@@ -93,15 +93,15 @@ def _own_table(made_by: Any, name: str) -> type[Options]:
     return table
 
 
-def as_declared(told: Options) -> Options:
+def as_declared(options: Options) -> Options:
     """The options of a user's own strategy, whose table took any key, in the table that its constructor declares.
 
     Raises:
         pydantic.ValidationError: a key is none of its options, is missing or has a value that its type excludes.
     """
-    table = own_table(told)
-    given = {key: getattr(told, key) for key in type(told).model_fields if key in table.model_fields}
-    return table.model_validate(given | (told.model_extra or {}))
+    table = own_table(options)
+    given = {key: getattr(options, key) for key in type(options).model_fields if key in table.model_fields}
+    return table.model_validate(given | (options.model_extra or {}))
 
 
 class StrategyTables(Mapping[str, type[Options]]):

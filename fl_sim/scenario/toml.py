@@ -121,27 +121,27 @@ def build(tables: dict[str, Any], model: type[Model]) -> Model:
         raise ScenarioError("\n".join(dict.fromkeys(lines))) from None
 
 
-def own_options(key: str, told: Options) -> Options:
+def own_options(key: str, options: Options) -> Options:
     """The options of a user's own strategy at `key` of a scenario, as its constructor declares them.
 
     Raises:
         ScenarioError: one line for each that is wrong.
     """
     try:
-        return as_declared(told)
+        return as_declared(options)
     except ValidationError as error:
-        raise ScenarioError("\n".join(dict.fromkeys(_own_refusals(error, key, told)))) from None
+        raise ScenarioError("\n".join(dict.fromkeys(_own_refusals(error, key, options)))) from None
 
 
-def _own_refusals(error: ValidationError, key: str, told: Options) -> Iterable[str]:
-    options = sorted(own_table(told).model_fields.keys() - {"name"})
+def _own_refusals(error: ValidationError, key: str, settings: Options) -> Iterable[str]:
+    options = sorted(own_table(settings).model_fields.keys() - {"name"})
     for one in error.errors():
         where = ".".join(map(str, (key, *one["loc"])))
         if one["type"] == "extra_forbidden" and len(one["loc"]) == 1:
             hint = nearest(str(one["loc"][0]), options) if options else ""
-            yield f"{where}: {told.name} has no such option{hint}"
+            yield f"{where}: {settings.name} has no such option{hint}"
         else:
-            yield f"{where}{_rule(one, {}, type(told))}"
+            yield f"{where}{_rule(one, {}, type(settings))}"
 
 
 # --------------------------------------------------------------------------------------------------------- overrides

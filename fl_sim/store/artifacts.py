@@ -109,21 +109,21 @@ class Store(Folders):
 
     def _made(self, kind: str, key: str, make: Callable[[], Artifact], how: Callable[[Path, str], T]) -> T:
         folder = self.root / kind / key
-        found = self._found(folder, how)
-        if found is None:
+        artifact = self._found(folder, how)
+        if artifact is None:
             with self._lock(folder):
-                found = self._found(folder, how, clear=True)
-                if found is None:
-                    found = self._brought(folder, how)
-                if found is None:
+                artifact = self._found(folder, how, clear=True)
+                if artifact is None:
+                    artifact = self._brought(folder, how)
+                if artifact is None:
                     self._write(folder, make())
-                    found = self._found(folder, how)
-        if found is None:
+                    artifact = self._found(folder, how)
+        if artifact is None:
             raise StoreError(
                 f"{folder}: was deleted or damaged as soon as it was written; the same command tries again"
             )
         note_use(folder)
-        return found
+        return artifact
 
     def has(self, kind: str, key: str) -> bool:
         """Whether it is there, and whole; what is elsewhere is, from now on."""
@@ -133,8 +133,8 @@ class Store(Folders):
         if self.elsewhere is None:
             return False
         with self._lock(folder):
-            found = self._found(folder, seals.look, clear=True)
-            return found is not None or self._brought(folder, seals.look) is not None
+            artifact = self._found(folder, seals.look, clear=True)
+            return artifact is not None or self._brought(folder, seals.look) is not None
 
     def open(self, kind: str, key: str) -> Artifact:
         """An artifact that is there.

@@ -87,29 +87,29 @@ def unsealed(path: Path, form: int | None = None, then: str = AGAIN) -> tuple[Js
     """
     text = text_of(path, None, then)
     try:
-        told = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise damaged(path, error, then) from None
-    if not isinstance(told, dict):
-        raise damaged(path, f"it holds a {type(told).__name__} where an object should be", then)
-    if form is not None and told.get("format") != form:
-        raise FlSimError(f"{path}: has format {told.get('format')}, and this fl-sim reads format {form}; {then}")
-    seal = told.pop(SEAL, {})
+    if not isinstance(content, dict):
+        raise damaged(path, f"it holds a {type(content).__name__} where an object should be", then)
+    if form is not None and content.get("format") != form:
+        raise FlSimError(f"{path}: has format {content.get('format')}, and this fl-sim reads format {form}; {then}")
+    seal = content.pop(SEAL, {})
     if not isinstance(seal, dict) or not all(isinstance(digest, str) for digest in seal.values()):
         raise damaged(path, f"its {SEAL} is no table of digests", then)
-    if seal.pop(path.name, None) not in (None, _digest(told)):
+    if seal.pop(path.name, None) not in (None, _digest(content)):
         raise damaged(path, f"its {SEAL} is another", then)
-    return told, seal
+    return content, seal
 
 
-def in_form(path: Path, form: type[Form], told: Json, then: str = AGAIN) -> Form:
+def in_form(path: Path, form: type[Form], content: Json, then: str = AGAIN) -> Form:
     """What a file says, as the model of its form.
 
     Raises:
         FlSimError: it has another form; the first thing that is wrong is named.
     """
     try:
-        return form.model_validate(told, strict=True)
+        return form.model_validate(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", then) from None
@@ -136,19 +136,19 @@ def at_home(given: str | Path | Callable[[], str | Path], what: str, how: str) -
 # ------------------------------------------------------------------------------------------------------------ writing
 
 
-def sealed(name: str, told: Mapping[str, Any], beside: Mapping[str, bytes] | None = None) -> bytes:
+def sealed(name: str, values: Mapping[str, Any], beside: Mapping[str, bytes] | None = None) -> bytes:
     """What the file of that name is to hold, sealed together with the contents of the files `beside` it.
 
     Raises:
         ValueError: a number is not finite.
     """
-    plain = json.loads(json.dumps(told, allow_nan=False))  # keys as they are read back
+    plain = json.loads(json.dumps(values, allow_nan=False))  # keys as they are read back
     seal = {file: hashlib.sha256(content).hexdigest() for file, content in (beside or {}).items()}
     return (json.dumps(plain | {SEAL: seal | {name: _digest(plain)}}, indent=2) + "\n").encode()
 
 
-def _digest(told: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_through(path: Path, content: bytes) -> None:

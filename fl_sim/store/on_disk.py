@@ -54,17 +54,17 @@ class Folders:
         return None
 
     def _clear(self, folder: Path, why: ValueError) -> None:
-        said = f"{folder}: is not what fl-sim wrote: {' '.join(str(why).split())}"
+        reason = f"{folder}: is not what fl-sim wrote: {' '.join(str(why).split())}"
         try:
             self._delete(folder)
         except FileNotFoundError:
             return  # another process, on a file system without locks
         except OSError as error:
-            raise StoreError(f"{said}; it cannot be deleted, to be made again: {error.strerror}") from None
+            raise StoreError(f"{reason}; it cannot be deleted, to be made again: {error.strerror}") from None
         if isinstance(why, seals.OlderError):
             _say_older(self.root)
         else:
-            log.warning("%s; it is deleted, to be made again", said)
+            log.warning("%s; it is deleted, to be made again", reason)
 
     def check(self) -> int:
         """Hold every byte of every artifact against its seal; what is damaged is named and deleted. Returns how many

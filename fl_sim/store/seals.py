@@ -62,11 +62,11 @@ def write(folder: Path, name: str, artifact: Artifact) -> None:
     if artifact.tensors:
         _write_tensors(artifact.tensors, folder / TENSORS)
     at = _moment()
-    told = json.loads(json.dumps(artifact.meta))  # keys as they are read back
+    meta = json.loads(json.dumps(artifact.meta))  # keys as they are read back
     files = {path.name: [path.stat().st_size, _digest_of(str(path))] for path in sorted(folder.iterdir())}
-    told[SEAL] = {"of": name, "at": at, "files": files}
-    told[SEAL] |= {"sha256": _digest(told)}
-    (folder / META).write_text(json.dumps(told, sort_keys=True), encoding="utf-8")
+    meta[SEAL] = {"of": name, "at": at, "files": files}
+    meta[SEAL] |= {"sha256": _digest(meta)}
+    (folder / META).write_text(json.dumps(meta, sort_keys=True), encoding="utf-8")
     for path in folder.iterdir():
         os.utime(path, ns=(at, at))
 
@@ -77,10 +77,10 @@ def read(folder: Path, name: str) -> Artifact:
     Raises:
         ValueError, OSError: as `look`; the first too for what is damaged and bears the time of its seal.
     """
-    found = look(folder, name)
+    status = look(folder, name)
     arrays: Arrays = {}
     tensors: Mapping[str, torch.Tensor] = {}
-    for file in found.files:
+    for file in status.files:
         try:
             if file == TENSORS:
                 tensors = _read_tensors(folder / file)
@@ -90,7 +90,7 @@ def read(folder: Path, name: str) -> Artifact:
             raise
         except Exception as error:  # whatever a library says of bytes that it did not write
             raise ValueError(f"{file}: {error}") from None
-    return Artifact(arrays, found.meta, tensors)
+    return Artifact(arrays, status.meta, tensors)
 
 
 def look(folder: Path, name: str, *, thorough: bool = False) -> Sealed:
@@ -115,10 +115,10 @@ def look(folder: Path, name: str, *, thorough: bool = False) -> Sealed:
     del meta[SEAL]
     for beside, (size, content) in files.items():
         path = f"{folder}/{beside}"
-        found = os.stat(path)  # noqa: PTH116
-        if found.st_size != size:
-            raise ValueError(f"{beside} has {found.st_size} bytes in place of {size}")
-        if thorough or found.st_mtime_ns != at:
+        status = os.stat(path)  # noqa: PTH116
+        if status.st_size != size:
+            raise ValueError(f"{beside} has {status.st_size} bytes in place of {size}")
+        if thorough or status.st_mtime_ns != at:
             if _digest_of(path) != content:
                 raise ValueError(f"{beside} has another content")
             moved.append(path)
@@ -154,10 +154,10 @@ def _seal_of(meta: Any, name: str) -> tuple[int, dict[str, tuple[int, str]]]:
         raise ValueError(f"{META} holds a {type(meta).__name__} where an object should be")
     if SEAL not in meta:
         raise OlderError(f"{META} has no seal")
-    told = meta[SEAL]
+    seal = meta[SEAL]
     try:
-        of, at = told["of"], int(told["at"])
-        files = {str(beside): (int(size), str(content)) for beside, (size, content) in told["files"].items()}
+        of, at = seal["of"], int(seal["at"])
+        files = {str(beside): (int(size), str(content)) for beside, (size, content) in seal["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ValueError(f"{META} has a seal of another form") from None
     if of != name:
@@ -170,8 +170,8 @@ def _moment() -> int:
     return (int(time.time()) // 2 * 2 - 2) * 1_000_000_000
 
 
-def _digest(told: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def _digest(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _digest_of(path: str) -> str:

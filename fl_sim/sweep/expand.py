@@ -64,8 +64,8 @@ class Sweep:
     @cached_property
     def identity(self) -> str:
         """A digest of the axes and of every run."""
-        told = {"axes": {axis: [label(v) for v in values] for axis, values in self.axes.items()}}
-        text = json.dumps(told | {"runs": [point.run for point in self.points]}, sort_keys=True, default=str)
+        parts = {"axes": {axis: [label(v) for v in values] for axis, values in self.axes.items()}}
+        text = json.dumps(parts | {"runs": [point.run for point in self.points]}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def file(self) -> SweepFile:

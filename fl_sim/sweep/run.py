@@ -64,8 +64,8 @@ def run_sweep(
                             raise FlSimError(f"{failure}\nat the point {point.words()}; the finished points are kept")
     except RuntimeLostError as error:
         finished = sum(is_finished(folder, run) for run in sweep.runs)
-        told = f"{finished} of {len(sweep.runs)} runs {'is' if finished == 1 else 'are'} finished and kept"
-        raise RuntimeLostError(f"{error}; {told}, and the same command goes on with the others") from None
+        progress = f"{finished} of {len(sweep.runs)} runs {'is' if finished == 1 else 'are'} finished and kept"
+        raise RuntimeLostError(f"{error}; {progress}, and the same command goes on with the others") from None
     finally:
         if failed:
             with writing(folder):
@@ -104,8 +104,8 @@ def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], 
         except RuntimeLostError:
             raise
         except Exception as error:  # whatever else it is, it must not cost the other points
-            told = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"
-            failure = "; ".join([told, *getattr(error, "__notes__", [])])
+            reason = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"
+            failure = "; ".join([reason, *getattr(error, "__notes__", [])])
             watch.ended(point.words(), failure)
             return failure
     watch.ended(point.words(), None)
@@ -123,9 +123,9 @@ def claim(sweep: Sweep, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not is_there(folder / SWEEP):
             _write(sweep, folder)
-        found = SweepFile.read(folder)
-        if found.identity != sweep.identity:
-            raise FlSimError(f"{folder}: belongs to another sweep ({found.name}); choose another --out")
+        file = SweepFile.read(folder)
+        if file.identity != sweep.identity:
+            raise FlSimError(f"{folder}: belongs to another sweep ({file.name}); choose another --out")
         (folder / POINTS).mkdir(exist_ok=True)
         clear_dead(folder / POINTS)
 

@@ -87,11 +87,11 @@ class Averaging(Learning):
         """Flower's strategy of a federation; it draws nobody and evaluates nothing."""
         return self.flowers("FedAvg")
 
-    def flowers(self, name: str, **told: Any) -> Strategy:
+    def flowers(self, name: str, **arguments: Any) -> Strategy:
         """The strategy of Flower's of that name, for a grid that shows only the clients that are drawn."""
         made: Strategy = getattr(flower, name)(
             fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=1, min_evaluate_nodes=0, min_available_nodes=1,
-            **told,
+            **arguments,
         )  # fmt: skip
         return made
 
@@ -116,8 +116,8 @@ class Averaging(Learning):
             if not drawn:
                 continue
             view = Subset(grid, [self.nodes[k] for k in drawn])
-            told = ConfigRecord({"population": self.federation.population})
-            messages += group.strategy.configure_train(server_round, group.weights, told, view)
+            config = ConfigRecord({"population": self.federation.population})
+            messages += group.strategy.configure_train(server_round, group.weights, config, view)
             for k in drawn:
                 self._count(self.bytes_down, k, group)
         # Those with most rows first: who is last then keeps the others waiting for a short time only.
@@ -132,10 +132,10 @@ class Averaging(Learning):
         answered = {partition[reply.metadata.src_node_id]: reply for reply, _ in self.good(replies)}
         for group in self.groups:
             mine = {k: answered[k] for k in group.members if k in answered}
-            told = self.combine(server_round, group, mine)
+            combined = self.combine(server_round, group, mine)
             for k in mine:
                 self._count(self.bytes_up, k, group)
-            self._record(server_round, group, {"participants": list(mine)} | told)
+            self._record(server_round, group, {"participants": list(mine)} | combined)
         return None, MetricRecord({"round": server_round, "clients": len(answered)})
 
     def configure_evaluate(
@@ -169,11 +169,11 @@ class Averaging(Learning):
             self._models[first] = ServerModel(self.server, self.federation.recipe(first, "federation"))
         return self._models[first]
 
-    def _record(self, server_round: int, group: AveragedGroup, told: dict[str, Any]) -> None:
+    def _record(self, server_round: int, group: AveragedGroup, metrics: dict[str, Any]) -> None:
         record: dict[str, Any] = {"round": server_round}
         if len(self.groups) > 1:
             record["architecture"] = self.federation.architectures[group.members[0]]
-        record |= told
+        record |= metrics
         every = self.evaluate_every
         if every and (server_round % every == 0 or server_round == self.num_rounds):
             state = {name: values_of(array) for name, array in group.weights.items()}

@@ -60,24 +60,24 @@ class Weighing(Averaging):
     validates: ClassVar[bool] = True  # the server trains on data.server to judge the clients' updates
 
     @classmethod
-    def check_world(cls, told: Any, scenario: Any, task: str | None) -> None:
+    def check_world(cls, options: Any, scenario: Any, task: str | None) -> None:
         """Updates of one architecture are compared, and held against what the server makes of rows of its own."""
         clients = scenario.clients
         if cls.validates and not scenario.data.server:
             raise ValueError(
-                f"data.server = 0, and learn = {told.name!r} judges updates by these rows; must be at least 1"
+                f"data.server = 0, and learn = {options.name!r} judges updates by these rows; must be at least 1"
             )
-        if told.participants > clients.count:
-            raise ValueError(f"learn.participants = {told.participants}, and clients.count = {clients.count}")
+        if options.participants > clients.count:
+            raise ValueError(f"learn.participants = {options.participants}, and clients.count = {clients.count}")
         rest = 1 - sum(tier.share or 0 for tier in clients.tier)  # of the tier that leaves its share out
-        held = [tier for tier in clients.tier if (rest if tier.share is None else tier.share) > 1e-9]
-        if len({(tier.architecture, tier.quantiles) for tier in held}) > 1:
+        tiers = [tier for tier in clients.tier if (rest if tier.share is None else tier.share) > 1e-9]
+        if len({(tier.architecture, tier.quantiles) for tier in tiers}) > 1:
             kinds = ", ".join(
-                f"{tier.name} ({tier.architecture}{f' {tier.quantiles}' if tier.quantiles else ''})" for tier in held
+                f"{tier.name} ({tier.architecture}{f' {tier.quantiles}' if tier.quantiles else ''})" for tier in tiers
             )
             raise ValueError(
-                f"learn = {told.name!r} compares updates of one architecture, and the tiers differ: {kinds}; give all "
-                "tiers the same, or an empty share"
+                f"learn = {options.name!r} compares updates of one architecture, and the tiers differ: {kinds}; give "
+                "all tiers the same, or an empty share"
             )
 
     def __init__(
@@ -95,7 +95,7 @@ class Weighing(Averaging):
             )
         super().__init__(federation, rounds=rounds, evaluate_every=evaluate_every)
         self.participants = participants
-        self._told: dict[str, Any] = {}
+        self._details: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------------------------ what a method says
 
@@ -144,7 +144,7 @@ class Weighing(Averaging):
 
     def tell(self, **values: Any) -> None:
         """Add to this round's record in `detail`: JSON values."""
-        self._told |= values
+        self._details |= values
 
     @property
     def group(self) -> AveragedGroup:
@@ -170,7 +170,7 @@ class Weighing(Averaging):
         """Weigh, and add the weighed updates to the global weights."""
         if not replies:
             return {"weights": []}
-        self._told = {}
+        self._details = {}
         answers = self._answers(server_round, replies)
         alpha = np.asarray(self.weigh(answers), np.float64)
         if alpha.shape != (len(replies),) or not np.isfinite(alpha).all() or (alpha < 0).any():
@@ -179,20 +179,20 @@ class Weighing(Averaging):
         state = self.state(answers.start + self.step(answers, shares))
         group.weights = ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in state.items()})
         self.client_weights = dict(enumerate(self.standing().tolist()))
-        return {"weights": shares.tolist()} | self._told
+        return {"weights": shares.tolist()} | self._details
 
     def detail(self) -> dict[str, Any]:
         """Round by round: who took part, with which share of the weight, and what else the method tells."""
         return {"rounds": self.records}
 
     def _answers(self, server_round: int, replies: Mapping[int, Message]) -> Answers:
-        said = [reply.content for reply in replies.values()]
+        contents = [reply.content for reply in replies.values()]
         start = self.layout.flat(self._arrays(self.group.weights))
-        updates = np.empty((len(said), self.layout.size), np.float32)
-        for content, row in zip(said, updates, strict=True):
+        updates = np.empty((len(contents), self.layout.size), np.float32)
+        for content, row in zip(contents, updates, strict=True):
             (arrays,) = content.array_records.values()
             self.layout.difference(self._arrays(arrays), start, out=row)
-        sizes = np.array([content["metrics"]["num-examples"] for content in said], np.int64)
+        sizes = np.array([content["metrics"]["num-examples"] for content in contents], np.int64)
         return Answers(server_round, list(replies), start, updates, sizes)
 
     def _pace(self, answers: Answers, purpose: str) -> tuple[Any, int]:

@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from rich.console import Console
 
-from clients.behaviour import told_targets
+from clients.behaviour import altered_targets
 from clients.scorer import softmax
 from fl_sim import Result, Scenario, simulate
 from fl_sim.conformal.reliability import NAMES
@@ -414,15 +414,15 @@ def test_shuffled_labels_leave_no_class_in_its_place(place):
     rows, seen = np.arange(240), set()
     true = population.data.targets[rows]
     for k in range(K):
-        told = told_targets(population.client(k), population, "train", rows)
+        told = altered_targets(population.client(k), population, "train", rows)
         instead = {(int(a), int(b)) for a, b in zip(true, told, strict=True)}
         assert sorted(a for a, _ in instead) == sorted(b for _, b in instead) == list(range(10))
         assert all(a != b for a, b in instead)
-        again = told_targets(population.client(k), population, "calibration", rows)
+        again = altered_targets(population.client(k), population, "calibration", rows)
         assert np.array_equal(again, told)
         seen.add(tuple(sorted(instead)))
     assert len(seen) == K
-    assert told_targets(people(place, world()).client(0), population, "train", rows) is None
+    assert altered_targets(people(place, world()).client(0), population, "train", rows) is None
 
 
 def test_shuffled_labels_are_calibrated_with_and_not_tested_with(run, heard, place):
@@ -436,7 +436,7 @@ def test_shuffled_labels_are_calibrated_with_and_not_tested_with(run, heard, pla
         assert result.clients[k]["num_correct"] == honest.clients[k]["num_correct"]
         assert result.clients[k]["label_counts"] == honest.clients[k]["label_counts"]
         if k in bad(result):
-            told = told_targets(client, population, "calibration", client.calibration)
+            told = altered_targets(client, population, "calibration", client.calibration)
             by_hand = 1 - probabilities(population, k)[np.arange(len(told)), told]
             np.testing.assert_allclose(report.scores, by_hand, atol=1e-6)
             assert np.abs(report.scores - true[k]).max() > 0.1
@@ -500,12 +500,12 @@ def test_regression(run, place):
         client, data = population.client(k), population.data
         if client.behaviour is None:
             continue
-        told = told_targets(client, population, "train", client.train)
+        told = altered_targets(client, population, "train", client.train)
         if client.behaviour.kind == "constant":
             error = np.sqrt(np.mean((data.targets[client.test].astype(float) - data.target_mean) ** 2))
             assert result.clients[k]["rmse"] == pytest.approx(error)
             assert np.array_equal(told, np.full(len(client.train), np.float32(data.target_mean)))
-            assert told_targets(client, population, "calibration", client.calibration) is None
+            assert altered_targets(client, population, "calibration", client.calibration) is None
         else:
             true = data.targets[client.train]
             assert sorted(told.tolist()) == sorted(true.tolist())

@@ -50,6 +50,8 @@ from fl_sim.messages.summaries import (
 )
 from fl_sim.messages.validate import checked, request_of
 from fl_sim.messages.wire import array_of, pack, unpack, values_of, weight, weight_of
+from fl_sim.runtime.grids import with_ids
+from fl_sim.runtime.inline import InlineGrid
 
 WHOLE = st.integers(0, 2**40)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False) | st.just(math.inf)
@@ -452,10 +454,9 @@ def test_pickled_objects_are_not_opened():
 
 def test_a_questions_message_is_the_same_however_often_it_is_looked_at():
     """Flower's grid of the deployment runtime writes an id into each, and then goes over them again to send them."""
+    InlineGrid("clients.app:app", 3, 60.0)  # a message says of which run it is, and a grid what run that is
     questions = Questions([ThresholdRequest("lac", 0.1, "clip")] * 3, [11, 12, 13])
-    for message in questions:
-        message.metadata.__dict__["_message_id"] = message.object_id
-    ids = [message.metadata.message_id for message in questions]
+    ids = [message.metadata.message_id for message in with_ids(questions)]
     assert all(ids)
     assert [message.metadata.message_id for message in questions.messages(range(3))] == ids
     assert questions[-1] is questions[2]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients import broadcast
-from clients.behaviour import told_instead
+from clients.behaviour import altered
 from clients.context import ClientContext
 from fl_sim import Result, Scenario, simulate
 from fl_sim.data import glyphs
@@ -271,7 +271,7 @@ def test_behaviours_act_on_students_of_ones_own_and_not_on_a_tiers(store):
         recipe = population.recipe(client.tier, f"student of client {k}", "image")
         taught = labels
         if kinds[-1] == "label-shuffle":
-            taught = told_instead(client, population, "train", labels)
+            taught = altered(client, population, "train", labels)
             assert (taught != labels).all()  # every class by another one, one to one
             assert len(set(zip(labels, taught, strict=True))) == len(set(labels)) == len(set(taught))
         epochs = 0 if kinds[-1] == "free-rider" else recipe.epochs

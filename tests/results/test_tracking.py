@@ -111,7 +111,7 @@ def test_nothing_is_imported_unless_asked():
 def run(tmp_path, monkeypatch) -> Path:
     """A finished run, in a launch folder of its own."""
     monkeypatch.chdir(tmp_path)
-    assert fl_sim(monkeypatch, "run", "digits", *SMALL, "--out", "here") == 0
+    assert fl_sim(monkeypatch, "run", "digits", *SMALL, "--figures", "png", "--out", "here") == 0
     return Path("here")
 
 

@@ -271,10 +271,10 @@ def test_those_not_drawn_catch_up_with_the_weight_of_their_own_rounds(forgetting
         for k, request in asked.items():
             assert (request.parts, request.part_from, request.part_to) == (6, seen[k], turn)
             seen[k] = turn
-        grid = made.kept.grid
+        grid = made.histogram.grid
         made.take(turn, columns([answer(k, request, grid, points[k]) for k, request in asked.items()]))
     told = [(s, i % 6) for k in range(4) for i, s in enumerate(points[k].tolist()) if i % 6 < seen[k]]
-    assert made.global_threshold == by_hand(told, 5, forgetting, 0.2, made.kept.grid)
+    assert made.global_threshold == by_hand(told, 5, forgetting, 0.2, made.histogram.grid)
     assert made.thresholds == dict.fromkeys(range(4), made.global_threshold)
     detail = made.detail()
     assert detail["points"] == len(told)
@@ -286,7 +286,7 @@ def test_clients_that_were_never_drawn_are_tested_too():
     made = strategy(rounds=1, clients=10, fraction=0.1)
     asked = made.ask(1)
     assert len(asked) == 1
-    made.take(1, columns([answer(k, r, made.kept.grid, np.full(20, 0.1)) for k, r in asked.items()]))
+    made.take(1, columns([answer(k, r, made.histogram.grid, np.full(20, 0.1)) for k, r in asked.items()]))
     assert set(made.thresholds) == set(range(10))
     assert made.detail()["clients_never_reported"] == 9
 
@@ -295,12 +295,12 @@ def test_clients_that_were_never_drawn_are_tested_too():
 def test_a_client_that_does_not_answer_is_gone_and_its_counts_stay_or_go(departed):
     made = strategy(clients=2, fraction=1.0, rounds=2, departed=departed)
     first = made.ask(1)
-    grid = made.kept.grid
+    grid = made.histogram.grid
     made.take(1, columns([answer(k, r, grid, np.full(20, 0.1 + 0.5 * k)) for k, r in first.items()]))
     second = made.ask(2)
     made.take(2, columns([answer(0, second[0], grid, np.full(20, 0.1))]))
     assert set(made.thresholds) == {0}
-    assert made.kept.clients == ({0, 1} if departed == "keep" else {0})
+    assert made.histogram.clients == ({0, 1} if departed == "keep" else {0})
     assert made.detail()["points"] == (30 if departed == "keep" else 20)
     assert made.reported == {0: 2, 1: 1 if departed == "keep" else 0}
 
@@ -321,8 +321,8 @@ def test_a_score_without_bounds_has_its_range_asked_for_first():
     assert isinstance(made.ask(1), SizeRequest)
     made.take(1, columns([SizeReport(0, 5, 1.0, 3.0), SizeReport(1, 5, 0.5, 9.0)]))
     asked = made.ask(2)
-    assert (made.kept.grid.low, made.kept.grid.high) == (0.5, 9.0)
-    made.take(2, columns([answer(k, r, made.kept.grid, np.full(5, 2.0)) for k, r in asked.items()]))
+    assert (made.histogram.grid.low, made.histogram.grid.high) == (0.5, 9.0)
+    made.take(2, columns([answer(k, r, made.histogram.grid, np.full(5, 2.0)) for k, r in asked.items()]))
     assert made.bytes_down == {0: 16, 1: 16}
     assert 2.0 <= made.global_threshold < 4.0
 

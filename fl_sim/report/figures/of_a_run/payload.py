@@ -46,8 +46,8 @@ def applies(result: Result) -> bool:
 def draw(result: Result) -> Figure:
     """The payload's bytes, and how the rules fared in rehearsal, or what is kept of each class."""
     trials: Trials = handed_out.detail(result).get("rehearsal") or []
-    kept = handed_out.detail(result)["kept_by_class"]
-    rows = _classes(kept)
+    per_class = handed_out.detail(result)["kept_by_class"]
+    rows = _classes(per_class)
     names = [str(trial["rule"]) for trial in trials] or [name for name, _ in rows]
     across = max(0.85, 0.45 + widest(names, 8))
     words = Words(_finding(result), wording.world(result), _caption(result))
@@ -60,7 +60,7 @@ def draw(result: Result) -> Figure:
     if trials:
         _rehearsal(right, trials, result.learn["accuracy"])
     else:
-        _kept(right, rows, result.learn["num_kept"] / len(kept))
+        _kept(right, rows, result.learn["num_kept"] / len(per_class))
     return figure
 
 
@@ -130,9 +130,9 @@ def _rehearsal(ax: Axes, trials: Trials, reached: float | None) -> None:
 # -------------------------------------------------------------------------------------------------------- kept classes
 
 
-def _classes(kept: dict[str, int]) -> list[tuple[str, int | None]]:
+def _classes(per_class: dict[str, int]) -> list[tuple[str, int | None]]:
     """(name, images) of the classes in their order; of many, the fullest and the emptiest, with a gap of None."""
-    named: list[tuple[str, int | None]] = [(short(name), many) for name, many in kept.items()]
+    named: list[tuple[str, int | None]] = [(short(name), many) for name, many in per_class.items()]
     if len(named) <= MOST_CLASSES:
         return named
     ordered = sorted(named, key=lambda one: -(one[1] or 0))

@@ -85,7 +85,7 @@ def _panels(points: pd.DataFrame, axes: Sequence[str], by: str | None) -> Iterat
     # A mean of one over more points than the other would stand beside it.
     bare = np.isnan(over.values(points, metrics[0])) | np.isnan(over.values(points, metrics[1]))
     points = points.assign(status=points["status"].where(~bare, "bare"))
-    kept = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
+    methods = [axis for axis in axes if axis in (*STRATEGIES, "seed")]
     for value in [None] if by is None else _values(points, by):
         there = points
         if by is not None:
@@ -93,7 +93,7 @@ def _panels(points: pd.DataFrame, axes: Sequence[str], by: str | None) -> Iterat
         if (there["status"] == "ok").any():
             means = over.over_worlds(there, [axis for axis in axes if axis != by], metrics)
             name = "" if by is None else f"{axis_names(axes)[by]} {shown(value)}"
-            yield Plot(means, kept, named, measures, subtitle=name)
+            yield Plot(means, methods, named, measures, subtitle=name)
 
 
 def _spots(panel: Plot) -> list[Spot]:
