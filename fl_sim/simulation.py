@@ -274,7 +274,8 @@ def _server_context(population: Population, scenario: Scenario, store: Store, wa
     )
     return ServerContext(
         data=population.data, reference=population.reference_set, store=store, seed=scenario.seed,
-        device=population.device, precision=population.precision, students=students, tested=population.tested, watch=watch,
+        device=population.device, precision=population.precision, students=students, tested=population.tested,
+        watch=watch,
     )  # fmt: skip
 
 

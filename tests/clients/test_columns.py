@@ -91,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("columns") / "store"
 
 
-@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 @given(worlds(), st.sampled_from([1, 40, handlers.ROWS]))
 def test_many_at_a_time_is_one_by_one(place, world, rows):
     """Whatever share of the clients is answered for in one go; message bytes are among the columns."""

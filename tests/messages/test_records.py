@@ -181,7 +181,7 @@ def test_a_record_survives_flower(kind):
 
 @pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
 def test_columns_are_their_records_and_weigh_as_much(kind):
-    @settings(derandomize=True, deadline=None, max_examples=40)
+    @settings(derandomize=True, deadline=None, max_examples=20)
     @given(st.lists(SAMPLES[kind], max_size=6), st.data())
     def are(records, data):
         columns = Columns.of(kind, records)

@@ -20,7 +20,7 @@ from fl_sim.plada.coder import Coder, frequencies, uniform
 from fl_sim.plada.payload import HEADER, LAYOUT, VERSION, Payload
 
 REFERENCE = bytes(range(16))
-FOUND = settings(derandomize=True, deadline=None, max_examples=120)
+FOUND = settings(derandomize=True, deadline=None, max_examples=60)
 
 
 @st.composite

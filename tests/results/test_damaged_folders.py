@@ -177,7 +177,7 @@ def test_every_reader_names_what_is_damaged_and_leaves_the_rest(made, tmp_path, 
 
 
 @pytest.mark.parametrize(("what", "file", "save", "sealed"), [
-    *((*case, True) for case in SAVED_OTHERWISE[::2]), *((*case, False) for case in SAVED_OTHERWISE[1::8]),
+    *((*case, True) for case in SAVED_OTHERWISE[::3]), *((*case, False) for case in SAVED_OTHERWISE[1::12]),
 ], ids=lambda part: getattr(part, "__name__", part))  # fmt: skip
 def test_what_an_editor_saved_is_read_as_it_was_or_named(made, tmp_path, fl_sim, what, file, save, sealed):
     command, whole = made[what]

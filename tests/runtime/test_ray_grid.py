@@ -183,7 +183,8 @@ def test_who_kills_every_actor_is_given_up_and_everybody_else_is_answered(ray_se
     assert errors(replies) == {killer: DIED}
     assert "3 worker processes died under it" in replies[killer].error.reason
     assert sorted(said(replies)) == [k for k in range(count) if k != killer]
-    assert runs(tmp_path)[killer] == 1 + runtime.RETRIES
+    # Once more where the batch before its own was in flight too, and was taken for the one that kills.
+    assert runs(tmp_path)[killer] - 1 - runtime.RETRIES in (0, 1)
     assert grid.retries[FIRST_NODE + killer] == runtime.RETRIES
     assert sorted(said(ask(grid, content(tmp_path), range(count)))) == list(range(count))
     grid.close()

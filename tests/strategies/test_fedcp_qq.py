@@ -124,8 +124,8 @@ def test_expected_coverage_of_equal_clients_is_the_authors_formula():
 
 def test_both_forms_agree_at_all_sizes_to_far_more_than_is_asked():
     for m, n, rank in [
-        (3, 1, 1), (10, 20, 19), (20, 54, 51), (20, 60, 57), (200, 1000, 950), (50, 100_000, 95_000), (300, 300, 1),
-        (300, 300, 300), (7, 3000, 1500), (40, 2, 1),
+        (3, 1, 1), (10, 20, 19), (20, 54, 51), (20, 60, 57), (50, 100_000, 95_000), (300, 300, 1),
+        (7, 3000, 1500), (40, 2, 1),
     ]:  # fmt: skip
         by_beta_beta = equal_expected_coverage(n, rank, m, np.arange(1, m + 1))
         np.testing.assert_allclose(expected_coverages([n] * m, [rank] * m), by_beta_beta, rtol=0, atol=1e-13)
@@ -392,7 +392,7 @@ def test_coverage_of_the_whole_strategy_on_scores_drawn_alike(sizes, guarantee):
     1 - α as often as `detail` says, at most β where that is asked."""
     smaller = SIZES if sizes == "unequal" else tuple(n for n in SIZES if n > 20)
     made = [
-        calibrated(strategy(sizes, guarantee=guarantee, beta=0.15), uniform(*smaller, seed=seed)) for seed in range(400)
+        calibrated(strategy(sizes, guarantee=guarantee, beta=0.15), uniform(*smaller, seed=seed)) for seed in range(200)
     ]
     covered, said = np.array([m.global_threshold for m in made]), made[0].detail()
     assert abs(covered.mean() - said["expected_coverage"]) < 4 * covered.std() / math.sqrt(len(made))
@@ -407,7 +407,7 @@ def test_coverage_of_the_whole_strategy_on_scores_drawn_alike(sizes, guarantee):
 def test_ties_only_raise_the_coverage():
     """Scores of 0 and 1: the mean of thresholds can cover far too little here, the k-th smallest cannot."""
     p, covered = 0.12, []
-    for seed in range(400):
+    for seed in range(200):
         scores = [(u < p).astype(float) for u in uniform(*SIZES, seed=seed)]
         q = calibrated(strategy(), scores).global_threshold
         covered.append(1.0 if q >= 1 else 1 - p)
