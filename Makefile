@@ -22,7 +22,7 @@ test-plain: $(SETUP)
 	$(BIN)/python tests/held_down.py $(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(SETUP)
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow
 
 check: $(SETUP)
 	$(BIN)/ruff check .

@@ -90,7 +90,9 @@ def test_the_strategy_of_ones_own_is_compared_by_the_command_in_its_header(tmp_p
 
 def test_the_weighing_of_ones_own_mutes_those_that_shuffle_labels(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    words = [*command(EXAMPLES / "own_weighing.py"), "runtime.name=inline"]
+    # Fewer clients: each has as many rows, and is asked as often.
+    few = ["clients.count=10", "data.train=350", "learn.rounds=20", "runtime.name=inline"]
+    words = [*command(EXAMPLES / "own_weighing.py"), *few]
     monkeypatch.setattr(sys, "argv", ["fl-sim", *words, "--out", str(tmp_path / "w")])
     with pytest.raises(SystemExit) as end:
         main.main()

@@ -114,7 +114,7 @@ def killing(folder: Path, command: str, most: int) -> During:
                     with contextlib.suppress(OSError):
                         os.kill(process, signal.SIGKILL)
             time.sleep(0.1)
-        assert killed, "it was over before anything could be killed"
+        assert killed, f"it was over before anything could be killed: {run.communicate()}"
 
     return kill
 

@@ -25,7 +25,9 @@ from fl_sim.messages.agreement import CommonRowsReport
 from fl_sim.population.clients import populate
 from fl_sim.population.prepared_data import prepare
 from fl_sim.report import agreement as agreed
-from fl_sim.report.figures.catalogue import draw_run as draw_figures
+from fl_sim.report.figures import of_a_run
+from fl_sim.report.figures.catalogue import modules
+from fl_sim.report.figures.style import save, styled
 from fl_sim.report.page.build import page
 from fl_sim.report.table import notes
 from fl_sim.results import tables
@@ -480,6 +482,14 @@ def test_an_answer_that_is_none_is_refused(report):
 # ------------------------------------------------------------------------------------------------------------- reports
 
 
+def figure_files(name: str, result: Result, folder: Path) -> list[Path]:
+    """The files of one of a run's figures, as `draw_run` draws it among all that it has."""
+    module = dict(modules(of_a_run))[name]
+    assert module.applies(result)
+    with styled():
+        return save(module.draw(result), folder, name)
+
+
 def test_a_report_shows_it(run, tmp_path):
     result = run()
     folder = RunFolder(tmp_path / "run")
@@ -488,12 +498,9 @@ def test_a_report_shows_it(run, tmp_path):
     back = Result.load(tmp_path / "run")
     assert back.files == result.files
     assert back.column("disagreement") == result.column("disagreement")
-    one, two = (draw_figures(back, tmp_path / name) for name in ("one", "two"))
-    drawn = [path for path in one if path.stem == "agreement"]
-    assert len(drawn) == 2
-    for path in drawn:
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    assert len(one) == len(two)
+    one, two = (figure_files("agreement", back, tmp_path / name) for name in ("one", "two"))
+    assert [path.name for path in one] == ["agreement.png", "agreement.svg"]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     html = page(tmp_path / "run")
     assert "figure-agreement" in html
     assert "Two clients differ on" in html
@@ -508,7 +515,7 @@ def test_it_is_shown_where_there_is_no_bound_and_no_matrix(run, tmp_path, monkey
     monkeypatch.setattr(opinions, "MOST_IN_MATRIX", 4)
     result = run(learn={"name": "shared"})
     assert opinions.MATRIX not in result.files
-    assert any(path.name == "agreement.svg" for path in draw_figures(result, tmp_path))
+    assert all(path.stat().st_size for path in figure_files("agreement", result, tmp_path))
     folder = RunFolder(tmp_path / "run")
     folder.write(result)
     folder.finish()

@@ -114,9 +114,9 @@ def test_workers_are_counted_once_ray_is_up(ray_session):
 def test_own_models_begin_with_two_cohorts_a_worker(tiny, monkeypatch):
     began = []
     monkeypatch.setattr(bench, "_line", lambda run, first, *_: began.append(first) or Line(0.0, 1.0, (first,)))
-    monkeypatch.setattr(bench, "_workers", lambda runtime: 8)
+    monkeypatch.setattr(bench, "_workers", lambda runtime: 2)
     bench.bench(["runtime.name=inline", "runtime.device=cpu"], Silent())
-    assert began == [3, 256, 256, 16]
+    assert began == [3, 64, 64, 4]
 
 
 @pytest.mark.parametrize(("points", "line"), [

@@ -592,7 +592,8 @@ def test_a_share_of_nothing_changes_nothing(place):
             for told in (halves, [{"kind": "noise", "share": 0.0}, *halves])
         )
         assert one.identity() == other.identity()
-        assert [people(place, one).label(k) for k in range(20)] == [people(place, other).label(k) for k in range(20)]
+        ours, theirs = people(place, one), people(place, other)
+        assert [ours.label(k) for k in range(20)] == [theirs.label(k) for k in range(20)]
 
 
 def test_a_client_knows_its_behaviour_and_is_called_by_it(place):

@@ -283,12 +283,13 @@ def test_behaviours_act_on_students_of_ones_own_and_not_on_a_tiers(store):
 # ----------------------------------------------------------------------------------------------------------- the size
 
 
-@pytest.mark.parametrize(("rule", "safety"), [
-    ("lowest", None), ("highest", {"share": 1.0, "exponent": 0.0}), ("random", None), ("diverse", None),
+@pytest.mark.parametrize(("rule", "safety", "budgets"), [
+    ("lowest", None, (100, 131, 160, 400)), ("highest", {"share": 1.0, "exponent": 0.0}, (131,)),
+    ("random", None, (160,)), ("diverse", None, (100,)),
 ])  # fmt: skip
-def test_a_budget_in_bytes_is_used_and_kept_to(store, rule, safety):
+def test_a_budget_in_bytes_is_used_and_kept_to(store, rule, safety, budgets):
     kept = []
-    for budget in (100, 131, 160, 400):
+    for budget in budgets:
         told = {"rule": rule, "safety": safety, "budget_bytes": budget, "keep_fraction": None}
         plada, _ = handing_out(world(told | ({"curriculum": 3} if budget == 131 else {})), store)
         kept.append(plada.payload.num_kept)
@@ -301,8 +302,10 @@ def test_a_budget_in_bytes_is_used_and_kept_to(store, rule, safety):
         )
         if kept[-1] < NUM_REFERENCES:
             assert len(plada.pack(ranking.keep(kept[-1] + 1), opinions).to_bytes()) > budget
-    assert 10 < kept[0] < kept[2] < kept[3] == NUM_REFERENCES
-    assert kept[1] < kept[2]
+    assert 10 < kept[0] < NUM_REFERENCES
+    if len(kept) > 1:
+        assert kept[0] < kept[2] < kept[3] == NUM_REFERENCES
+        assert kept[1] < kept[2]
     assert len(models(store, "teacher")) == 1
 
 
@@ -777,7 +780,7 @@ def test_weights_are_the_teacher(store, precision):
 
 
 def test_a_probe_is_a_layer_on_what_everybody_can_compute(store, monkeypatch):
-    monkeypatch.setattr(backbone, "PATCHES", 3000)
+    monkeypatch.setattr(backbone, "PATCHES", 1000)
     told = {"name": "probe", "centroids": 8}
     result = run(store, told)
     strategy, population = handing_out(world(told), store)
@@ -797,9 +800,12 @@ def test_a_probe_is_a_layer_on_what_everybody_can_compute(store, monkeypatch):
 
 
 def test_inline_and_ray_agree_on_a_payload(ray_session, tmp_path):
+    import ray
+
     def found(runtime: str) -> tuple[Any, ...]:
         told = {"name": "fedwq-cp", "alpha": 0.1, "score": "aps"}
-        result = simulate(world({"curriculum": 3, "soft_labels": 2}, calibrate=told, runtime={"name": runtime}),
+        where = {"name": runtime, "cpus_per_client": ray.cluster_resources()["CPU"]}  # one worker process
+        result = simulate(world({"curriculum": 3, "soft_labels": 2}, calibrate=told, runtime=where),
                           store=tmp_path / runtime)  # fmt: skip
         rows = [{name: value for name, value in row.items() if name != "seconds"} for row in result.clients]
         return rows, result.files, result.summary["learn"], result.summary["calibrate"]

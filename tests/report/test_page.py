@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,12 @@ def covered(strategy: str, concentration: float, seed: int, k: int) -> int:
     return 58 if strategy == "local" else 57 + (k > 0 or seed == 1)
 
 
-def swept(folder: Path, *, but: int = 0) -> Sweep:
+def swept(folder: Path, *, but: int = 0, axes: Sequence[str] = AXES) -> Sweep:
     """A sweep's folder, without the last `but` points."""
-    sweep = load_sweep("digits", ["clients.count=8", "calibrate.alpha=0.05", *AXES])
+    sweep = load_sweep("digits", ["clients.count=8", "calibrate.alpha=0.05", *axes])
     claim(sweep, folder)
     for point in sweep.points[: len(sweep.points) - but]:
-        strategy, concentration = point.settings["calibrate"], point.settings["clients.concentration"]
+        strategy, concentration = point.settings["calibrate"], point.scenario.clients.concentration
         hits = [covered(strategy, concentration, point.settings["seed"], k) for k in range(8)]
         size = {"fedwq-cp": 1.1, "local": 1.6, "pooled": 1.3}[strategy]
         rows = [
@@ -101,6 +101,16 @@ def sweep_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def sweep_page(sweep_folder) -> str:
     return build.page(sweep_folder)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    return written(result(plain(), classes=list("abcdefghij")), tmp_path_factory.mktemp("page") / "run")
+
+
+@pytest.fixture(scope="module")
+def run_page(run_folder) -> str:
+    return build.page(run_folder)
 
 
 def text_of(told: str) -> str:
@@ -160,9 +170,8 @@ def test_a_sweeps_page_stands_alone_and_is_the_same_at_every_call(sweep_folder, 
     assert build.page(sweep_folder) == sweep_page
 
 
-def test_a_runs_page_stands_alone_and_says_what_the_terminal_says(tmp_path):
-    found = result(plain())
-    told = build.page(written(found, tmp_path / "run"))
+def test_a_runs_page_stands_alone_and_says_what_the_terminal_says(run_page):
+    found, told = result(plain()), run_page
     assert_stands_alone(told)
     said = text_of(told)
     for line in [wording.finding(found), wording.world(found), *run_table.notes(found)]:
@@ -198,7 +207,7 @@ def test_names_and_reasons_cannot_become_elements(tmp_path):
     assert data["worlds"][0]["kinds"] == [evil, ""]
     assert data["worlds"][0]["labels"] == [evil] * 10
     assert evil in text_of(told)
-    sweep = swept(tmp_path / "swept", but=1)
+    sweep = swept(tmp_path / "swept", but=1, axes=["calibrate=local,pooled", "seed=0,1"])
     lost = sweep.points[-1].run
     (tmp_path / "swept" / FAILED).write_text(json.dumps({lost: f"Traceback\n<img src=x> {evil}"}))
     told = build.page(tmp_path / "swept")
@@ -254,13 +263,13 @@ def test_the_table_of_a_sweep_has_the_terminals_cells_in_their_order(sweep_folde
 
 
 def test_points_without_a_result_are_named_with_their_reasons(tmp_path):
-    sweep = swept(tmp_path / "swept", but=2)
+    sweep = swept(tmp_path / "swept", but=2, axes=["calibrate=local,pooled", "seed=0,1,2"])
     (tmp_path / "swept" / FAILED).write_text(json.dumps({sweep.points[-1].run: "Traceback\nValueError: too warm"}))
-    said = text_of(build.page(tmp_path / "swept"))
-    assert "2 points without a result" in said
-    _, rows = table_of(build.page(tmp_path / "swept"), "2 points without a result")
-    assert ["concentration 10, calibrate pooled, seed 2", "failed", "ValueError: too warm"] in rows
-    assert ["concentration 10, calibrate pooled, seed 1", "not run", ""] in rows
+    told = build.page(tmp_path / "swept")
+    assert "2 points without a result" in text_of(told)
+    _, rows = table_of(told, "2 points without a result")
+    assert ["calibrate pooled, seed 2", "failed", "ValueError: too warm"] in rows
+    assert ["calibrate pooled, seed 1", "not run", ""] in rows
 
 
 @pytest.mark.parametrize(("of", "p"), [(1, 0.025), (4, 0.025), (16, 0.025), (48, 0.05)])
@@ -350,9 +359,8 @@ def test_a_runs_page_suggests_what_would_mend_a_broken_promise(tmp_path):
 # --------------------------------------------------------------------------------------------------------- the explorer
 
 
-def test_the_explorer_holds_every_client_with_its_exact_interval(tmp_path):
-    found = Result.load(written(result(plain(), classes=list("abcdefghij")), tmp_path / "run"))
-    data = data_of(build.page(tmp_path / "run"))
+def test_the_explorer_holds_every_client_with_its_exact_interval(run_folder, run_page):
+    found, data = Result.load(run_folder), data_of(run_page)
     (run,), (world,) = data["runs"], data["worlds"]
     for k, row in enumerate(found.clients):
         assert at(run["hits"], k) == row["num_covered"]
@@ -471,14 +479,17 @@ def fl_sim(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     return lambda *words: call(monkeypatch, capsys, *words)
 
 
-def test_the_command_writes_the_page_at_once_and_says_where(tmp_path, fl_sim, monkeypatch):
+def test_the_command_writes_the_page_at_once_says_where_and_opens_it_where_asked(tmp_path, fl_sim, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written(result(plain()), tmp_path / "run")
     code, out, _ = fl_sim("report", "run")
     assert code == 0
     assert re.fullmatch(r"run/report\.html \(\d+\.?\d* kB\)\n", out)
     first = (tmp_path / "run/report.html").read_bytes()
-    assert fl_sim("report", "run", "--out", "other.html")[0] == 0
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    assert fl_sim("report", "run", "--out", "other.html", "--open")[0] == 0
+    assert opened == [(tmp_path / "other.html").as_uri()]
     assert (tmp_path / "other.html").read_bytes() == first
     assert (tmp_path / "other.html").stat().st_mode & 0o777 == 0o644
     monkeypatch.setattr(build, "_run", lambda folder: 1 / 0)
@@ -486,14 +497,6 @@ def test_the_command_writes_the_page_at_once_and_says_where(tmp_path, fl_sim, mo
         write_report(tmp_path / "run")
     assert (tmp_path / "run/report.html").read_bytes() == first
     assert not list((tmp_path / "run").glob(".report*"))
-
-
-def test_a_page_is_opened_where_asked(tmp_path, fl_sim, monkeypatch):
-    written(result(plain()), tmp_path / "run")
-    opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
-    fl_sim("report", str(tmp_path / "run"), "--open")
-    assert opened == [(tmp_path / "run/report.html").as_uri()]
 
 
 @pytest.mark.parametrize(("make", "words_", "said"), [

@@ -330,16 +330,18 @@ def test_learned_models_are_compared_too():
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
-def draw(points: pd.DataFrame, axes: Sequence[str], folder: Path) -> list[Path]:
+def draw(
+    points: pd.DataFrame, axes: Sequence[str], folder: Path, formats: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     with styled():
         figures = figure_sweep.draw(SweepResults(points, list(axes), TITLE))
-        return [file for k, figure in enumerate(figures) for file in save(figure, folder, f"sweep_{k}")]
+        return [file for k, figure in enumerate(figures) for file in save(figure, folder, f"sweep_{k}", formats)]
 
 
-def drawn(points: pd.DataFrame, axes: Sequence[str], folder: Path) -> int:
-    files = draw(points, axes, folder)
+def drawn(points: pd.DataFrame, axes: Sequence[str], folder: Path, form: str) -> int:
+    files = draw(points, axes, folder, [form])
     assert all(file.stat().st_size > 5000 for file in files)
-    return len(files) // 2
+    return len(files)
 
 
 def test_a_sweep_over_two_axes_is_one_figure_of_the_same_bytes_at_every_drawing(tmp_path):
@@ -377,17 +379,17 @@ def uncalibrated() -> pd.DataFrame:
     (pd.concat([sweep(seeds=(0,)), uncalibrated()]), AXES),
 ])  # fmt: skip
 def test_every_kind_of_sweep_is_drawn(points, axes, tmp_path):
-    assert drawn(points, axes, tmp_path) == 1
+    assert drawn(points, axes, tmp_path, "svg") == 1
 
 
 def test_further_axes_make_further_figures_but_not_without_end(tmp_path, monkeypatch):
     few = sweep((0.1, 1.0), strategies=("local", "fedwq-cp"), seeds=(0,))
     points = pd.concat([few.assign(**{"learn.epochs": epochs}) for epochs in (1, 5)])
-    assert drawn(points, [*AXES, "learn.epochs"], tmp_path / "a") == 2
+    assert drawn(points, [*AXES, "learn.epochs"], tmp_path / "a", "png") == 2
     monkeypatch.setattr(figure_sweep, "MOST_FIGURES", 3)
     few = few[(few[SHARE] == 0) & (few["calibrate"] == "local")]
     points = pd.concat([few.assign(**{"learn.epochs": 1 + k % 2, "data.name": f"d{k // 2}"}) for k in range(16)])
-    assert drawn(points, [CONCENTRATION, "learn.epochs", "data.name"], tmp_path / "b") == 3
+    assert drawn(points, [CONCENTRATION, "learn.epochs", "data.name"], tmp_path / "b", "png") == 3
 
 
 def looks(*strategies: str) -> dict[str, tuple[str, str, Any]]:

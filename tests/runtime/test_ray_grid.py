@@ -21,16 +21,24 @@ APP, KIND = "grid_app:app", "query.behave"
 NUM_CLIENTS = 200
 
 
-def ray_grid(num_clients: int = NUM_CLIENTS, *, app: str = APP, client_timeout: float = 60.0, **more) -> RayGrid:
-    told = {"num_actors": 2, "resources": {"num_cpus": 0.5, "num_gpus": 0}}
-    return RayGrid(app, num_clients, client_timeout=client_timeout, **told, **more)
+def ray_grid(app: str = APP, num_actors: int = 2) -> RayGrid:
+    resources = {"num_cpus": 0.5, "num_gpus": 0}
+    return RayGrid(app, NUM_CLIENTS, client_timeout=60.0, num_actors=num_actors, resources=resources)
 
 
 @pytest.fixture(scope="module")
-def grid(ray_session) -> Iterator[RayGrid]:
+def actors(ray_session) -> Iterator[RayGrid]:
+    """One grid for all, because a worker process takes seconds to start."""
     made = ray_grid()
     yield made
     made.close()
+
+
+@pytest.fixture
+def grid(actors: RayGrid) -> RayGrid:
+    """Fresh clients, who remember nothing, on the same actors."""
+    actors.renew(NUM_CLIENTS, done=[].append)
+    return actors
 
 
 def content(folder: Path, word: str = "", **who: list[int]) -> RecordDict:
@@ -75,9 +83,9 @@ def test_everybody_is_asked_once_and_answers_once(grid, tmp_path):
     assert grid.retries == {}
 
 
-def test_state_stays_with_the_client_and_the_progress_is_told(ray_session, tmp_path):
+def test_state_stays_with_the_client_and_the_progress_is_told(grid, tmp_path):
     told: list[int] = []
-    grid = ray_grid(20, done=told.append)
+    grid.renew(20, done=told.append)
     assert list(grid.get_node_ids()) == list(range(FIRST_NODE, FIRST_NODE + 20))
     assert [node.node_id for node in grid.get_nodes()] == list(range(FIRST_NODE, FIRST_NODE + 20))
     for number in (1, 2, 3):
@@ -87,7 +95,6 @@ def test_state_stays_with_the_client_and_the_progress_is_told(ray_session, tmp_p
     assert [s["count"] for s, _ in said(ask(grid, content(tmp_path), [3, 7])).values()] == [4, 4]
     assert said(ask(grid, content(tmp_path), [4]))[4][0]["count"] == 4
     assert sum(told) == 63
-    grid.close()
 
 
 def test_shared_content_and_content_of_ones_own_can_be_mixed(grid, tmp_path):
@@ -150,9 +157,10 @@ def test_inline_says_the_same_of_it(tmp_path, what):
     assert errors(replies) == {0: RAISED, 2: RAISED}
 
 
-def test_who_loses_an_actor_is_run_again_and_nobody_else(ray_session, tmp_path, capfd):
+def test_who_loses_an_actor_is_run_again_and_nobody_else(grid, tmp_path, capfd):
     count, killer = 40, 8
-    grid, calm = ray_grid(count), InlineGrid(APP, count, 60.0)
+    grid.renew(count, done=[].append)
+    calm = InlineGrid(APP, count, 60.0)
     (tmp_path / "calm").mkdir()
     ask(grid, content(tmp_path), range(count))
     ask(calm, content(tmp_path / "calm"), range(count))
@@ -171,13 +179,11 @@ def test_who_loses_an_actor_is_run_again_and_nobody_else(ray_session, tmp_path, 
     assert max(times.values()) == 2
     # What the dead attempt had written into the state is gone with it, and nothing else is.
     assert {s["count"] for s, _ in said(ask(grid, content(tmp_path), range(count))).values()} == {3}
-    grid.close()
     assert capfd.readouterr() == ("", "")
 
 
-def test_who_kills_every_actor_is_given_up_and_everybody_else_is_answered(ray_session, tmp_path, capfd):
+def test_who_kills_every_actor_is_given_up_and_everybody_else_is_answered(grid, tmp_path, capfd):
     count, killer = 30, 3
-    grid = ray_grid(count)
     grid.cost[KIND] = 1e-4
     replies = ask(grid, content(tmp_path, exit=[killer]), range(count))
     assert errors(replies) == {killer: DIED}
@@ -187,33 +193,29 @@ def test_who_kills_every_actor_is_given_up_and_everybody_else_is_answered(ray_se
     assert runs(tmp_path)[killer] - 1 - runtime.RETRIES in (0, 1)
     assert grid.retries[FIRST_NODE + killer] == runtime.RETRIES
     assert sorted(said(ask(grid, content(tmp_path), range(count)))) == list(range(count))
-    grid.close()
     assert capfd.readouterr() == ("", "")
 
 
-def test_who_is_late_is_told_and_the_others_answer(ray_session, tmp_path):
+def test_who_is_late_is_told_and_the_others_answer(grid, tmp_path, monkeypatch):
     count, late = 30, 4
-    grid = ray_grid(count, client_timeout=2.0)
+    monkeypatch.setattr(grid, "client_timeout", 2.0)
     grid.cost[KIND] = 1e-4  # it sits in a batch with others
     replies = ask(grid, content(tmp_path, sleep=[late]), range(count))
     assert errors(replies) == {late: LATE}
     assert replies[late].error.reason == "it did not answer within 2 s"
     assert sorted(said(replies)) == [k for k in range(count) if k != late]
     assert sorted(said(ask(grid, content(tmp_path), range(count)))) == list(range(count))
-    grid.close()
 
 
-def test_a_timeout_for_all_leaves_out_who_is_late(ray_session, tmp_path):
-    grid = ray_grid(6)
+def test_a_timeout_for_all_leaves_out_who_is_late(grid, tmp_path):
     assert sorted(ask(grid, content(tmp_path), range(6))) == list(range(6))
     sent = messages(content(tmp_path, sleep=[0]), range(6))
     assert FIRST_NODE not in {r.metadata.src_node_id for r in grid.send_and_receive(sent, timeout=2.0)}
     assert sorted(ask(grid, content(tmp_path), range(6))) == list(range(6))
-    grid.close()
 
 
 def test_an_app_that_cannot_be_imported_is_an_error_and_no_hang(ray_session, tmp_path):
-    grid = ray_grid(4, app="no_such_module:app")
+    grid = ray_grid("no_such_module:app", num_actors=1)
     with pytest.raises(FlSimError, match=r"a Ray worker could not start(?s:.*)no_such_module"):
         ask(grid, content(tmp_path), range(4))
     grid.close()
@@ -282,9 +284,8 @@ def test_waiting_ends_where_no_node_is_left_that_has_room(ray_session, tmp_path,
     grid.close()
 
 
-def test_an_answer_lost_with_its_node_is_asked_for_again(ray_session, tmp_path, monkeypatch):
+def test_an_answer_lost_with_its_node_is_asked_for_again(grid, tmp_path, monkeypatch):
     """A large one lies in its node's memory until it is fetched: its actor had died of nothing."""
-    grid = ray_grid(4)
     get, losses = runtime.ray.get, []
 
     def lossy(ref):
@@ -298,5 +299,3 @@ def test_an_answer_lost_with_its_node_is_asked_for_again(ray_session, tmp_path, 
     assert sorted(said(ask(grid, content(tmp_path), range(4)))) == list(range(4))
     assert len(losses) == 1
     assert set(grid.retries.values()) == {1}
-    monkeypatch.undo()
-    grid.close()

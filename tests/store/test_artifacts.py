@@ -125,10 +125,12 @@ Store(root).get("kind", "key", lambda: Artifact(Arrays()))
     assert not left.exists()
 
 
-@pytest.mark.parametrize("content", ['{"a": np.zeros(100_000)}', 'tensors={"a": torch.zeros(100_000)}'])
-def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(tmp_path, content):
+@pytest.mark.parametrize(("module", "content"), [
+    ("numpy", '{"a": numpy.zeros(100_000)}'), ("torch", 'tensors={"a": torch.zeros(100_000)}'),
+])  # fmt: skip
+def test_a_full_disk_is_an_error_that_says_so_and_leaves_nothing(tmp_path, module, content):
     code = f"""
-import torch
+import {module}
 from fl_sim.errors import FlSimError
 store = Store(root)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

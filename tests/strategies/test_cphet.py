@@ -6,6 +6,7 @@ import json
 import math
 import time
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,10 @@ from fl_sim.conformal.thresholds import conformal_threshold, pooled_threshold
 from fl_sim.conformal.weighted import Weighed, label_ratio
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
 from fl_sim.scenario.scenario import Scenario
-from fl_sim.store.artifacts import Store
 from strategies.base import Federation
 from strategies.cphet import CPhet
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=150)
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 POINTS = st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 2)), max_size=30)
 EIGHTHS = st.lists(st.integers(0, 8).map(lambda w: w / 8), min_size=3, max_size=3)  # exact in any unit
 ALPHAS = st.sampled_from([0.05, 0.1, 0.25, 0.5])
@@ -108,7 +108,7 @@ def test_a_known_ratio_covers_where_the_pool_does_not():
     """Scores depend on the label alone; the test law has the rare label in nine of ten."""
     rng = np.random.default_rng(1)
     ratio = np.array([0.1 / 0.8, 0.9 / 0.2])
-    covered = np.zeros((4000, 4), bool)
+    covered = np.zeros((1500, 4), bool)
     for trial in range(len(covered)):
         labels, label = (rng.random(60) < 0.2).astype(int), int(rng.random() < 0.9)
         scores, score = rng.random(60) * (1 + 2 * labels), rng.random() * (1 + 2 * label)
@@ -261,9 +261,15 @@ def test_two_hundred_clients_with_twenty_thousand_points_take_seconds():
         assert time.perf_counter() - start < 3
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store for all runs, which train the same models."""
+    return tmp_path_factory.mktemp("cphet") / "store"
+
+
 @pytest.mark.parametrize("how", [(), ("calibrate.subsample=false",), ("calibrate.target=uniform",)])
-def test_on_real_digits(how, store: Store):
-    result = simulate(Scenario.load("digits", "runtime.name=inline", "calibrate=cphet", *how), store=store.root)
+def test_on_real_digits(how, place: Path):
+    result = simulate(Scenario.load("digits", "runtime.name=inline", "calibrate=cphet", *how), store=place)
     found = result.summary["calibrate"]
     assert found["metrics"]["coverage"] > 0.84
     assert found["detail"]["target"] == ("uniform" if "calibrate.target=uniform" in how else "own")

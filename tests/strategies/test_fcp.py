@@ -229,7 +229,7 @@ def test_coverage_of_the_mixture_lies_between_its_bounds(mixture, parts):
 @pytest.mark.parametrize("bins", [4, 64])
 def test_coverage_of_the_pool_by_a_histogram(bins):
     """Exchangeable scores of all clients: at least r / (N + 1), at most that and one bin's mass."""
-    rng, alpha, runs = np.random.default_rng(5), 0.1, 1000
+    rng, alpha, runs = np.random.default_rng(5), 0.1, 400
     grid = grid_for(LAC, bins, [])
     widest = np.diff(np.concatenate([[0.0], grid.edges])).max()
     found = [fedhist(alpha, *np.split(rng.random(60), 3), bins=bins).global_threshold for _ in range(runs)]
@@ -238,7 +238,7 @@ def test_coverage_of_the_pool_by_a_histogram(bins):
 
 
 def test_coverage_of_h_dcp_is_fcps_and_a_level():
-    rng, alpha, runs = np.random.default_rng(6), 0.4, 500
+    rng, alpha, runs = np.random.default_rng(6), 0.4, 250
     found = [hdcp(alpha, *[rng.random(n) for n in SIZES], levels=50).global_threshold for _ in range(runs)]
     n, error = sum(SIZES), np.std(found) / math.sqrt(runs)
     rank = math.ceil((n + 5) * 0.6 - 1e-9)
@@ -534,7 +534,8 @@ def test_no_aps_score_is_above_one():
 
 def test_runs_of_digits(store):
     def run(*options):
-        return simulate(Scenario.load("digits", "runtime.name=inline", *options), store=store.root)
+        quick = ("runtime.name=inline", "clients.tier.strong.epochs=5")
+        return simulate(Scenario.load("digits", *quick, *options), store=store.root)
 
     pooled, exact = run("calibrate=pooled").calibrate, run("calibrate=fcp").calibrate
     assert exact["threshold"] >= pooled["threshold"]
@@ -555,9 +556,8 @@ def test_runs_of_digits(store):
 
 def test_runs_of_regression(store):
     def run(*options):
-        return simulate(
-            Scenario.load("regression", "runtime.name=inline", "clients.count=20", *options), store=store.root
-        )
+        quick = ("runtime.name=inline", "clients.count=20", "clients.tier.strong.epochs=5")
+        return simulate(Scenario.load("regression", *quick, *options), store=store.root)
 
     pooled, exact = run("calibrate=pooled").calibrate, run("calibrate=fcp").calibrate
     ours, levels = run("calibrate=fedhist-cp"), run("calibrate=h-dcp").calibrate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -70,17 +71,33 @@ def by_enumeration(sizes: Sequence[int], ranks: Sequence[int]) -> list[Fraction]
 def by_hypergeometric_sums(sizes: Sequence[int], ranks: Sequence[int]) -> list[Fraction]:
     """M for k = 1..K: of N scores 0..N with equal probability lie below a new one, which are anybody's alike, and the
     new one is covered where fewer than k clients have their `rank` among them."""
-    ways = Counter({(0, 0): 1})  # (scores below, clients with their rank below) -> in how many ways
-    for n, rank in zip(sizes, ranks, strict=True):
-        more = Counter[tuple[int, int]]()
-        for ((below, clients), count), i in itertools.product(ways.items(), range(n + 1)):
-            more[below + i, clients + (i >= rank)] += count * math.comb(n, i)
-        ways = more
     total = sum(sizes)
-    law = [Fraction(0)] * (len(sizes) + 1)
-    for (below, clients), count in ways.items():
-        law[clients] += Fraction(count, math.comb(total, below) * (total + 1))
-    return list(itertools.accumulate(law))[:-1]
+    width = total // 8 + 1  # bytes of a digit: no number of ways is above 2^total
+
+    def polynomial(n: int, among: range) -> int:
+        """In how many ways i of n scores lie below, the i-th digit."""
+        return sum(math.comb(n, i) << 8 * width * i for i in among)
+
+    def powers(of: int, most: int) -> list[int]:
+        return list(itertools.accumulate([of] * most, operator.mul, initial=1))
+
+    ways = [1]  # for 0, 1.. clients with their rank below: in how many ways so many scores lie below, digit by digit
+    for (n, rank), alike in Counter(zip(sizes, ranks, strict=True)).items():
+        without, with_it = (powers(polynomial(n, part), alike) for part in (range(rank), range(rank, n + 1)))
+        more = [0] * (len(ways) + alike)
+        for j in range(alike + 1):
+            theirs = math.comb(alike, j) * without[alike - j] * with_it[j]
+            for clients, count in enumerate(ways):
+                more[clients + j] += count * theirs
+        ways = more
+    # 1 / (C(N, b) (N + 1)) is b! (N - b)! / (N + 1)!
+    weights = [math.factorial(b) * math.factorial(total - b) for b in range(total + 1)]
+    law = []
+    for packed in ways:
+        digits = packed.to_bytes(width * (total + 1), "little")
+        counts = (int.from_bytes(digits[width * b : width * (b + 1)], "little") for b in range(total + 1))
+        law.append(sum(count * weight for count, weight in zip(counts, weights, strict=True)))
+    return [Fraction(part, math.factorial(total + 1)) for part in itertools.accumulate(law)][:-1]
 
 
 def by_the_authors_formula(m: int, n: int, rank: int, k: int) -> Fraction:
@@ -124,7 +141,7 @@ def test_expected_coverage_of_equal_clients_is_the_authors_formula():
 
 def test_both_forms_agree_at_all_sizes_to_far_more_than_is_asked():
     for m, n, rank in [
-        (3, 1, 1), (10, 20, 19), (20, 54, 51), (20, 60, 57), (50, 100_000, 95_000), (300, 300, 1),
+        (3, 1, 1), (10, 20, 19), (20, 54, 51), (20, 60, 57), (50, 100_000, 95_000), (100, 300, 1),
         (7, 3000, 1500), (40, 2, 1),
     ]:  # fmt: skip
         by_beta_beta = equal_expected_coverage(n, rank, m, np.arange(1, m + 1))
@@ -154,8 +171,8 @@ def test_the_cells_that_the_authors_code_cannot_reach():
     np.testing.assert_allclose(
         equal_expected_coverage(100, 90, 6, np.arange(1, 7)), [float(m) for m in exact], rtol=0, atol=CLOSE
     )
-    for n in (100, 300):
-        every = equal_expected_coverage(n, np.arange(1, n + 1)[:, None], 20, np.arange(1, 21))
+    for n, m in ((100, 20), (300, 10)):
+        every = equal_expected_coverage(n, np.arange(1, n + 1)[:, None], m, np.arange(1, m + 1))
         assert np.isfinite(every).all()
         assert (np.diff(every, axis=0) > 0).all()
         assert (np.diff(every, axis=1) > 0).all()
@@ -234,7 +251,7 @@ def test_equal_conditional_choice_is_the_smallest_expected_coverage_of_all_pairs
     assert choice.expected_coverage == pytest.approx(every[allowed].min(), abs=1e-12)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=25)
 @given(
     st.lists(st.integers(1, 300), min_size=1, max_size=12),
     st.sampled_from([0.05, 0.1]),
@@ -392,7 +409,7 @@ def test_coverage_of_the_whole_strategy_on_scores_drawn_alike(sizes, guarantee):
     1 - α as often as `detail` says, at most β where that is asked."""
     smaller = SIZES if sizes == "unequal" else tuple(n for n in SIZES if n > 20)
     made = [
-        calibrated(strategy(sizes, guarantee=guarantee, beta=0.15), uniform(*smaller, seed=seed)) for seed in range(200)
+        calibrated(strategy(sizes, guarantee=guarantee, beta=0.15), uniform(*smaller, seed=seed)) for seed in range(80)
     ]
     covered, said = np.array([m.global_threshold for m in made]), made[0].detail()
     assert abs(covered.mean() - said["expected_coverage"]) < 4 * covered.std() / math.sqrt(len(made))
@@ -407,11 +424,11 @@ def test_coverage_of_the_whole_strategy_on_scores_drawn_alike(sizes, guarantee):
 def test_ties_only_raise_the_coverage():
     """Scores of 0 and 1: the mean of thresholds can cover far too little here, the k-th smallest cannot."""
     p, covered = 0.12, []
-    for seed in range(200):
+    for seed in range(80):
         scores = [(u < p).astype(float) for u in uniform(*SIZES, seed=seed)]
         q = calibrated(strategy(), scores).global_threshold
         covered.append(1.0 if q >= 1 else 1 - p)
-    assert np.mean(covered) + 4 * np.std(covered) / 20 >= 0.9
+    assert np.mean(covered) + 4 * np.std(covered) / math.sqrt(len(covered)) >= 0.9
 
 
 def test_it_is_registered_under_its_options():
@@ -424,7 +441,7 @@ def test_it_is_registered_under_its_options():
 
 def test_real_runs(store):
     """On digits, whose clients' laws differ, so that no coverage is promised: the numbers are those of the method."""
-    scenario = Scenario.load("digits", "runtime.name=inline", "calibrate=local")
+    scenario = Scenario.load("digits", "runtime.name=inline", "calibrate=local", "clients.tier.strong.epochs=3")
     own = simulate(scenario, store=store.root)
     pairs = [(n, q) for n, q in zip(own.column("num_calibration"), own.column("threshold"), strict=True) if n > 0]
     unequal = simulate(scenario.with_("calibrate.name=fedcp-qq"), store=store.root)

@@ -192,7 +192,7 @@ def test_forgetting_recovers_after_a_shift_where_keeping_everything_lags():
 @pytest.mark.parametrize("forgetting", [0.8, 0.95, 1.0])
 def test_forgetting_costs_no_validity_where_nothing_drifts(forgetting):
     """Over draws of the points; the mean of weighted split conformal, with the test point's unit weight."""
-    rng, alpha, draws = np.random.default_rng(1), 0.2, 1500
+    rng, alpha, draws = np.random.default_rng(1), 0.2, 600
     found = []
     for _ in range(draws):
         kept = RunningHistogram(ScoreGrid(0.0, 1.0, 1000), forgetting)

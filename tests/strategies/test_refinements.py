@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,6 @@ from fl_sim.messages.calibration import EvaluateRequest, ThresholdReport, Thresh
 from fl_sim.messages.summaries import CountsReport, CountsRequest
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.strategies import calibrate_options, strategy
-from fl_sim.store.artifacts import Store
 from strategies.base import Federation
 from strategies.fedwq_cp import FedWQCP
 from strategies.local import Local
@@ -506,6 +506,12 @@ def test_requests_say_which_scale():
 # ------------------------------------------------------------------------------------------------------------- for real
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store for all runs, which train the same models."""
+    return tmp_path_factory.mktemp("refinements") / "store"
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -514,9 +520,9 @@ def test_requests_say_which_scale():
     ],
     ids=str,
 )  # fmt: skip
-def test_on_real_digits(how, store: Store):
+def test_on_real_digits(how, place: Path):
     settings = [f"calibrate.{key}={value}" for key, value in how.items()]
-    result = simulate(Scenario.load("digits", "runtime.name=inline", *settings), store=store.root)
+    result = simulate(Scenario.load("digits", "runtime.name=inline", *settings), store=place)
     found = result.summary["calibrate"]
     assert found["metrics"]["coverage"] > 0.85
     assert found["metrics"]["rounds"] == (2 if "feedback" in how else 1)
@@ -524,12 +530,12 @@ def test_on_real_digits(how, store: Store):
     assert found["metrics"]["bytes_up_per_client"] == up
 
 
-def test_label_temperature_brings_real_tiers_together(store: Store):
+def test_label_temperature_brings_real_tiers_together(place: Path):
     """Half the digits' clients have a model that stopped early, whose scores are on another scale."""
 
     def gap(align: str) -> float:
         scenario = Scenario.load("digits", "runtime.name=inline", "learn.name=shared", f"calibrate.align={align}")
-        tiers = simulate(scenario, store=store.root).summary["calibrate"]["metrics"]["tiers"]
+        tiers = simulate(scenario, store=place).summary["calibrate"]["metrics"]["tiers"]
         covered = (
             [tier["coverage"] for tier in tiers.values()] if isinstance(tiers, dict) else [t["coverage"] for t in tiers]
         )

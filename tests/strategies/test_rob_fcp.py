@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from fl_sim.conformal.robust import (
 from fl_sim.conformal.thresholds import conformal_rank, pooled_threshold
 from fl_sim.messages.calibration import ScoresReport, ScoresRequest
 from fl_sim.scenario.scenario import Scenario
-from fl_sim.store.artifacts import Store
 from strategies.base import Federation
 from strategies.rob_fcp import RobFCP
 
@@ -221,9 +221,16 @@ def test_the_published_bounds():
     assert certified_coverage(100, 90, 1000, 20, 0.1) == (0.0, 1.0)  # vacuous with the paper's own numbers
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store for all runs, which train the same models."""
+    return tmp_path_factory.mktemp("rob-fcp") / "store"
+
+
 @pytest.mark.parametrize("how", [(), ("calibrate.malicious=0.1",), ("calibrate.neighbours=farthest",)])
-def test_on_real_digits(how, store: Store):
-    result = simulate(Scenario.load("digits", "runtime.name=inline", "calibrate=rob-fcp", *how), store=store.root)
+def test_on_real_digits(how, place: Path):
+    quick = ("runtime.name=inline", "clients.tier.strong.epochs=5")
+    result = simulate(Scenario.load("digits", *quick, "calibrate=rob-fcp", *how), store=place)
     found = result.summary["calibrate"]
     assert 0.7 < found["metrics"]["coverage"] < 0.95
     assert len(found["detail"]["left_out"]) == found["detail"]["num_malicious"] > 0
