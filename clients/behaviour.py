@@ -76,8 +76,8 @@ def altered_scores(client: Client, people: Population, scores: Floats) -> tuple[
 
 SCORES: dict[str, Callable[[Floats, Any, np.random.Generator], Floats]] = {
     "sign-flip": lambda s, _, rng: -s,
-    "noise": lambda s, kind, rng: s + kind.scale * np.abs(s) * rng.standard_normal(s.shape),
-    "inflate": lambda s, kind, rng: kind.factor * s,
+    "noise": lambda s, behaviour, rng: s + behaviour.scale * np.abs(s) * rng.standard_normal(s.shape),
+    "inflate": lambda s, behaviour, rng: behaviour.factor * s,
     "free-rider": lambda s, _, rng: rng.random(s.shape),
     "wrong-n": lambda s, *_: s,  # its counts are wrong, its scores true
 }

@@ -26,6 +26,7 @@ Track = Annotated[
     str | None,
     typer.Option("--track", help="tensorboard, mlflow or wandb: also hand what is found to that tracker, offline."),
 ]
+BOTH = "png,svg"  # by default
 FiguresOption = Annotated[
     str, typer.Option("--figures", envvar="FL_SIM_FIGURES", help="The formats of figures: png, svg, both, or none.")
 ]
@@ -40,8 +41,8 @@ def formats_of(figures: str) -> tuple[str, ...]:
     """
     formats = () if figures == "none" else tuple(dict.fromkeys(figures.replace(" ", "").split(",")))
     for form in formats:
-        if form not in ("png", "svg"):
-            raise FlSimError(f"--figures {figures}: no format is called {form!r}; say png, svg, png,svg or none")
+        if form not in BOTH.split(","):
+            raise FlSimError(f"--figures {figures}: no format is called {form!r}; say png, svg, {BOTH} or none")
     return formats
 
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from fl_sim.cli import certify, names, plada, report
 from fl_sim.cli import sweep as cli_sweep
 from fl_sim.cli.arguments import (
+    BOTH,
     FiguresOption,
     FileArgument,
     Overrides,
@@ -163,7 +164,7 @@ def run(
     runtime: Annotated[str | None, typer.Option(help="ray, inline or flower, in place of the scenario's.")] = None,
     address: Annotated[str | None, typer.Option(help="HOST:PORT of a running Ray cluster (runtime.address).")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-DIGEST).")] = None,
-    figures: FiguresOption = "png,svg",
+    figures: FiguresOption = BOTH,
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,

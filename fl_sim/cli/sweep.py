@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from fl_sim.cli.arguments import (
+    BOTH,
     FiguresOption,
     FileArgument,
     StoreOption,
@@ -39,7 +40,7 @@ def sweep(
     to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-sweep-DIGEST).")] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
-    figures: FiguresOption = "png,svg",
+    figures: FiguresOption = BOTH,
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,
@@ -68,7 +69,7 @@ def compare(
     ] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
-    figures: FiguresOption = "png,svg",
+    figures: FiguresOption = BOTH,
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,

@@ -56,8 +56,6 @@ def draw_sweep(sweep: SweepResults, folder: Path, formats: Sequence[str] = tuple
 
 
 def _drawn(figures: Callable[[], Iterator[tuple[str, Figure]]], folder: Path, formats: Sequence[str]) -> list[Path]:
-    if not formats:
-        return []
     with styled():
         return [path for name, figure in figures() for path in save(figure, folder, name, formats)]
 
