@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from clients.behaviour import altered, own_recipe
@@ -60,6 +59,8 @@ def weights(request: WeightsRequest, client_context: ClientContext) -> FitReport
     key = digest(recipe=key_parts(Recipe(**recipe)), parcel=hashlib.sha256(file).hexdigest())
 
     def make() -> Artifact:
+        import torch
+
         state = unpack_weights(file, most_bytes=MOST_WEIGHTS)
         return Artifact(meta={"recipe": recipe}, tensors={name: torch.from_numpy(part) for name, part in state.items()})
 

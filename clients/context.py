@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 
 from clients.behaviour import altered_outputs, altered_targets, own_recipe
 from fl_sim.errors import FlSimError
-from fl_sim.models import training
 from fl_sim.models.model_key import key_parts
 from fl_sim.models.recipe import Recipe
 from fl_sim.population.clients import Client, Indices, Population, open_population
-from fl_sim.population.model_cache import Cohort, cohort_on_rows, kept, kept_outputs, kept_outputs_of_all
+from fl_sim.population.model_cache import (
+    Cohort,
+    cohort_on_rows,
+    kept,
+    kept_outputs,
+    kept_outputs_of_all,
+    untrained,
+)
 from fl_sim.randomness import one_thread, stream
 from fl_sim.store.artifacts import Artifact, Store, default_root, digest, digest_of_array, store_at
 
@@ -238,13 +244,15 @@ def trained_on(client_context: ClientContext, recipe: Recipe, weights: dict[str,
     )  # fmt: skip
 
     def make() -> Artifact:
-        model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
+        from fl_sim.models.training import FitsItself, fit
+
+        model = untrained(recipe, data)
         with one_thread():  # a second one is woken for longer than the copy takes
             model.load_state_dict(weights)
-        if isinstance(model, training.FitsItself):
+        if isinstance(model, FitsItself):
             raise FlSimError(f"architecture {recipe.architecture!r} fits itself: it has no weights to be averaged")
         inputs, labels = data.standardised(rows), data.scaled(targets)
-        return kept(training.fit(model, inputs, labels, recipe, channels_last=True), recipe)
+        return kept(fit(model, inputs, labels, recipe, channels_last=True), recipe)
 
     if client_context.store.has("update", key):
         tensors = client_context.store.open("update", key).tensors

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.behaviour import altered_targets, own_recipe
@@ -13,6 +12,9 @@ from clients.handlers import of_tier
 from fl_sim.messages.learning import AdoptRequest, FitReport, FitRequest
 from fl_sim.messages.wire import pack, unpack, values_of
 from fl_sim.population.model_cache import trained
+
+if TYPE_CHECKING:
+    import torch
 
 
 def fit(request: FitRequest, client_context: ClientContext) -> FitReport:
@@ -57,6 +59,8 @@ def adopt(message: Message, context: Context) -> Message:
 
 def _state(message: Message) -> dict[str, torch.Tensor]:
     """The weights in a message, as torch's state dict."""
+    import torch
+
     arrays: Any = message.content["arrays"]
     return {name: torch.from_numpy(values_of(array).copy()) for name, array in arrays.items()}
 

@@ -19,9 +19,10 @@ import numpy as np
 from fl_sim.conformal.calibrator_plan import FEDERATED
 from fl_sim.data.reference import refer
 from fl_sim.errors import ClientFailedError, FlSimError
-from fl_sim.models import architectures, training
+from fl_sim.models import architectures
 from fl_sim.names import OWN, own_object
 from fl_sim.population.clients import Population, populate
+from fl_sim.population.model_cache import untrained
 from fl_sim.population.prepared_data import Prepared, prepare
 from fl_sim.preflight import check
 from fl_sim.results.metrics import agreed, calibrate_metrics, client_rows, learn_metrics
@@ -119,11 +120,13 @@ def simulate_on(session: Session, scenario: Scenario, watch: Progress) -> Result
 def _need(scenario: Scenario, population: Population) -> int:
     """Bytes of a GPU that one worker takes at most: all rows, and a step of the hungriest tier's training, as many
     models at once as it trains together."""
+    from fl_sim.models.training import peak_bytes
+
     data = population.data
     own = population.trains_locally or getattr(scenario.learn, "per_client", False)
 
     def step(tier: Tier) -> int:
-        peak = training.peak_bytes(population.recipe(tier, "footprint"), data.shape, data.num_classes)
+        peak = peak_bytes(population.recipe(tier, "footprint"), data.shape, data.num_classes)
         return peak * (population.cohort_size(tier) if own else 1)
 
     return data.inputs.size * np.dtype(np.float32).itemsize + max(map(step, population.clients.tier))
@@ -248,7 +251,7 @@ def federation_of(population: Population, scenario: Scenario, store: Store, watc
     def initial(k: int) -> dict[str, Any]:
         recipe, data = population.recipe(population.tier(k), "federation"), population.data
         try:
-            model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
+            model = untrained(recipe, data)
         except Exception as error:  # a user's own may raise anything
             what = f"architecture {recipe.architecture!r} cannot be built for inputs of shape {data.shape}"
             raise FlSimError(f"{what}: {type(error).__name__}: {error}") from error

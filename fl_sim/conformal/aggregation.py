@@ -34,8 +34,10 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from fl_sim.conformal.decimals import as_meant
+from fl_sim.conformal.laws import beta_quantile
 from fl_sim.conformal.thresholds import conformal_rank, weighted_mean_threshold
 
 Floats = NDArray[np.float64]
@@ -115,15 +117,14 @@ def density_at(scores: ArrayLike, threshold: float) -> float:
     thousandth of 0, their threshold far out in a thin tail, where so narrow a kernel sees nothing but the threshold
     itself and reports its own height.
     """
-    from scipy.stats import norm  # late: it takes half a second, and every worker imports this module
-
     values = np.sort(np.asarray(scores, np.float64))
     n = len(values)
     if n < 2 or math.isinf(threshold) or not values[0] < values[-1] < math.inf:
         return 0.0
     rank = int(np.clip(np.searchsorted(values, threshold, side="right"), 1, n))
-    z = float(norm.ppf(rank / (n + 1)))
-    reach = math.ceil(n**0.8 * (4.5 * float(norm.pdf(z)) ** 4 / (2 * z * z + 1) ** 2) ** 0.2)
+    z = float(ndtri(rank / (n + 1)))
+    density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    reach = math.ceil(n**0.8 * (4.5 * density**4 / (2 * z * z + 1) ** 2) ** 0.2)
     while True:
         low, high = max(rank - reach, 1), min(rank + reach, n)
         if values[high - 1] > values[low - 1]:
@@ -167,6 +168,4 @@ def smallest_sufficient(choices: ArrayLike, counts: ArrayLike, n: int, alpha: fl
 def least_coverage(covered: int, n: int, confidence: float = 0.95) -> float:
     """The one-sided Clopper-Pearson bound: the smallest p under which `covered` or more of n has a probability of
     1 - `confidence`; 0 for none covered."""
-    from scipy.stats import beta
-
-    return float(beta.ppf(1 - confidence, covered, n - covered + 1)) if covered else 0.0
+    return float(beta_quantile(1 - confidence, covered, n - covered + 1)) if covered else 0.0

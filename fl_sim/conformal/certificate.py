@@ -55,9 +55,9 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, betabinom, binom
 
 from fl_sim.conformal.decimals import exact_alpha
+from fl_sim.conformal.laws import beta_binomial, beta_quantile, binomial_cdf
 from fl_sim.conformal.thresholds import refuse_where
 
 Floats = NDArray[np.float64]
@@ -151,7 +151,7 @@ def certify(
     p_draws, p_binomial = np.full(len(own), np.nan), np.full(len(own), np.nan)
     for k in np.flatnonzero(considered).tolist():
         p_draws[k] = _over_draws(int(tested[k]), int(own[k]), claimed)[covered[k]]
-    p_binomial[considered] = binom.cdf(covered[considered], tested[considered], claimed)
+    p_binomial[considered] = binomial_cdf(covered[considered], tested[considered], claimed)
     adjusted, adjusted_binomial = holm(p_draws), holm(p_binomial)
     low, high = clopper_pearson(covered, tested)
     rates = np.divide(covered, tested, out=np.full(len(own), np.nan), where=tested > 0)
@@ -194,7 +194,7 @@ def power(
     (0.886, 0.006)
     """
     p = _over_draws(num_test, num_calibration, 1 - alpha - slack)
-    return float(binom.cdf(np.count_nonzero(p <= level / considered) - 1, num_test, coverage))
+    return float(binomial_cdf(np.count_nonzero(p <= level / considered) - 1, num_test, coverage))
 
 
 def found_for_sure(
@@ -210,7 +210,7 @@ def found_for_sure(
     """The coverage below which `power` is at least `chance`; NaN where no coverage is low enough."""
     p = _over_draws(num_test, num_calibration, 1 - alpha - slack)
     most = np.count_nonzero(p <= level / considered) - 1  # covered points with which it is still rejected
-    return float(beta.ppf(1 - chance, most + 1, num_test - most)) if most >= 0 else math.nan
+    return float(beta_quantile(1 - chance, most + 1, num_test - most)) if most >= 0 else math.nan
 
 
 @lru_cache(maxsize=65_536)
@@ -218,7 +218,7 @@ def _over_draws(num_test: int, n: int, claimed: float) -> Floats:
     """(num_test + 1,) P(BetaBinomial <= x) for each x."""
     a = (n + 1) * claimed
     # 1 at the end, whatever the sum's last bits.
-    return np.minimum(np.cumsum(betabinom.pmf(np.arange(num_test + 1), num_test, a, n + 1 - a)), 1.0)
+    return np.minimum(np.cumsum(beta_binomial(num_test, a, n + 1 - a)), 1.0)
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -242,6 +242,6 @@ def clopper_pearson(
     x, m = np.asarray(num_covered, np.float64), np.asarray(num_test, np.float64)
     tail = (1 - confidence) / 2
     # The ends where the beta law does not exist; its parameters there are replaced by ones that do.
-    low = np.where(x > 0, beta.ppf(tail, np.maximum(x, 1), m - x + 1), 0.0)
-    high = np.where(x < m, beta.ppf(1 - tail, x + 1, np.maximum(m - x, 1)), 1.0)
+    low = np.where(x > 0, beta_quantile(tail, np.maximum(x, 1), m - x + 1), 0.0)
+    high = np.where(x < m, beta_quantile(1 - tail, x + 1, np.maximum(m - x, 1)), 1.0)
     return low, high

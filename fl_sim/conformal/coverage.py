@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_sim.conformal.laws import beta_binomial
 from fl_sim.conformal.scores import checked_labels
 from fl_sim.conformal.thresholds import SmallN, local_rank, refuse_where
 
@@ -226,10 +227,7 @@ def exchangeable_band(
 
 @lru_cache(maxsize=65_536)
 def _beta_binomial_band(num_test: int, rank: int, n: int, level: float) -> tuple[float, float]:
-    from scipy.stats import betabinom  # late: it takes half a second, and every worker imports this module
-
-    # One cumulative sum instead of scipy's ppf: some 15 times faster, and a thousand clients wait for it.
-    law = np.cumsum(betabinom.pmf(np.arange(num_test + 1), num_test, rank, n + 1 - rank))
+    law = np.cumsum(beta_binomial(num_test, rank, n + 1 - rank))
     low, high = np.searchsorted(law, [(1 - level) / 2, (1 + level) / 2])
     return int(low) / num_test, min(int(high), num_test) / num_test
 

@@ -1,8 +1,13 @@
-"""On what the clients compute: the processor, or a GPU. Torch is asked only where a GPU may be meant."""
+"""On what the clients compute: the processor, or a GPU. Torch, which takes over a second to import, is asked only where
+a GPU is asked for, or may be there."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 CONTEXT = 600 << 20  # bytes that a process takes of a GPU before it holds a tensor: CUDA's context and torch's kernels
+GPU_FILES = ("nvidia*", "dxg", "kfd")  # in /dev, by a GPU's driver: NVIDIA's, the one of Windows below Linux, AMD's
 FILLED = 0.9  # of a GPU's free memory; the rest is for fragments
 
 
@@ -12,13 +17,18 @@ def resolve_device(wanted: str) -> str:
     Raises:
         ValueError: a GPU is asked for and there is none.
     """
-    if wanted == "cpu":
-        return wanted
+    if wanted == "cpu" or (wanted == "auto" and not may_have_gpu()):
+        return "cpu"
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' is asked for, and torch sees no GPU here; use device = 'cpu' or 'auto'")
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def may_have_gpu() -> bool:
+    """Whether a GPU's driver can be here: without its file in /dev no process sees a GPU of Linux."""
+    return sys.platform != "linux" or any(True for name in GPU_FILES for _ in Path("/dev").glob(name))
 
 
 def num_gpus() -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from fl_sim.data.source import versions
 from fl_sim.models import architectures
 from fl_sim.models.recipe import Recipe
 from fl_sim.names import own_digest
 
+STACKED = 1  # raise it when a change in stacked_training.py changes what a cohort's training or prediction gives
 VERSION = 2  # raise it when a change in training.py changes what training or prediction gives
 
 
@@ -21,5 +21,5 @@ def key_parts(recipe: Recipe) -> dict[str, Any]:
         DataNotAtHandError: that file is not on this machine, with the command that gets it.
     """
     own, weights = own_digest(recipe.architecture), architectures.weights_digest(recipe.architecture)
-    parts = {**recipe.__dict__, "torch": torch.__version__, "learning": VERSION, "own": own, "weights": weights}
+    parts = {**recipe.__dict__, "torch": versions("torch"), "learning": VERSION, "own": own, "weights": weights}
     return parts | architectures.fitted_by(recipe.architecture)

@@ -37,8 +37,6 @@ from fl_sim.models.stacked_steps import Forward, StackedSteps, Tensors, forward_
 from fl_sim.randomness import one_thread, stream
 from fl_sim.telemetry import spent
 
-VERSION = 1  # raise it when a change here changes what a cohort's training or prediction gives: it is part of its key
-
 TOLERANCE = 1e-4  # of the norm of a model's weights, in float32
 
 # How many clients make a cohort where the scenario says "auto". Stacks of 16 on one thread of a CPU, by process time,

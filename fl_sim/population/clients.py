@@ -15,7 +15,6 @@ from fl_sim.data.reference import Reference, open_reference
 from fl_sim.errors import FlSimError, ScenarioError
 from fl_sim.models.device import resolve_device
 from fl_sim.models.recipe import Contrast, Recipe, outputs_of
-from fl_sim.models.stacked_training import cohort_size
 from fl_sim.population.prepared_data import Prepared, open_prepared
 from fl_sim.randomness import stream
 from fl_sim.scenario.assignment import assign_behaviours, assign_tiers, largest_remainder
@@ -157,6 +156,8 @@ class Population:
 
     def cohort_size(self, tier: Tier) -> int:
         """How many clients of a tier are trained together, at most."""
+        from fl_sim.models.stacked_training import cohort_size  # late: it imports torch
+
         recipe = self.recipe(tier, "cohort")
         try:
             return cohort_size(tier.cohort, recipe, self.data.shape, outputs_of(recipe, self.data.num_classes))

@@ -1,27 +1,32 @@
-"""Trained models in the artifact store: each is made once, and found by all that decides it."""
+"""Trained models in the artifact store: each is made once, and found by all that decides it.
+
+Light to import: torch is loaded where a model is made or asked, and not where the store has what it says.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from fl_sim.data.reference import Reference
 from fl_sim.data.source import versions
-from fl_sim.models import stacked_training, training
-from fl_sim.models.model_key import key_parts
-from fl_sim.models.recipe import Recipe
-from fl_sim.models.stacked_training import Stack
+from fl_sim.models.model_key import STACKED, key_parts
+from fl_sim.models.recipe import Recipe, outputs_of
 from fl_sim.plada.backbone import Backbone, fit_backbone
 from fl_sim.plada.probe import Probe
 from fl_sim.population.prepared_data import Prepared
 from fl_sim.store.artifacts import Artifact, Store, digest, digest_of_array
 from fl_sim.telemetry import spent
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fl_sim.models.stacked_training import Stack
 
 IN_MEMORY = 1 << 29  # bytes of images that are gathered without a file
 CHUNK = 4096  # images copied at once
@@ -41,6 +46,13 @@ class TransferSet:
     levels: NDArray[np.uint8] | None = None  # (k,) a curriculum: when each is first shown
 
 
+def untrained(recipe: Recipe, data: Prepared) -> nn.Module:
+    """The model of that recipe for these data, before it has learnt."""
+    from fl_sim.models.training import initial
+
+    return initial(recipe, data.shape, outputs_of(recipe, data.num_classes))
+
+
 def trained(
     store: Store, data: Prepared, recipe: Recipe, rows: NDArray[np.int64], targets: NDArray[Any] | None = None
 ) -> str:
@@ -50,9 +62,10 @@ def trained(
     key = digest(recipe=key_parts(recipe), data=data.key, rows=digest_of_array(rows), **more)
 
     def make() -> Artifact:
-        model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
+        from fl_sim.models.training import fit
+
         labels = data.learnable(rows) if targets is None else data.scaled(targets)
-        return kept(training.fit(model, data.inputs_for(rows, recipe.contrast), labels, recipe), recipe)
+        return kept(fit(untrained(recipe, data), data.inputs_for(rows, recipe.contrast), labels, recipe), recipe)
 
     store.ensure("model", key, make)
     return key
@@ -77,10 +90,11 @@ def student(data: Prepared, recipe: Recipe, transfer: TransferSet) -> nn.Module:
 
 
 def _student(data: Prepared, recipe: Recipe, transfer: TransferSet, labels: NDArray[np.int64] | None) -> nn.Module:
+    from fl_sim.models.training import fit
+
     targets: NDArray[Any] = transfer.labels if transfer.soft is None else transfer.soft
-    model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
     taught = np.array(targets if labels is None else labels)
-    return training.fit(model, transfer.images, taught, recipe, levels=transfer.levels)
+    return fit(untrained(recipe, data), transfer.images, taught, recipe, levels=transfer.levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,16 +151,17 @@ def _cohort_key(recipes: Sequence[Recipe], targets: Sequence[NDArray[Any] | None
         for recipe, instead in zip(recipes, targets, strict=True)
     ]
     parts = key_parts(replace(recipes[0], purpose="", cohort=len(recipes)))
-    return digest(recipe=parts, cohorts=stacked_training.VERSION, members=members, **what)
+    return digest(recipe=parts, cohorts=STACKED, members=members, **what)
 
 
 def _stack(
     data: Prepared, recipes: Sequence[Recipe], inputs: NDArray[Any], targets: Sequence[NDArray[Any]], *, shared: bool,
     levels: NDArray[Any] | None = None,
 ) -> Artifact:  # fmt: skip
-    outputs = training.outputs_of(recipes[0], data.num_classes)
-    models = [training.initial(recipe, data.shape, outputs) for recipe in recipes]
-    stack = stacked_training.fit_together(models, inputs, targets, recipes, shared=shared, levels=levels)
+    from fl_sim.models.stacked_training import fit_together
+
+    models = [untrained(recipe, data) for recipe in recipes]
+    stack = fit_together(models, inputs, targets, recipes, shared=shared, levels=levels)
     recipe = replace(recipes[0], purpose="", cohort=len(recipes))
     return Artifact(meta={"recipe": recipe.__dict__, "members": [r.purpose for r in recipes]}, tensors=stack.weights)
 
@@ -174,15 +189,16 @@ def load_model(store: Store, key: str, data: Prepared, member: int = -1) -> tupl
 
 def load_stack(store: Store, key: str, data: Prepared) -> tuple[Stack, Recipe]:
     """A stored cohort's models and what their recipes have in common."""
+    from fl_sim.models.stacked_training import Stack
+
     artifact = store.open("model", key)
     recipe = _recipe(artifact.meta["recipe"])
-    module = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
-    return Stack(module.to(recipe.device), dict(artifact.tensors)), recipe
+    return Stack(untrained(recipe, data).to(recipe.device), dict(artifact.tensors)), recipe
 
 
 def _built(values: Mapping[str, Any], tensors: Mapping[str, Any], data: Prepared) -> tuple[nn.Module, Recipe]:
     recipe = _recipe(values)
-    model = training.initial(recipe, data.shape, training.outputs_of(recipe, data.num_classes))
+    model = untrained(recipe, data)
     model.load_state_dict(dict(tensors))
     return model, recipe
 
@@ -242,12 +258,12 @@ def kept_outputs_of_all(
     name = digest(model=key, data=data.key, rows=[digest_of_array(each) for each in (rows[:1] if shared else rows)])
 
     def make() -> Artifact:
+        from fl_sim.models.stacked_training import predict_together
+
         stack, recipe = load_stack(store, key, data)
         inputs = data.inputs_for(rows[0] if shared else np.concatenate(rows), recipe.contrast)
         sizes = None if shared else [len(each) for each in rows]
-        return Artifact(
-            {"outputs": np.concatenate(stacked_training.predict_together(stack, inputs, recipe, sizes))}, {"model": key}
-        )
+        return Artifact({"outputs": np.concatenate(predict_together(stack, inputs, recipe, sizes))}, {"model": key})
 
     outputs = store.get("outputs", name, make).arrays["outputs"]
     return np.split(outputs, np.cumsum([len(each) for each in rows])[:-1])
@@ -255,10 +271,12 @@ def kept_outputs_of_all(
 
 def outputs_on(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """What a stored model says of rows of the data, (n, outputs): a network, or a probe on a shared backbone."""
+    from fl_sim.models.training import predict
+
     artifact = store.open("model", key)
     if "backbone" in artifact.meta:
         probe = Probe(np.array(artifact.arrays["weights"]), np.array(artifact.arrays["bias"]))
         backbone = open_backbone(store, artifact.meta["backbone"])
         return probe.logits(backbone.features(np.ascontiguousarray(data.inputs[rows])))
     module, recipe = load_model(store, key, data)
-    return training.predict(module, data.inputs_for(rows, recipe.contrast), recipe)
+    return predict(module, data.inputs_for(rows, recipe.contrast), recipe)

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from fl_sim.conformal.certificate import LEVEL, MIN_CALIBRATION, Certificate, certify, over_points
+from fl_sim.conformal.laws import binomial_cdf
 from fl_sim.errors import FlSimError
 from fl_sim.report import sweep_points as over
 from fl_sim.report.intervals import values
@@ -230,9 +231,7 @@ def beyond_chance(marked: int, of: int, probability: float) -> bool:
     >>> beyond_chance(1, 1, 0.025), beyond_chance(2, 16, 0.025), beyond_chance(3, 16, 0.025)
     (True, False, True)
     """
-    from scipy.stats import binom  # late: it takes half a second
-
-    return marked > 0 and float(binom.sf(marked - 1, of, probability)) <= SURE
+    return marked > 0 and 1 - float(binomial_cdf(marked - 1, of, probability)) <= SURE
 
 
 def standings(points: pd.DataFrame, axes: Sequence[str], alone: str) -> list[Standing]:

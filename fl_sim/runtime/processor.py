@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
 # Variables that hold a library to fewer vector units, or to other kernels, than the processor has.
 # ATEN_CPU_CAPABILITY, OPENBLAS_CORETYPE and NPY_DISABLE_CPU_FEATURES show in what torch, OpenBLAS and NumPy report.
 _HELD = ("DNNL_MAX_CPU_ISA", "MKL_CBWR")
+_TORCH_UNITS = {"AVX512": {"avx512f", "avx512vl", "avx512bw", "avx512dq", "fma"}, "AVX2": {"avx2", "fma"}}
 _MAKERS = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
 
 
@@ -25,7 +27,6 @@ def kind() -> str:
     For instance `AMD AVX512 SkylakeX X86_V4`; after it, what the environment holds oneDNN and MKL to.
     """
     import numpy as np
-    import torch
     from threadpoolctl import threadpool_info
 
     # Only NumPy's is asked: SciPy's is not loaded everywhere, and both choose alike.
@@ -33,7 +34,7 @@ def kind() -> str:
     exp = np.lib.introspect.opt_func_info(func_name="^exp$", signature="float64")["exp"]
     settings = [
         _maker(),
-        torch.backends.cpu.get_cpu_capability(),
+        _torch_units(),
         blas[0]["architecture"] if blas else "no-openblas",
         next(iter(exp.values()))["current"].partition("(")[0],
         *(f"{name}={os.environ[name]}" for name in _HELD if os.environ.get(name)),
@@ -41,9 +42,27 @@ def kind() -> str:
     return " ".join(settings)
 
 
+def _torch_units() -> str:
+    """The vector units that torch's own kernels use, as `torch.backends.cpu.get_cpu_capability` says; of x86-64 under
+    Linux by torch's own rule (ATen/native/DispatchStub.cpp), without importing it, which takes over a second."""
+    units, held = set(_cpuinfo("flags").split()), os.environ.get("ATEN_CPU_CAPABILITY")
+    if not units or "torch" in sys.modules or held not in (None, "default", "avx2", "avx512"):
+        import torch
+
+        return torch.backends.cpu.get_cpu_capability()
+    if held is not None:
+        return held.upper()
+    return next((name for name, needed in _TORCH_UNITS.items() if needed <= units), "DEFAULT")
+
+
 def _maker() -> str:
     """`AMD`, `Intel`, or the architecture's name where Linux does not say."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
-    vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    vendor = _cpuinfo("vendor_id")
     return _MAKERS.get(vendor, vendor or platform.machine() or "unknown")
+
+
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first processor; nothing where it does not."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")

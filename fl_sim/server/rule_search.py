@@ -19,7 +19,6 @@ from functools import partial
 
 import numpy as np
 
-from fl_sim.models import training
 from fl_sim.plada.rules import RULES, Rule, Trial
 from fl_sim.plada.selection import Selection
 from fl_sim.population.model_cache import TransferSet, gathered, student
@@ -80,10 +79,12 @@ def _accuracy(
     server: ServerContext, students: Sequence[Student], transfer: TransferSet, tested: Rows, turn: int
 ) -> float:
     """The mean accuracy of the students on rows held out, weighted by how many clients are of their kind."""
+    from fl_sim.models.training import predict
+
     total = 0.0
     for one in students:
         recipe = one.recipe(f"rehearsal {turn}")
         model = student(server.data, recipe, transfer)
-        logits = training.predict(model, server.data.inputs_for(tested, recipe.contrast), recipe)
+        logits = predict(model, server.data.inputs_for(tested, recipe.contrast), recipe)
         total += one.share * float((logits.argmax(axis=1) == server.data.targets[tested]).mean())
     return total / sum(one.share for one in students)

@@ -30,7 +30,7 @@ from fl_sim.runtime.grids import Subset
 from strategies.base import ALONE, Federation, Learning
 
 if TYPE_CHECKING:
-    from fl_sim.server.context import ServerModel
+    from fl_sim.server.model import ServerModel
 
 
 Rounds = Annotated[int, Field(ge=1, description="of the federation")]
@@ -162,7 +162,7 @@ class Averaging(Learning):
 
     def model(self, group: AveragedGroup) -> ServerModel:
         """A network of the federation's architecture on the server, to be given weights, trained and measured."""
-        from fl_sim.server.context import ServerModel
+        from fl_sim.server.model import ServerModel
 
         first = group.members[0]
         if first not in self._models:
