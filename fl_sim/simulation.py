@@ -18,7 +18,7 @@ import numpy as np
 
 from fl_sim.conformal.calibrator_plan import FEDERATED
 from fl_sim.data.reference import refer
-from fl_sim.errors import ClientFailedError, FlSimError
+from fl_sim.errors import ClientFailedError, FlSimError, log
 from fl_sim.models import architectures
 from fl_sim.names import OWN, own_object
 from fl_sim.population.clients import Population, populate
@@ -29,12 +29,13 @@ from fl_sim.results.metrics import agreed, calibrate_metrics, client_rows, learn
 from fl_sim.results.run import FORMAT, Result
 from fl_sim.runtime import processor
 from fl_sim.runtime.checked_grid import CheckedGrid
+from fl_sim.runtime.choice import choose, remember
 from fl_sim.runtime.grids import SimulatedGrid
 from fl_sim.runtime.session import Session
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.scenario.tables import Runtime, Tier
 from fl_sim.server.context import ServerContext, Student
-from fl_sim.store.artifacts import Store
+from fl_sim.store.artifacts import Store, users_store
 from fl_sim.telemetry import Clock, spending
 from strategies import calibration, learning, score_text, whose
 from strategies.base import Calibration, Federation, Learning, Method
@@ -83,7 +84,10 @@ def simulate(
     check(scenario)
     watch = progress or Silent()
     watch.phase("starting", None)
-    with simulator(scenario.runtime, scenario.clients.count, store=store, verbose=verbose) as run:
+    where, why = choose([scenario], users_store(store))
+    if why:
+        log.info("%s", why)
+    with simulator(where, scenario.clients.count, store=store, verbose=verbose) as run:
         return run(scenario, watch)
 
 
@@ -94,7 +98,8 @@ Simulator = Callable[[Scenario, Progress], Result]
 def simulator(
     where: Runtime, max_clients: int, *, store: str | Path | None = None, verbose: bool = False
 ) -> Iterator[Simulator]:
-    """A runtime that is up for the block, as a function that runs scenarios on it. They must have passed `check`."""
+    """A runtime that is up for the block, as a function that runs scenarios on it. They must have passed `check`, and
+    "auto" have been made into a runtime (`fl_sim.runtime.choice`)."""
     with Session(where, max_clients, store=store, verbose=verbose) as session:
         yield partial(simulate_on, session)
 
@@ -112,7 +117,9 @@ def simulate_on(session: Session, scenario: Scenario, watch: Progress) -> Result
 
     def serve(grid: SimulatedGrid) -> Result:
         clock.lap("start")
-        return _run(scenario, population, session.store, grid, watch, clock)
+        result = _run(scenario, population, session.store, grid, watch, clock)
+        result.summary["machine"]["runtime"] = session.where.name
+        return result
 
     return session.serve(serve, len(population), watch.done, partial(_need, scenario, population))
 
@@ -161,6 +168,7 @@ def _run(
     calibrate, temperature = calibration(scenario.calibrate, federation), None
     with spending() as own:  # what the server itself trains and predicts
         _start("learn", learn, checked_grid)
+        remember(scenario, store)
         if scenario.calibrate.calibrator == FEDERATED:
             temperature = FederatedTemperature(federation, score_text(scenario.calibrate))
             _start("temperature", temperature, checked_grid)

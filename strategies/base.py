@@ -215,6 +215,12 @@ class Learning(Method):
         """Whether it follows from the options that all clients of a tier have the same model."""
         return not cls.trains_locally or cls.averages
 
+    @classmethod
+    def rows_an_epoch(cls, options: Any, train: int, clients: int, of: int) -> float | None:
+        """How many of the `train` rows `clients` of a tier, `of` so many in all, go over in an epoch of their training,
+        over all rounds: by this `runtime.name = "auto"` weighs the work. None: it is not known before."""
+        return None
+
     def __init__(self, federation: Federation = ALONE) -> None:
         super().__init__()
         self.federation = federation

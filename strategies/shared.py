@@ -35,6 +35,11 @@ class Shared(TrainOncePerGroup):
         """Unless clients have models of their own."""
         return not options.per_client
 
+    @classmethod
+    def rows_an_epoch(cls, options: Any, train: int, clients: int, of: int) -> float:
+        """All of them, for each model."""
+        return train * (clients if options.per_client else 1)
+
     def __init__(
         self,
         federation: Federation = ALONE,

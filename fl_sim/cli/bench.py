@@ -152,7 +152,8 @@ def _runtime(settings: Sequence[str]) -> Runtime:
     if scenario.runtime.name == "flower":
         raise ScenarioError("runtime.name = 'flower': starts anew with every run; --bench measures ray or inline")
     check(scenario)
-    return scenario.runtime
+    where = scenario.runtime
+    return where.model_copy(update={"name": "ray"}) if where.name == "auto" else where
 
 
 def _workers(runtime: Runtime) -> int:

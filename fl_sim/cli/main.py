@@ -161,7 +161,7 @@ def _refuse(message: str, code: int, threads: Collection[threading.Thread] | Non
 def run(
     file: FileArgument,
     overrides: Overrides = None,
-    runtime: Annotated[str | None, typer.Option(help="ray, inline or flower, in place of the scenario's.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="auto, ray, inline or flower (runtime.name).")] = None,
     address: Annotated[str | None, typer.Option(help="HOST:PORT of a running Ray cluster (runtime.address).")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-DIGEST).")] = None,
     figures: FiguresOption = BOTH,
@@ -189,12 +189,17 @@ def run(
         hand_over(track, place)
         return
     from fl_sim.preflight import check
+    from fl_sim.runtime.choice import choose
     from fl_sim.runtime.session import Session
+    from fl_sim.store.artifacts import users_store
 
     check(scenario)
+    chosen, why = choose([scenario], users_store(store))
+    if why:
+        err.print(f"[dim]{escape(why)}[/]", highlight=False, soft_wrap=True)
     with RunFolder(place) as folder, Bars(err) as bars:
         bars.phase("starting", None)
-        with Session(scenario.runtime, scenario.clients.count, store=store, verbose=verbose) as session:
+        with Session(chosen, scenario.clients.count, store=store, verbose=verbose) as session:
             from fl_sim.simulation import simulate_on  # imports torch, while Ray starts
 
             result = simulate_on(session, scenario, bars)
@@ -289,9 +294,9 @@ def store(
     place: StoreOption = None,
 ) -> None:
     """What the artifact store holds."""
-    from fl_sim.store.artifacts import Store, default_root, located
+    from fl_sim.store.artifacts import users_store
 
-    artifacts = Store(located(place or default_root()))
+    artifacts = users_store(place)
     if prune:
         count, freed = artifacts.prune(days)
         out.print(f"deleted {count} artifacts, {freed / 1e6:.1f} MB")

@@ -52,7 +52,6 @@ def pack(
     """Make a scenario's payload here, without any client: teacher, rehearsal, selection, packing."""
     from fl_sim.cli.progress import Bars
     from fl_sim.scenario.scenario import Scenario
-    from fl_sim.store.artifacts import Store, default_root, located
 
     scenario = Scenario.load(file, *(overrides or []))
     if scenario.learn.name != "plada":
@@ -61,7 +60,7 @@ def pack(
     for path, suffix in ((to, ".plada"), (beside, ".npz"), (sheet, ".png")):
         _refuse(path, suffix)
     with Bars(err) as bars:
-        learn = _learning(scenario, Store(located(store or default_root())), bars)
+        learn = _learning(scenario, users_store(store), bars)
         contents, metrics = learn.files(), learn.metrics()
         if FOLDERS_IN_RUN in contents:
             _write(beside, contents[FOLDERS_IN_RUN])

@@ -95,6 +95,10 @@ class SweepBars(Bars):
             self.console.print(f"{finished} of {total} runs are finished already", highlight=False)
         self.runs = self.bars.add_task("runs", total=total, completed=finished)
 
+    def placed(self, words: str) -> None:
+        """Where the next runs run, and why."""
+        self.console.print(f"[dim]{escape(words)}[/]", highlight=False, soft_wrap=True)
+
     def point(self, words: str) -> None:
         """A run begins."""
         if self.runs is not None:

@@ -17,7 +17,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.models.device import num_gpus, resolve_device, share_of_gpu
 from fl_sim.runtime.artifact_exchange import driver_store
 from fl_sim.scenario.tables import Runtime
-from fl_sim.store.artifacts import Store, default_root, located
+from fl_sim.store.artifacts import Store, users_store
 from fl_sim.telemetry import Clock
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Session:
         self, where: Runtime, max_clients: int, *, store: str | Path | None = None, verbose: bool = False
     ) -> None:
         self.where, self.max_clients, self.verbose = where, max_clients, verbose
-        self.store = Store(located(store or default_root()))
+        self.store = users_store(store)
         self._clock: Clock | None = Clock()  # what starting takes is the first run's
         self._grid: Any = None  # the one RayGrid, where the runtime is ray
         self._shares_gpus, self._need = False, -1  # whether by measure, and the bytes that they are shared out by

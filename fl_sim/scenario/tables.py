@@ -264,8 +264,9 @@ class Clients(Section):
 class Runtime(Section):
     """Where the clients run. Nothing here but `device` and `precision` may change a digit of a result."""
 
-    # inline: one process, which cannot stop a client that hangs; flower: Flower's own simulation.
-    name: Literal["ray", "inline", "flower"] = "ray"
+    # auto: inline while the work that is left costs less than Ray's start, else ray; it follows from the scenario and
+    # from what the store holds. inline: one process, which cannot stop a client that hangs; flower: Flower's own.
+    name: Literal["auto", "ray", "inline", "flower"] = "auto"
     on_failure: Literal["stop", "skip"] = "stop"  # of a client; skip: go on without it, and list it
     # Seconds one client may take for one message; times the models of its cohort where it trains them all; ray stops
     # who takes longer, inline finds it late once it has answered.

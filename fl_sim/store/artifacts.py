@@ -237,6 +237,11 @@ def _lock_file(path: Path) -> int:
 _stores: dict[str, Store] = {}  # of this process, by root
 
 
+def users_store(place: str | Path | None = None) -> Store:
+    """The store at a place as a user names it; by default `default_root`."""
+    return Store(located(place or default_root()))
+
+
 def store_at(root: str) -> Store:
     """The store of this process at `root`."""
     if root not in _stores:

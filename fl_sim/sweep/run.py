@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,10 @@ from fl_sim.errors import FlSimError, RuntimeLostError, log
 from fl_sim.preflight import check
 from fl_sim.results.run import RunFolder
 from fl_sim.results.sweep_folder import FAILED, POINTS, SWEEP, SweepFile, is_finished
+from fl_sim.runtime.choice import choose
 from fl_sim.scenario.scenario import Scenario
 from fl_sim.simulation import Progress, simulator
+from fl_sim.store.artifacts import users_store
 from fl_sim.store.folders import PREFIX, alone_in, clear_dead, is_there, sealed, write_whole
 from fl_sim.sweep.expand import Point, Sweep
 
@@ -27,6 +29,9 @@ class Watch(Progress, Protocol):
 
     def begin(self, total: int, finished: int) -> None:
         """So many runs, of which so many are finished already."""
+
+    def placed(self, words: str) -> None:
+        """Where the next runs run, and why, where the scenario leaves it open."""
 
     def point(self, words: str) -> None:
         """A run begins."""
@@ -53,8 +58,11 @@ def run_sweep(
     watch.begin(len(sweep.runs), len(sweep.runs) - len(todo))
     failed: dict[str, str] = {}
     try:
-        for where, points in _by_runtime(todo):
+        for points in _by_runtime(todo):
             most = max(point.scenario.clients.count for point in points)
+            where, why = choose([point.scenario for point in points], users_store(store))
+            if why:
+                watch.placed(why)
             with simulator(where, most, store=store, verbose=verbose) as simulate:
                 for point in _nobody_else_first(folder, points):
                     failure = _run_point(point, folder, lambda s: simulate(s, watch), watch)
@@ -151,13 +159,12 @@ def _refuse_taken(sweep: Sweep, folder: Path) -> None:
         )
 
 
-def _by_runtime(points: Sequence[Point]) -> Iterator[tuple[Any, list[Point]]]:
+def _by_runtime(points: Sequence[Point]) -> Iterable[list[Point]]:
     """Points that can share one runtime, in the order in which they come."""
     groups: dict[str, list[Point]] = {}
     for point in points:
         groups.setdefault(point.scenario.runtime.model_dump_json(), []).append(point)
-    for group in groups.values():
-        yield group[0].scenario.runtime, group
+    return groups.values()
 
 
 def _nobody_else_first(folder: Path, points: Sequence[Point]) -> Iterator[Point]:

@@ -60,6 +60,11 @@ class Averaging(Learning):
 
     averages = True
 
+    @classmethod
+    def rows_an_epoch(cls, options: Any, train: int, clients: int, of: int) -> float:
+        """Their own, in each round in which they are drawn."""
+        return options.rounds * options.model_dump().get("fraction", 1.0) * train * clients / of
+
     def __init__(
         self,
         federation: Federation = ALONE,
