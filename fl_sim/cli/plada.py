@@ -52,6 +52,7 @@ def pack(
     """Make a scenario's payload here, without any client: teacher, rehearsal, selection, packing."""
     from fl_sim.cli.progress import Bars
     from fl_sim.scenario.scenario import Scenario
+    from fl_sim.store.artifacts import users_store
 
     scenario = Scenario.load(file, *(overrides or []))
     if scenario.learn.name != "plada":
