@@ -253,8 +253,7 @@ def _check_networks(scenario: Scenario, population: Population) -> None:
 
 def federation_of(population: Population, scenario: Scenario, store: Store, watch: Progress) -> Federation:
     """What the strategies of a scenario know of its clients, and the server's server."""
-    everyone = range(len(population))
-    tiers = [population.tier(k) for k in everyone]
+    tiers = [population.clients.tier[i] for i in population.tiers.tolist()]
 
     def initial(k: int) -> dict[str, Any]:
         recipe, data = population.recipe(population.tier(k), "federation"), population.data
@@ -268,7 +267,7 @@ def federation_of(population: Population, scenario: Scenario, store: Store, watc
     return Federation(
         population=population.key, seed=scenario.seed, tiers=tuple(t.name for t in tiers),
         architectures=tuple(f"{t.architecture} {t.quantiles or ''}".strip() for t in tiers),
-        num_train=tuple(len(population.client(k).train) for k in everyone), num_labels=population.num_bins,
+        num_train=tuple(population.sizes("train").tolist()), num_labels=population.num_bins,
         task="regression" if population.data.classes is None else "classification", test=scenario.clients.test,
         one_law_a_tier=scenario.one_law_a_tier, cohorts=lambda: population.cohorts.tolist(), initial=initial,
         recipe=lambda k, purpose: population.recipe(population.tier(k), purpose),

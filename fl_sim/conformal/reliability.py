@@ -129,21 +129,39 @@ def added(tables: Sequence[Floats]) -> Floats:
 def judged(table: Floats) -> Metrics:
     """Brier score, log loss, ECE and Kuiper statistic after the calibrator, where there is one, and PHI of both losses,
     exactly 0.0 where there is none; None of no points."""
-    before, after = sides(table)
-    first, last = before.sum(axis=0).tolist(), after.sum(axis=0).tolist()
-    n = first[COUNT]
-    if not n:
-        return dict.fromkeys(NAMES)
-    gaps = after[:, HITS] - after[:, CONFIDENCE]
-    path = gaps.cumsum()
-    return {
-        "brier": last[BRIER] / n,
-        "log_loss": last[LOG] / n,
-        "ece": float(np.abs(np.bincount(_bins(after), gaps)).sum()) / n,
-        "kuiper": (max(float(path.max()), 0.0) - min(float(path.min()), 0.0)) / n,
-        "phi_brier": (first[BRIER] - last[BRIER]) / n,
-        "phi_log": (first[LOG] - last[LOG]) / n,
-    }
+    return {name: values[0] for name, values in judged_each([table]).items()}
+
+
+def judged_each(tables: Sequence[Floats]) -> dict[str, list[float | None]]:
+    """`judged` of K tables at once."""
+    each: list[list[float | None]] = [[None] * len(tables) for _ in NAMES]
+    ends = np.cumsum([len(table) for table in tables])
+    whole = np.concatenate([NOTHING, *tables])
+    # Sides of one length are summed in one array, and each in the order of its own rows.
+    lengths = np.array([[len(table), len(sides(table)[1])] for table in tables], np.int64).reshape(-1, 2)
+    for both, after in np.unique(lengths[lengths[:, 0] > 0], axis=0).tolist():
+        mine = np.flatnonzero((lengths == (both, after)).all(axis=1))
+        last = whole[(ends[mine] - after)[:, None] + np.arange(after)]
+        first = last if both == after else whole[(ends[mine] - both)[:, None] + np.arange(both - after)]
+        for values, column in zip(each, _judged(first, last).T.tolist(), strict=True):
+            for k, value in zip(mine.tolist(), column, strict=True):
+                values[k] = value
+    return dict(zip(NAMES, each, strict=True))
+
+
+def _judged(before: Floats, after: Floats) -> Floats:
+    """(g, 6) the values of NAMES from the two sides of g tables, (g, m, 6)."""
+    first, last = before.sum(axis=1), after.sum(axis=1)
+    gaps = after[..., HITS] - after[..., CONFIDENCE]
+    path = gaps.cumsum(axis=1)
+    bins = _bins(after) + np.arange(len(after))[:, None] * BINS
+    off = np.bincount(bins.ravel(), gaps.ravel(), len(after) * BINS).reshape(-1, BINS)
+    n = first[:, COUNT]
+    return np.stack([
+        last[:, BRIER] / n, last[:, LOG] / n, np.abs(off).sum(axis=1) / n,
+        (np.maximum(path.max(axis=1), 0.0) - np.minimum(path.min(axis=1), 0.0)) / n,
+        (first[:, BRIER] - last[:, BRIER]) / n, (first[:, LOG] - last[:, LOG]) / n,
+    ], axis=1)  # fmt: skip
 
 
 def curves(table: Floats) -> dict[str, dict[str, list[float]]]:
@@ -199,4 +217,4 @@ def _summed(cells: NDArray[Any], sums: Floats) -> Floats:
 
 def _bins(side: Floats) -> NDArray[np.intp]:
     """Which of ECE's bins each cell lies in."""
-    return (side[:, CELL].astype(np.intp) % FINE) // (FINE // BINS)
+    return (side[..., CELL].astype(np.intp) % FINE) // (FINE // BINS)

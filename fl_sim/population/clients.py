@@ -85,9 +85,18 @@ class Population:
         behaviour = self.behaviour(k)
         return f"client {k} ({self.tier(k).name}{'' if behaviour is None else f', {behaviour.kind}'})"
 
-    def label_counts(self, k: int) -> list[int]:
-        """How many calibration points client k has of each class, or of each decile of the target."""
-        return np.bincount(self.bins[self._rows("calibration", k)], minlength=self.num_bins).tolist()
+    @cached_property
+    def label_counts(self) -> Indices:
+        """(K, num_bins) how many calibration points each client has of each class, or of each decile of the target."""
+        whose = np.repeat(np.arange(len(self)), self.sizes("calibration"))
+        cells = whose * self.num_bins + self.bins[self.rows["calibration"][1]]
+        return np.bincount(cells, minlength=len(self) * self.num_bins).reshape(-1, self.num_bins)
+
+    def sizes(self, split: str) -> Indices:
+        """(K,) how many rows of a split each client has."""
+        if split == "test" and self.clients.test == "shared":
+            return np.full(len(self), len(self.data.rows("test")))
+        return np.diff(self.rows[split][0]) if split in self.rows else np.zeros(len(self), np.int64)
 
     @property
     def trains_locally(self) -> bool:
@@ -124,8 +133,10 @@ class Population:
         Raises:
             FlSimError: a tier says how many, and its architecture cannot be trained in a stack.
         """
-        sizes = np.diff(self.rows["train"][0]) if self.trains_locally else np.zeros(len(self), np.int64)
-        order, idle = np.lexsort((sizes, self.tiers)), self._idle()  # of equal sizes the lower id comes first
+        order, idle = (
+            np.lexsort((self.sizes("train"), self.tiers)),
+            self._idle(),
+        )  # of equal sizes the lower id comes first
         numbers, used = np.empty(len(self), np.int64), 0
         for i, tier in enumerate(self.clients.tier):
             members = order[(self.tiers[order] == i) & ~idle[order]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -27,57 +27,46 @@ from strategies.base import Calibration, Learning
 from strategies.families import agreement
 
 Metrics = dict[str, Any]
+ColumnsOfRows = dict[str, list[Any]]  # name -> of each client
 
 
 def client_rows(
     population: Population, checked_grid: CheckedGrid, learn: Learning, calibrate: Calibration
 ) -> list[Row]:
     """One row a client."""
-    retried, missing, counts_of = checked_grid.retried, checked_grid.missing, _counts(calibrate.evaluated)
-    messages = (checked_grid.message_bytes_up, checked_grid.message_bytes_down, checked_grid.client_seconds)
-    return [
-        _who(population, calibrate, k)
-        | _how_well(population, calibrate, k, counts_of.get(k))
+    everyone = range(len(population))
+    columns = (
+        _who(population, calibrate)
+        | _how_well(population, calibrate)
         | {
-            "weight": learn.client_weights.get(k),
-            "bytes_up": learn.bytes_up.get(k, 0) + calibrate.bytes_up.get(k, 0),
-            "bytes_down": learn.bytes_down.get(k, 0) + calibrate.bytes_down.get(k, 0),
-            "message_bytes_up": up,
-            "message_bytes_down": down,
-            "retries": retried.get(k, 0),
-            "status": missing.get(k, "ok"),
-            "seconds": round(seconds, 6),
+            "weight": [learn.client_weights.get(k) for k in everyone],
+            "bytes_up": [learn.bytes_up.get(k, 0) + calibrate.bytes_up.get(k, 0) for k in everyone],
+            "bytes_down": [learn.bytes_down.get(k, 0) + calibrate.bytes_down.get(k, 0) for k in everyone],
+            "message_bytes_up": checked_grid.message_bytes_up.tolist(),
+            "message_bytes_down": checked_grid.message_bytes_down.tolist(),
+            "retries": [checked_grid.retried.get(k, 0) for k in everyone],
+            "status": [checked_grid.missing.get(k, "ok") for k in everyone],
+            "seconds": [round(seconds, 6) for seconds in checked_grid.client_seconds.tolist()],
         }
-        for k, (up, down, seconds) in enumerate(zip(*(column.tolist() for column in messages), strict=True))
-    ]
+    )
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _counts(reports: Columns[EvaluateReport]) -> dict[int, dict[str, Any]]:
-    """Partition -> what its test counted, by the names of `EvaluateReport`."""
-    columns = {
-        name: column.tolist() if isinstance(column, np.ndarray) and column.ndim == 1 else column
-        for name, column in reports.columns.items()
-    }
-    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    return {row["partition"]: row for row in rows}
-
-
-def _who(population: Population, calibrate: Calibration, k: int) -> Row:
-    client = population.client(k)
-    behaviour = client.behaviour
+def _who(population: Population, calibrate: Calibration) -> ColumnsOfRows:
+    kinds = [*(behaviour.kind for behaviour in population.clients.behaviour), ""]  # -1 is the last
     return {
-        "client": k,
-        "tier": client.tier.name,
-        "behaviour": "" if behaviour is None else behaviour.kind,
-        "num_calibration": _points(population, calibrate, k)[1],
-        "num_test": len(client.test),
-        "label_counts": population.label_counts(k),
+        "client": list(range(len(population))),
+        "tier": [population.clients.tier[i].name for i in population.tiers.tolist()],
+        "behaviour": [kinds[i] for i in population.behaviours.tolist()],
+        "num_calibration": [_points(calibrate, n)[1] for n in population.sizes("calibration").tolist()],
+        "num_test": population.sizes("test").tolist(),
+        "label_counts": population.label_counts.tolist(),
     }
 
 
-def _points(population: Population, calibrate: Calibration, k: int) -> tuple[int, int]:
-    """How many calibration rows client k has for its calibrator, and how many for thresholds."""
-    plan, n = plan_of(calibrate.score) if calibrate.score else None, len(population.client(k).calibration)
+def _points(calibrate: Calibration, n: int) -> tuple[int, int]:
+    """How many of a client's n calibration rows are for its calibrator, and how many for thresholds."""
+    plan = plan_of(calibrate.score) if calibrate.score else None
     return (0, n) if plan is None else plan.counts(n)
 
 
@@ -85,33 +74,45 @@ def _fitted(rows: Sequence[Row], population: Population, calibrate: Calibration)
     """What the calibrators rest on; nothing where there are none. A client without rows keeps its probabilities."""
     if not calibrate.score or plan_of(calibrate.score) is None:
         return {}
-    fitted = [_points(population, calibrate, r["client"])[0] for r in rows]
+    sizes = population.sizes("calibration").tolist()
+    fitted = [_points(calibrate, sizes[r["client"]])[0] for r in rows]
     return {"calibrator_rows": sum(fitted), "clients_without_calibrator": fitted.count(0)}
 
 
-def _how_well(population: Population, calibrate: Calibration, k: int, counts: dict[str, Any] | None) -> Row:
-    """Counts and rates of a client's test; None where it was not tested, or has no test points."""
-    calibrated = bool(calibrate.score)
-    size = "mean_set_size" if population.data.classes is not None else "mean_interval_length"
-    row: Row = dict.fromkeys(("threshold", "num_covered", "coverage", size, "num_empty", "num_correct", "accuracy"))
-    row |= dict.fromkeys(reliability.NAMES)
-    if population.data.classes is None:
-        row["rmse"] = None
-    if counts is None:
-        return row
-    n = counts["num_test"]
-    if calibrated:
-        row |= {"num_covered": counts["num_covered"], "num_empty": counts["num_empty"]}
-        threshold = calibrate.thresholds[k]
-        each = isinstance(threshold, np.ndarray) and threshold.ndim  # of each class there is no one number
-        row |= {"threshold": None if each else float(threshold)}
-        row |= {"coverage": counts["num_covered"] / n if n else None, size: counts["total_size"] / n if n else None}
-    if population.data.classes is not None:
-        row |= {"num_correct": counts["num_correct"], "accuracy": counts["num_correct"] / n if n else None}
-        row |= reliability.judged(counts["reliability"])
+def _how_well(population: Population, calibrate: Calibration) -> ColumnsOfRows:
+    """Counts and rates of the clients' tests; None of a client that was not tested, or has no test points."""
+    reports, nobody = calibrate.evaluated, [None] * len(population)
+    classes, clients = population.data.classes is not None, reports.partition.tolist()
+    n = reports.num_test.tolist()
+
+    def placed(values: Iterable[Any]) -> list[Any]:
+        column: list[Any] = [*nobody]
+        for k, value in zip(clients, values, strict=True):
+            column[k] = value
+        return column
+
+    def rates(counts: Iterable[Any]) -> list[Any]:
+        return placed(count / m if m else None for count, m in zip(counts, n, strict=True))
+
+    size = "mean_set_size" if classes else "mean_interval_length"
+    names = ("threshold", "num_covered", "coverage", size, "num_empty", "num_correct", "accuracy", *reliability.NAMES)
+    columns: ColumnsOfRows = dict.fromkeys(names, nobody)
+    if calibrate.score:
+        thresholds = (calibrate.thresholds[k] for k in clients)
+        of_each = (
+            None if isinstance(t, np.ndarray) and t.ndim else float(t) for t in thresholds
+        )  # class: no one number
+        columns |= {"threshold": placed(of_each), "num_covered": placed(reports.num_covered.tolist())}
+        columns |= {"coverage": rates(reports.num_covered.tolist()), size: rates(reports.total_size.tolist())}
+        columns |= {"num_empty": placed(reports.num_empty.tolist())}
+    if classes:
+        correct, judged = reports.num_correct.tolist(), reliability.judged_each(reports.reliability)
+        columns |= {"num_correct": placed(correct), "accuracy": rates(correct)}
+        columns |= {name: placed(values) for name, values in judged.items()}
     else:
-        row["rmse"] = math.sqrt(counts["total_squared_error"] / n) if n else None
-    return row
+        means = rates(reports.total_squared_error.tolist())
+        columns["rmse"] = [None if mean is None else math.sqrt(mean) for mean in means]
+    return columns
 
 
 def learn_metrics(rows: Sequence[Row], population: Population, calibrate: Calibration) -> Metrics:

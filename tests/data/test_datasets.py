@@ -127,7 +127,9 @@ def test_fashion_mnist_is_found_where_debian_puts_it(empty):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"\0\0\x08"), gzip.compress(b"\0\0\x0d\x01\0\0\0\0")]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"\0\0\x08"), gzip.compress(b"\0\0\x0d\x01\0\0\0\0")],
+    ids=["empty", "no gzip", "cut header", "of doubles"],  # of its bytes it would have another name each second
 )
 def test_a_damaged_idx_file_is_named(content, tmp_path):
     path = tmp_path / "images.gz"
