@@ -96,11 +96,12 @@ Simulator = Callable[[Scenario, Progress], Result]
 
 @contextlib.contextmanager
 def simulator(
-    where: Runtime, max_clients: int, *, store: str | Path | None = None, verbose: bool = False
+    where: Runtime, max_clients: int, *, store: str | Path | None = None, verbose: bool = False, share: int = 1
 ) -> Iterator[Simulator]:
     """A runtime that is up for the block, as a function that runs scenarios on it. They must have passed `check`, and
-    "auto" have been made into a runtime (`fl_sim.runtime.choice`)."""
-    with Session(where, max_clients, store=store, verbose=verbose) as session:
+    "auto" have been made into a runtime (`fl_sim.runtime.choice`); `share`: so many such share this machine, or the
+    cluster."""
+    with Session(where, max_clients, store=store, verbose=verbose, share=share) as session:
         yield partial(simulate_on, session)
 
 

@@ -31,6 +31,7 @@ Assignments = Annotated[
     list[str] | None, typer.Argument(metavar="[key=a,b,c]...", help="An axis, or one value to fix a key.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the points and what they will cost, and run nothing.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Points that run side by side, each in a process of its own.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first point that fails.")]
 
 
@@ -40,6 +41,7 @@ def sweep(
     to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-sweep-DIGEST).")] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
+    jobs: Jobs = 1,
     figures: FiguresOption = BOTH,
     track: Track = None,
     store: StoreOption = None,
@@ -51,7 +53,7 @@ def sweep(
     points = load_sweep(file, assignments or [])
     place = to or Path("runs") / f"{points.name}-sweep-{points.identity[:8]}"
     _sweep(
-        points, place, dry_run=dry_run, fail_fast=fail_fast, figures=figures, track=track, store=store,
+        points, place, dry_run=dry_run, fail_fast=fail_fast, jobs=jobs, figures=figures, track=track, store=store,
         verbose=verbose, compared=False,
     )  # fmt: skip
 
@@ -69,6 +71,7 @@ def compare(
     ] = None,
     dry_run: DryRun = False,
     fail_fast: FailFast = False,
+    jobs: Jobs = 1,
     figures: FiguresOption = BOTH,
     track: Track = None,
     store: StoreOption = None,
@@ -80,14 +83,14 @@ def compare(
     points = load_comparison(file, [n for n in names if "=" not in n], [n for n in names if "=" in n])
     place = to or Path("runs") / f"{points.name}-compare-{points.identity[:8]}"
     _sweep(
-        points, place, dry_run=dry_run, fail_fast=fail_fast, figures=figures, track=track, store=store,
+        points, place, dry_run=dry_run, fail_fast=fail_fast, jobs=jobs, figures=figures, track=track, store=store,
         verbose=verbose, compared=True,
     )  # fmt: skip
 
 
 def _sweep(
-    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, figures: str, track: str | None, store: Path | None,
-    verbose: bool, compared: bool,
+    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, jobs: int, figures: str, track: str | None,
+    store: Path | None, verbose: bool, compared: bool,
 ) -> None:  # fmt: skip
     from fl_sim.sweep.run import run_sweep, writing
 
@@ -99,7 +102,7 @@ def _sweep(
         out.print(plan(points, place))
         return
     with SweepBars(err) as bars:
-        failed = run_sweep(points, place, bars, store=store, verbose=verbose, fail_fast=fail_fast)
+        failed = run_sweep(points, place, bars, store=store, verbose=verbose, fail_fast=fail_fast, jobs=jobs)
     with writing(place):
         _show_sweep(place, formats, compared=compared)
     hand_over(track, place)

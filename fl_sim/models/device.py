@@ -38,17 +38,18 @@ def num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def share_of_gpu(need: int, *, most: int) -> float:
+def share_of_gpu(need: int, *, most: int, among: int = 1) -> float:
     """How much of a GPU each client at work gets, so that as many work on it at once as fit into its free memory.
 
     Args:
         need: bytes that one takes beside its CUDA context.
         most: how many there is work for: the processors of this machine that each GPU has to itself.
+        among: how many processes share the memory so out at the same time.
     """
     import torch
 
     free = min(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
-    return share_for(need, free, most=most)
+    return share_for(need, free // among, most=most)
 
 
 def share_for(need: int, free: int, *, most: int) -> float:

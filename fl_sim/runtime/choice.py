@@ -29,15 +29,17 @@ ROW = {"linear": 10e-6, "mlp": 30e-6, "mlp-64": 20e-6, "cnn": 250e-6}
 RAYS_OWN = ("timeout", "cpus_per_client", "gpus_per_client", "address")  # keys that say something of Ray
 
 
-def choose(scenarios: Sequence[Scenario], store: Store) -> tuple[Runtime, str]:
+def choose(scenarios: Sequence[Scenario], store: Store, jobs: int = 1) -> tuple[Runtime, str]:
     """Where scenarios with one `[runtime]` table run, "auto" made into a runtime; and why, in a line: empty where the
-    user has said it."""
+    user has said it. With `jobs` at a time it is they that keep the processors busy."""
     where = scenarios[0].runtime
     if where.name != "auto":
         return where, ""
     why = next(filter(None, map(_needs_ray, scenarios)), "")
     if why:
         return where.model_copy(update={"name": "ray"}), f"clients run on Ray: {why}"
+    if jobs > 1:
+        return where.model_copy(update={"name": "inline"}), f"{jobs} points run side by side, each in its own process"
     left = work(scenarios, store)
     if left < START:
         here = f"clients run in this process: the work that is left, about {left:.2g} s, is less than Ray's start takes"

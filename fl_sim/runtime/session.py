@@ -29,7 +29,8 @@ APP = "clients.app:app"
 
 
 class Session:
-    """Runs servers over the clients of `APP`, on the runtime that `where` names, which starts in the background.
+    """Runs servers over the clients of `APP`, on the runtime that `where` names, which starts in the background. So many
+    sessions as `share` says have the machine, or the cluster, among themselves.
 
     >>> with Session(Runtime(name="inline"), max_clients=3) as session:
     ...     session.serve(lambda grid: len(list(grid.get_node_ids())), num_clients=3, done=print)
@@ -37,9 +38,15 @@ class Session:
     """
 
     def __init__(
-        self, where: Runtime, max_clients: int, *, store: str | Path | None = None, verbose: bool = False
+        self,
+        where: Runtime,
+        max_clients: int,
+        *,
+        store: str | Path | None = None,
+        verbose: bool = False,
+        share: int = 1,
     ) -> None:
-        self.where, self.max_clients, self.verbose = where, max_clients, verbose
+        self.where, self.max_clients, self.verbose, self.share = where, max_clients, verbose, share
         self.store = users_store(store)
         self._clock: Clock | None = Clock()  # what starting takes is the first run's
         self._grid: Any = None  # the one RayGrid, where the runtime is ray
@@ -125,8 +132,8 @@ class Session:
         place = self._stack.enter_context(driver_store(str(self.store.root.resolve())))
         resources = {"num_cpus": self.where.cpus_per_client, "num_gpus": gpus}
         self._grid = RayGrid(
-            APP, self.max_clients, num_actors=actors_for(self.max_clients, **resources), resources=resources,
-            client_timeout=self.where.timeout, driver_store=place,
+            APP, self.max_clients, num_actors=self._of_all(actors_for(self.max_clients, **resources)),
+            resources=resources, client_timeout=self.where.timeout, driver_store=place,
         )  # fmt: skip
 
     def _share_gpus(self, need: int) -> None:
@@ -137,8 +144,11 @@ class Session:
             return
         self._close()
         at_once = clients_per_gpu(self.max_clients, num_cpus=self.where.cpus_per_client)
-        self._start_actors(share_of_gpu(need, most=at_once))
+        self._start_actors(share_of_gpu(need, most=self._of_all(at_once), among=self.share))
         self._need = need  # now, so that after a start that failed the next run tries again
+
+    def _of_all(self, room: int) -> int:
+        return max(1, room // self.share)
 
     def _close(self) -> None:
         from fl_sim.runtime.cluster import is_lost
@@ -154,10 +164,10 @@ class Session:
         from fl_sim.runtime import flower
 
         cpus = max(1, round(self.where.cpus_per_client))
-        slots = max(1, (os.cpu_count() or 1) // cpus)
+        slots = self._of_all((os.cpu_count() or 1) // cpus)
         gpus = self.where.gpus_per_client
         if gpus is None:
-            gpus = share_of_gpu(need(), most=max(1, slots // num_gpus())) if self._on_gpus() else 0.0
+            gpus = share_of_gpu(need(), most=max(1, slots // num_gpus()), among=self.share) if self._on_gpus() else 0.0
         return flower.run(
             server, APP, num_clients, client_timeout=self.where.timeout, slots=slots,
             resources={"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1}, address=self.where.address,

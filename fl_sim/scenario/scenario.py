@@ -269,6 +269,10 @@ class Scenario(Section):
         """As nested dicts of TOML values, every default written out, keys without a value left out."""
         return _without_none(self.model_dump(mode="json"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its tables: those of its strategies are made when they are asked for, and cannot be pickled."""
+        return type(self).of, (self.plain(),)
+
     def dump(self) -> str:
         """As TOML, every default written out."""
         return tomli_w.dumps(self.plain())

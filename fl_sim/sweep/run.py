@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fl_sim.errors import FlSimError, RuntimeLostError, log
 from fl_sim.preflight import check
 from fl_sim.results.run import RunFolder
 from fl_sim.results.sweep_folder import FAILED, POINTS, SWEEP, SweepFile, is_finished
 from fl_sim.runtime.choice import choose
-from fl_sim.scenario.scenario import Scenario
-from fl_sim.simulation import Progress, simulator
+from fl_sim.simulation import Progress, Silent, Simulator, simulator
 from fl_sim.store.artifacts import users_store
 from fl_sim.store.folders import PREFIX, alone_in, clear_dead, is_there, sealed, write_whole
 from fl_sim.sweep.expand import Point, Sweep
+from fl_sim.sweep.jobs import Start, side_by_side
 
 
 class Watch(Progress, Protocol):
@@ -41,9 +42,9 @@ class Watch(Progress, Protocol):
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path, watch: Watch, *, store: Path | None, verbose: bool, fail_fast: bool
+    sweep: Sweep, folder: Path, watch: Watch, *, store: Path | None, verbose: bool, fail_fast: bool, jobs: int = 1
 ) -> dict[str, str]:
-    """Run what is not finished. Returns run -> why it failed.
+    """Run what is not finished, `jobs` points at a time. Returns run -> why it failed.
 
     Raises:
         RuntimeLostError: what clients run on is gone, so that every other point would fail alike.
@@ -59,13 +60,13 @@ def run_sweep(
     failed: dict[str, str] = {}
     try:
         for points in _by_runtime(todo):
-            most = max(point.scenario.clients.count for point in points)
-            where, why = choose([point.scenario for point in points], users_store(store))
+            most, at_once = max(point.scenario.clients.count for point in points), min(jobs, len(points))
+            where, why = choose([point.scenario for point in points], users_store(store), at_once)
             if why:
                 watch.placed(why)
-            with simulator(where, most, store=store, verbose=verbose) as simulate:
-                for point in _nobody_else_first(folder, points):
-                    failure = _run_point(point, folder, lambda s: simulate(s, watch), watch)
+            start = partial(simulator, where, most, store=store, verbose=verbose, share=at_once)
+            with contextlib.closing(_outcomes(points, folder, start, watch, at_once)) as outcomes:
+                for point, failure in outcomes:
                     if failure is not None:
                         failed[point.run] = failure
                         if fail_fast:
@@ -79,6 +80,24 @@ def run_sweep(
             with writing(folder):
                 write_whole(folder / FAILED, sealed(FAILED, failed))
     return failed
+
+
+def _outcomes(
+    points: Sequence[Point], folder: Path, start: Start[Simulator], watch: Watch, jobs: int
+) -> Generator[tuple[Point, str | None]]:
+    """Each point when it has ended, and why it failed."""
+    free = _nobody_else_first(folder, points)
+    if jobs > 1:
+        for point, failure in side_by_side(free, jobs, start, partial(_run_point, folder, Silent())):
+            watch.ended(point.words(), failure)
+            yield point, failure
+        return
+    with start() as simulate:
+        for point in free:
+            watch.point(point.words())
+            failure = _run_point(folder, watch, simulate, point)
+            watch.ended(point.words(), failure)
+            yield point, failure
 
 
 @contextlib.contextmanager
@@ -95,16 +114,14 @@ def writing(folder: Path) -> Iterator[None]:
         raise FlSimError(f"{why}; choose another --out, or see to that: the finished points are kept") from error
 
 
-def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], watch: Watch) -> str | None:
+def _run_point(folder: Path, watch: Progress, simulate: Simulator, point: Point) -> str | None:
     """Run a point unless it is finished by now; returns why it failed."""
     with _lock(folder, point.run, wait=True):
         if is_finished(folder, point.run):
-            watch.ended(point.words(), None)
             return None
-        watch.point(point.words())
         try:
             with RunFolder(folder / POINTS / point.run) as place:
-                result = simulate(point.scenario)
+                result = simulate(point.scenario, watch)
                 for note in result.summary["notes"]:
                     log.warning("%s: %s", point.words(), note)
                 place.write(result)
@@ -113,10 +130,7 @@ def _run_point(point: Point, folder: Path, simulate: Callable[[Scenario], Any], 
             raise
         except Exception as error:  # whatever else it is, it must not cost the other points
             reason = str(error) if isinstance(error, FlSimError) else f"{type(error).__name__}: {error}"
-            failure = "; ".join([reason, *getattr(error, "__notes__", [])])
-            watch.ended(point.words(), failure)
-            return failure
-    watch.ended(point.words(), None)
+            return "; ".join([reason, *getattr(error, "__notes__", [])])
     return None
 
 
