@@ -214,8 +214,8 @@ def loaded_by(code: str) -> set[str]:
 
 def test_a_worker_does_not_load_what_only_the_driver_needs():
     found = loaded_by("import clients.app")
-    assert {"clients", "flwr", "torch"} <= found
-    assert found & {"strategies", "ray", "matplotlib", "pandas", "sklearn", "torchvision"} == set()
+    assert {"clients", "flwr"} <= found
+    assert found & {"strategies", "ray", "matplotlib", "pandas", "sklearn", "torchvision", "torch"} == set()
 
 
 def test_a_ray_actors_module_does_not_load_the_drivers_parts():
@@ -250,6 +250,26 @@ def test_no_strategy_needs_torch_or_ray_for_what_it_can_be_told():
 def test_a_run_is_checked_and_ray_started_before_torch_is_loaded():
     code = "from fl_sim import Scenario; from fl_sim.preflight import check; check(Scenario.load('digits'))"
     assert loaded_by(f"{code}; import fl_sim.runtime.session") & {"torch", "scipy", "matplotlib"} == set()
+
+
+@pytest.mark.parametrize("runtime", ["inline", "ray"])
+def test_a_run_that_finds_its_models_predictions_in_the_store_loads_no_torch(runtime, tmp_path):
+    """Nor what draws, where no figure is asked for, nor SciPy's statistics, in the command and in Ray's workers."""
+    words = ["run", "digits", "--figures", "none", "--store", str(tmp_path / "store"), "clients.count=6"]
+    words += ["clients.tier.strong.architecture=linear", "--runtime", runtime]
+    code = f"""
+import sys
+from fl_sim.cli import main
+sys.argv = ["fl-sim", *{words!r}, "--out", sys.argv[1], sys.argv[2]]
+def gone(code):
+    print("loaded", *({{"torch", "scipy.stats", "matplotlib", "sklearn"}} & {{*sys.modules}}))
+main.sys.exit = gone
+main.main()
+"""
+    for concentration in ("clients.concentration=0.4", "clients.concentration=0.6"):
+        command = [sys.executable, "-c", code, str(tmp_path / concentration), concentration]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["loaded"], done.stdout
 
 
 def test_scipys_statistics_are_loaded_by_those_who_ask_for_them():

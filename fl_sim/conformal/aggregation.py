@@ -34,7 +34,6 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
 
 from fl_sim.conformal.decimals import as_meant
 from fl_sim.conformal.laws import beta_quantile
@@ -117,6 +116,8 @@ def density_at(scores: ArrayLike, threshold: float) -> float:
     thousandth of 0, their threshold far out in a thin tail, where so narrow a kernel sees nothing but the threshold
     itself and reports its own height.
     """
+    from scipy.special import ndtri
+
     values = np.sort(np.asarray(scores, np.float64))
     n = len(values)
     if n < 2 or math.isinf(threshold) or not values[0] < values[-1] < math.inf:

@@ -51,9 +51,9 @@ def choose(scenarios: Sequence[Scenario], store: Store, jobs: int = 1) -> tuple[
 def _needs_ray(scenario: Scenario) -> str:
     """Why it is no work for this process; empty if it may be."""
     where = scenario.runtime
-    said = [key for key in RAYS_OWN if getattr(where, key) != Runtime.model_fields[key].default]
-    if said:
-        return f"runtime.{said[0]} is set"
+    set_keys = [key for key in RAYS_OWN if getattr(where, key) != Runtime.model_fields[key].default]
+    if set_keys:
+        return f"runtime.{set_keys[0]} is set"
     waits = [behaviour.kind for behaviour in scenario.clients.behaviour if behaviour.needs_time and behaviour.share]
     if waits:
         return f"a {waits[0]} is stopped there, and not in this process"

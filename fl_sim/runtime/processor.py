@@ -34,7 +34,7 @@ def kind() -> str:
     exp = np.lib.introspect.opt_func_info(func_name="^exp$", signature="float64")["exp"]
     settings = [
         _maker(),
-        _torch_units(),
+        torch_units(),
         blas[0]["architecture"] if blas else "no-openblas",
         next(iter(exp.values()))["current"].partition("(")[0],
         *(f"{name}={os.environ[name]}" for name in _HELD if os.environ.get(name)),
@@ -42,16 +42,16 @@ def kind() -> str:
     return " ".join(settings)
 
 
-def _torch_units() -> str:
+def torch_units() -> str:
     """The vector units that torch's own kernels use, as `torch.backends.cpu.get_cpu_capability` says; of x86-64 under
     Linux by torch's own rule (ATen/native/DispatchStub.cpp), without importing it, which takes over a second."""
-    units, held = set(_cpuinfo("flags").split()), os.environ.get("ATEN_CPU_CAPABILITY")
-    if not units or "torch" in sys.modules or held not in (None, "default", "avx2", "avx512"):
+    units, forced = set(_cpuinfo("flags").split()), os.environ.get("ATEN_CPU_CAPABILITY")
+    if not units or "torch" in sys.modules or forced not in (None, "default", "avx2", "avx512"):
         import torch
 
         return torch.backends.cpu.get_cpu_capability()
-    if held is not None:
-        return held.upper()
+    if forced is not None:
+        return forced.upper()
     return next((name for name, needed in _TORCH_UNITS.items() if needed <= units), "DEFAULT")
 
 

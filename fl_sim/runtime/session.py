@@ -29,8 +29,8 @@ APP = "clients.app:app"
 
 
 class Session:
-    """Runs servers over the clients of `APP`, on the runtime that `where` names, which starts in the background. So many
-    sessions as `share` says have the machine, or the cluster, among themselves.
+    """Runs servers over the clients of `APP`, on the runtime that `where` names, which starts in the background. The
+    machine, or the cluster, is shared out among so many sessions as `share` says.
 
     >>> with Session(Runtime(name="inline"), max_clients=3) as session:
     ...     session.serve(lambda grid: len(list(grid.get_node_ids())), num_clients=3, done=print)

@@ -88,13 +88,12 @@ def _outcomes(
     """Each point when it has ended, and why it failed."""
     free = _nobody_else_first(folder, points)
     if jobs > 1:
-        for point, failure in side_by_side(free, jobs, start, partial(_run_point, folder, Silent())):
+        for point, failure in side_by_side(free, jobs, start, partial(_run_point, folder, None)):
             watch.ended(point.words(), failure)
             yield point, failure
         return
     with start() as simulate:
         for point in free:
-            watch.point(point.words())
             failure = _run_point(folder, watch, simulate, point)
             watch.ended(point.words(), failure)
             yield point, failure
@@ -114,14 +113,16 @@ def writing(folder: Path) -> Iterator[None]:
         raise FlSimError(f"{why}; choose another --out, or see to that: the finished points are kept") from error
 
 
-def _run_point(folder: Path, watch: Progress, simulate: Simulator, point: Point) -> str | None:
-    """Run a point unless it is finished by now; returns why it failed."""
+def _run_point(folder: Path, watch: Watch | None, simulate: Simulator, point: Point) -> str | None:
+    """Run a point unless it is finished by now; returns why it failed. `watch` is told, if there is one."""
     with _lock(folder, point.run, wait=True):
         if is_finished(folder, point.run):
             return None
+        if watch is not None:
+            watch.point(point.words())
         try:
             with RunFolder(folder / POINTS / point.run) as place:
-                result = simulate(point.scenario, watch)
+                result = simulate(point.scenario, watch or Silent())
                 for note in result.summary["notes"]:
                     log.warning("%s: %s", point.words(), note)
                 place.write(result)

@@ -32,6 +32,7 @@ from fl_sim.conformal.reliability import (
     curves,
     is_calibrated,
     judged,
+    judged_each,
     log_softmax,
     tabulate,
 )
@@ -221,6 +222,17 @@ def test_tables_of_parts_add_up_to_that_of_all(drawn, cuts, calibrated, shuffle)
         assert value == pytest.approx(judged(together)[name], abs=1e-12)
     checked_table(together, len(labels))
     checked_table(whole, len(labels))
+
+
+def test_many_tables_are_judged_as_each_by_itself():
+    rng = np.random.default_rng(2)
+    tables = [NOTHING]
+    for k, n in enumerate(rng.integers(0, 40, 60).tolist()):
+        log_p, labels = log_softmax(rng.normal(size=(n, 4)) * 4), rng.integers(0, 4, n)
+        tables.append(tabulate(log_p, labels, log_softmax(log_p / 3) if k % 2 else None))
+    together = judged_each(tables)
+    for k, table in enumerate(tables):
+        assert {name: values[k] for name, values in together.items()} == judged(table)
 
 
 def test_losses_of_all_are_the_means_of_the_clients_by_their_points():

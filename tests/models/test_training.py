@@ -24,7 +24,7 @@ from torch import nn
 from clients.context import ClientContext
 from fl_sim.data.contrast import SOFTEST, contrasted
 from fl_sim.errors import DataNotAtHandError, FlSimError
-from fl_sim.models import architectures, model_key, pretrained, training
+from fl_sim.models import architectures, device, model_key, pretrained, training
 from fl_sim.models.architectures import ARCHITECTURES, FIT_THEMSELVES, IMAGENET, build
 from fl_sim.models.device import resolve_device
 from fl_sim.models.model_key import key_parts
@@ -164,7 +164,7 @@ def test_all_that_decides_a_models_bits_is_in_its_key(client_context, monkeypatc
         patch.setattr(type(client_context.store), "get", lambda *_: None)
         keys["device"] = fitted(client_context, dataclasses.replace(recipe, device="cuda"), rows)
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "__version__", "0.0.1")
+        patch.setattr(model_key, "versions", lambda package: (f"{package} 0.0.1",))
         keys["torch's version"] = fitted(client_context, recipe, rows)
     with monkeypatch.context() as patch:
         patch.setattr(model_key, "VERSION", model_key.VERSION + 1)
@@ -265,11 +265,25 @@ def test_outputs_follow_the_task():
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(device, "may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == "cpu"
     assert resolve_device("cpu") == "cpu"
     with pytest.raises(ValueError, match="device 'cuda' is asked for, and torch sees no GPU"):
         resolve_device("cuda")
+
+
+def test_torch_is_asked_for_a_gpu_where_a_driver_has_its_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "Path", lambda place: tmp_path)
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (device.may_have_gpu(), resolve_device("auto")) == (False, "cpu")
+    for name in ("nvidiactl", "dxg", "kfd"):
+        (tmp_path / name).touch()
+        assert (device.may_have_gpu(), resolve_device("auto")) == (True, "cuda")
+        (tmp_path / name).unlink()
+    monkeypatch.setattr(device.sys, "platform", "win32")
+    assert device.may_have_gpu()
 
 
 # ------------------------------------------------------------------------------------------------------ architectures

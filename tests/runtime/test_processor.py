@@ -16,9 +16,11 @@ from fl_sim.runtime.processor import kind
 SETTINGS = tuple(environment())
 # Whatever is left to chance is seeded: two digests differ where a library has added in another order.
 DIGESTS = """
-import hashlib, json
+import hashlib, json, sys
+from fl_sim.runtime.processor import kind, torch_units
+
+units, loaded = torch_units(), "torch" in sys.modules
 import numpy as np, scipy.linalg, torch
-from fl_sim.runtime.processor import kind
 
 def digest(*arrays):
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
@@ -28,7 +30,7 @@ a, image, kernel = rng.normal(size=(129, 67)), rng.normal(size=(4, 3, 17, 17)), 
 torch.set_num_threads(1)
 t, x, w = (torch.from_numpy(array.astype(np.float32)) for array in (a, image, kernel))
 print(json.dumps({
-    "kind": kind(),
+    "kind": kind(), "units": [units, loaded, torch.backends.cpu.get_cpu_capability()],
     "ATEN_CPU_CAPABILITY": digest(torch.softmax(t, 1).numpy(), t.sum(1).numpy()),
     "DNNL_MAX_CPU_ISA": digest(torch.nn.functional.conv2d(x, w).numpy()),
     "MKL_CBWR": digest((t @ t.T).numpy()),
@@ -60,6 +62,12 @@ def test_each_setting_changes_what_its_library_computes(told: dict[str, dict[str
     # A processor that has no more than it is held down to computes the same; any other something else.
     assert (told[setting][setting] == told[""][setting]) == plain
     assert (told["all"][setting] == told[""][setting]) == plain
+
+
+def test_torchs_units_are_known_without_torch(told: dict[str, dict[str, str]]) -> None:
+    for name, printed in told.items():
+        light, loaded, units = printed["units"]
+        assert (light, loaded) == (units, False), name
 
 
 def test_the_kind_names_what_is_held_down(told: dict[str, dict[str, str]]) -> None:

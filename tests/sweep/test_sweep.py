@@ -32,6 +32,7 @@ class Quiet:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.failures: list[str] = []
+        self.placed_words: list[str] = []
 
     def phase(self, name, total): ...
 
@@ -39,6 +40,9 @@ class Quiet:
 
     def begin(self, total, finished):
         self.total, self.finished = total, finished
+
+    def placed(self, words):
+        self.placed_words.append(words)
 
     def point(self, words):
         self.begun.append(words)
