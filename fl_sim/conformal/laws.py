@@ -1,7 +1,7 @@
 """The laws of counts and of order statistics: binomial, beta-binomial, beta.
 
-Of `scipy.special` alone: `scipy.stats`, which gives the same numbers but for last bits, takes half a second to import and
-a tenth of a millisecond a call, and every run and every client would pay for it. It is imported late, because a
+Of `scipy.special` alone: `scipy.stats`, which gives the same numbers but for last bits, takes half a second to import
+and a tenth of a millisecond a call, and every run and every client would pay for it. It is imported late, because a
 scenario is read without.
 """
 
