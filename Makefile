@@ -13,7 +13,7 @@ SETUP := .venv/.set-up
 
 demo: $(SETUP)
 	$(BIN)/fl-sim run digits
-	$(BIN)/fl-sim run crowd
+	$(BIN)/fl-sim run crowd --runtime ray
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -m "not slow" -n 2

@@ -10,7 +10,7 @@ start of a Python process to its end, without predictions in the store. The comm
 moment meets all of them.
 
 *floor*          the same arithmetic and nothing else: each model once over the rows, thresholds and counts in NumPy
-*inline*, *ray*  `simulate` as anybody calls it
+*auto*, *inline*, *ray*  `simulate` as anybody calls it; *auto* is the default
 *ordinary*       Flower's own simulation with the app that an ordinary user writes, after Flower's PyTorch quickstart
                  (`benchmarks/ordinary/calibration.py`): the server sends each client its model's weights, the client
                  builds the network, loads them and predicts its rows of torchvision's FashionMNIST by a DataLoader;
@@ -52,7 +52,7 @@ import measuring
 import numpy as np
 
 MOST_ON_FLOWER = 1000
-OURS = ("inline", "ray")
+OURS = ("auto", "inline", "ray")
 ORDINARY = ("ordinary", "tuned")
 ON_FLOWER = (*ORDINARY, "maps")
 WAYS = ("floor", *OURS, *ON_FLOWER)
@@ -213,12 +213,14 @@ def prepare_store(root: Path) -> None:
     from fl_sim.population.clients import populate
     from fl_sim.population.model_cache import trained
     from fl_sim.population.prepared_data import prepare
+    from fl_sim.runtime.choice import remember
     from fl_sim.store.artifacts import Store
 
     store, run_scenario = Store(root), scenario(100)
     data = prepare(run_scenario.data, run_scenario.seed, store)
     people = populate(run_scenario, data, store)
     rows = data.rows("train")
+    remember(run_scenario, store)  # what `auto` looks for
     keys = {t.name: trained(store, data, people.recipe(t, "shared"), rows) for t in run_scenario.clients.tier}
     (root / "models.json").write_text(json.dumps(keys))
 
@@ -358,12 +360,13 @@ def print_commands(figures: list[Figures]) -> None:
         of = {way: one.median(way) for way in WAYS}
         ray, base = of["ray"], of["floor"] or 0.0
         return [
-            f"{one.count:,}", *(measuring.seconds(of[way]) for way in WAYS), measuring.ratio(of["inline"], base),
+            f"{one.count:,}", *(measuring.seconds(of[way]) for way in WAYS), measuring.ratio(of["auto"], base),
+            measuring.ratio(of["inline"], base),
             measuring.ratio(ray, base), "-" if ray is None else f"{ray - 2 * base:.1f} s",
             *(measuring.ratio(of[way], of[mine]) for mine in OURS for way in ORDINARY), f"{one.coverage['floor']:.4f}",
         ]  # fmt: skip
 
-    head = ["K", *WAYS, "inline / floor", "ray / floor", f"ray - 2 floor (≤ {RAY_STARTS:g} s)"]
+    head = ["K", *WAYS, "auto / floor", "inline / floor", "ray / floor", f"ray - 2 floor (≤ {RAY_STARTS:g} s)"]
     title = "Whole commands"
     ratios = [f"{way} / {mine}" for mine in OURS for way in ORDINARY]
     measuring.table([*head, *ratios, "coverage"], map(cells, figures), title)

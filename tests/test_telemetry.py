@@ -216,4 +216,6 @@ def test_a_runs_time_in_words():
     seconds = dict.fromkeys(PHASES, 0.01) | {"start": 4.12, "train": 5.0, "total": 9.17}
     result = Result(Scenario.load("digits"), [], {"seconds": seconds})
     assert took(result) == "9.2 s: start 4.1, train 5.0"
+    on_ray = Result(result.scenario, [], result.summary | {"machine": {"runtime": "ray"}})
+    assert took(on_ray) == "9.2 s on Ray: start 4.1, train 5.0"
     assert took(Result(result.scenario, [], {"seconds": dict.fromkeys(PHASES, 0.0) | {"total": 0.04}})) == "0.0 s"

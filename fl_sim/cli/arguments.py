@@ -30,6 +30,7 @@ BOTH = "png,svg"  # by default
 FiguresOption = Annotated[
     str, typer.Option("--figures", envvar="FL_SIM_FIGURES", help="The formats of figures: png, svg, both, or none.")
 ]
+PageOption = Annotated[bool, typer.Option("--page", help="Also write report.html, as fl-sim report does.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Let Flower and Ray log; show tracebacks.")]
 
 

@@ -27,6 +27,7 @@ from fl_sim.cli.arguments import (
     FiguresOption,
     FileArgument,
     Overrides,
+    PageOption,
     StoreOption,
     Track,
     Verbose,
@@ -165,6 +166,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="HOST:PORT of a running Ray cluster (runtime.address).")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-DIGEST).")] = None,
     figures: FiguresOption = BOTH,
+    page: PageOption = False,
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,
@@ -186,6 +188,8 @@ def run(
             f"This scenario was run before, so nothing was run now. Everything is in [bold]{escape(str(place))}[/]",
             soft_wrap=True,
         )
+        if page:
+            report.write_page(place)
         hand_over(track, place)
         return
     from fl_sim.preflight import check
@@ -219,6 +223,8 @@ def run(
         out.print("Another process has finished the same run there in the meantime: its files stay.")
     written = listed(["result.json", "clients.csv"], drawn)
     out.print(f"{written} are in [bold]{escape(str(place))}[/]", soft_wrap=True, highlight=False)
+    if page:
+        report.write_page(place)
     hand_over(track, place)
 
 

@@ -14,6 +14,7 @@ from fl_sim.cli.arguments import (
     BOTH,
     FiguresOption,
     FileArgument,
+    PageOption,
     StoreOption,
     Track,
     Verbose,
@@ -25,6 +26,7 @@ from fl_sim.cli.arguments import (
     refuse_tracker,
 )
 from fl_sim.cli.progress import SweepBars
+from fl_sim.cli.report import write_page
 from fl_sim.errors import FlSimError
 
 Assignments = Annotated[
@@ -43,6 +45,7 @@ def sweep(
     fail_fast: FailFast = False,
     jobs: Jobs = 1,
     figures: FiguresOption = BOTH,
+    page: PageOption = False,
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,
@@ -53,8 +56,8 @@ def sweep(
     points = load_sweep(file, assignments or [])
     place = to or Path("runs") / f"{points.name}-sweep-{points.identity[:8]}"
     _sweep(
-        points, place, dry_run=dry_run, fail_fast=fail_fast, jobs=jobs, figures=figures, track=track, store=store,
-        verbose=verbose, compared=False,
+        points, place, dry_run=dry_run, fail_fast=fail_fast, jobs=jobs, figures=figures, page=page, track=track,
+        store=store, verbose=verbose, compared=False,
     )  # fmt: skip
 
 
@@ -73,6 +76,7 @@ def compare(
     fail_fast: FailFast = False,
     jobs: Jobs = 1,
     figures: FiguresOption = BOTH,
+    page: PageOption = False,
     track: Track = None,
     store: StoreOption = None,
     verbose: Verbose = False,
@@ -83,13 +87,13 @@ def compare(
     points = load_comparison(file, [n for n in names if "=" not in n], [n for n in names if "=" in n])
     place = to or Path("runs") / f"{points.name}-compare-{points.identity[:8]}"
     _sweep(
-        points, place, dry_run=dry_run, fail_fast=fail_fast, jobs=jobs, figures=figures, track=track, store=store,
-        verbose=verbose, compared=True,
+        points, place, dry_run=dry_run, fail_fast=fail_fast, jobs=jobs, figures=figures, page=page, track=track,
+        store=store, verbose=verbose, compared=True,
     )  # fmt: skip
 
 
 def _sweep(
-    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, jobs: int, figures: str, track: str | None,
+    points: Any, place: Path, *, dry_run: bool, fail_fast: bool, jobs: int, figures: str, page: bool, track: str | None,
     store: Path | None, verbose: bool, compared: bool,
 ) -> None:  # fmt: skip
     from fl_sim.sweep.run import run_sweep, writing
@@ -105,6 +109,8 @@ def _sweep(
         failed = run_sweep(points, place, bars, store=store, verbose=verbose, fail_fast=fail_fast, jobs=jobs)
     with writing(place):
         _show_sweep(place, formats, compared=compared)
+    if page:
+        write_page(place)
     hand_over(track, place)
     if failed:
         words = {point.run: point.words() for point in points.points}

@@ -17,10 +17,13 @@ from fl_sim.scenario.scenario import Scenario
 # ----------------------------------------------------------------------------------------------------------- scenario
 
 
+RUNTIMES = {"inline": " in this process", "ray": " on Ray", "flower": " on Flower's runtime"}
+
+
 def took(result: Result) -> str:
-    """Wall time, and the phases of it that can be seen: `12.3 s: start 4.1, train 5.0, infer 3.2`."""
-    seconds = dict(result.summary["seconds"])
-    total = f"{seconds.pop('total'):.1f} s"
+    """Wall time, where clients ran, and the phases that can be seen: `12.3 s on Ray: start 4.1, train 5.0, infer 3.2`."""
+    seconds, where = dict(result.summary["seconds"]), result.summary.get("machine", {}).get("runtime", "")
+    total = f"{seconds.pop('total'):.1f} s{RUNTIMES.get(where, '')}"
     phases = ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items() if spent >= 0.05)
     return f"{total}: {phases}" if phases else total
 

@@ -50,13 +50,21 @@ def fl_sim(monkeypatch, capsys):
 
 
 def test_run_prints_a_table_and_writes_a_finished_run(folder, fl_sim):
-    code, out, _ = fl_sim("run", "digits", *SMALL, "--figures", "png,svg", "--out", "here")
+    code, out, _ = fl_sim("run", "digits", *SMALL, "--figures", "png,svg", "--page", "--out", "here")
     assert code == 0
     assert "weak" in out
     assert "worst" in out
     assert "here" in out
     names = {path.name for path in (folder / "here").iterdir()}
-    assert {"scenario.toml", "result.json", "clients.csv", "coverage.png", "coverage.svg", "labels.png"} <= names
+    assert {
+        "scenario.toml",
+        "result.json",
+        "clients.csv",
+        "coverage.png",
+        "coverage.svg",
+        "labels.png",
+        "report.html",
+    } <= names
     assert [path.name for path in folder.iterdir()] == ["here"]
 
     result = json.loads((folder / "here/result.json").read_text())

@@ -35,6 +35,7 @@ from fl_sim.agreement.measure import MATRIX
 from fl_sim.conformal.coverage import exchangeable_band
 from fl_sim.conformal.reliability import BINS
 from fl_sim.report import sweep_points as over
+from fl_sim.report import wording
 from fl_sim.report.figures import kept as figure_kept
 from fl_sim.report.figures.of_a_run.accuracy import draw as accuracy
 from fl_sim.report.figures.of_a_run.agreement import draw as disagreements
@@ -366,6 +367,47 @@ def test_labels_are_shares_of_a_clients_points_under_the_names_of_their_classes(
     for share in (0.05, 0.3, 0.95):
         assert seen_at(scale, ramp, 0.5, share) == pytest.approx(share, abs=0.01)
     labels_are_true(scale.yaxis)
+
+
+def test_of_more_clients_than_columns_each_column_is_the_mean_of_neighbours() -> None:
+    """2,500 clients in 1,000 columns of two or three; a mark is still drawn of every one."""
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 9, (2500, 3))
+    counts[::50] = 0
+    covered = rng.integers(0, 21, 2500).tolist()
+    rows = [
+        client(k, "weak", covered[k], 20, n=int(mine.sum())) | {"label_counts": mine.tolist()}
+        for k, mine in enumerate(counts)
+    ]
+    shown = result(rows, "calibrate.alpha=0.2", classes=["ant", "bee", "cow"])
+    sizes_of, shares_of, _ = labels(shown).axes
+    full = [(int(c.argmax()), -c.max() / c.sum(), c) for c in counts if c.sum()]
+    order = [c for _, _, c in sorted(full, key=lambda one: one[:2])] + [c for c in counts if not c.sum()]
+    groups = [order[int(2500 * i / 1000) : int(2500 * (i + 1) / 1000)] for i in range(1000)]
+    (image,) = shares_of.images
+    assert image.get_array().shape == (3, 1000)
+    _, low, high = steps(sizes_of, "sizes")
+    heights = [top for top, bottom in zip(high, low, strict=True) if not math.isnan(top)]
+    assert heights == pytest.approx([float(np.mean([c.sum() for c in group])) for group in groups])
+    for place in (1, 777, 2400, 2500):
+        group = [c / c.sum() for c in groups[int((place - 0.5) / 2.5)] if c.sum()]
+        expected = np.mean(group, axis=0) if group else [math.nan] * 3
+        drawn = [seen_at(shares_of, image, place, row) for row in range(3)]
+        assert drawn == pytest.approx(list(expected), nan_ok=True)
+    figure = coverage(shown)
+    (marks,) = [each for each in figure.axes[0].collections if isinstance(each, PathCollection)]
+    assert points_of(marks)[:, 1].tolist() == sorted(k / 20 for k in covered)
+    ranked = [wording.band(shown.scenario, row) for row in sorted(rows, key=lambda r: (r["coverage"], r["client"]))]
+    _, low, high = steps(figure.axes[0], "band")
+    bars_of = [(b, t) for b, t in zip(low, high, strict=True) if not math.isnan(t)]
+    means = []
+    for i in range(1000):
+        known = [b for b in ranked[int(2500 * i / 1000) : int(2500 * (i + 1) / 1000)] if b]
+        if known:
+            means.append(np.mean(known, axis=0) + np.array([-0.002, 0.002]))
+    assert np.array(bars_of) == pytest.approx(np.array(means))
+    assert "mean of neighbouring clients" in text_of(figure)
+    assert "1,000 columns is the mean of neighbouring clients" in text_of(labels(shown))
 
 
 def test_labels_of_a_regression_are_deciles_from_one() -> None:

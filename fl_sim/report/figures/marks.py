@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fl_sim.report.figures.style import BAND, DASHED, INK, SOFT, WARN
 
+MOST_COLUMNS = 1000  # clients that still have a column each
+MANY = 5000  # marks, beyond which they are a picture within an SVG, which else has megabytes
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples fill an interval evenly: a jitter without chance
 
 
@@ -65,11 +67,26 @@ def ranks(ax: Axes, clients: int) -> None:
     ax.set_xticks([tick for tick in ticks(8, integer=True).tick_values(1, max(clients, 2)) if 1 <= tick <= clients])
 
 
+def columns(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values of K clients in their order, (K, ...), as they are drawn: beyond `MOST_COLUMNS` of them a column is the
+    mean of neighbours, as many in each as K allows, without those that are nan.
+
+    >>> columns(np.array([1.0, np.nan, 3.0])).tolist()
+    [1.0, nan, 3.0]
+    """
+    if len(values) <= MOST_COLUMNS:
+        return values
+    starts = np.linspace(0, len(values), MOST_COLUMNS, endpoint=False).astype(np.int64)
+    total, known = (np.add.reduceat(part, starts, axis=0) for part in (np.nan_to_num(values), ~np.isnan(values) * 1.0))
+    return np.divide(total, known, out=np.full(total.shape, np.nan), where=known > 0)
+
+
 def bars(ax: Axes, low: NDArray[np.float64], high: NDArray[np.float64], colour: str, name: str) -> None:
-    """Bars from `low` to `high`, both (K,), at 1..K; none where they are nan. One path, however many they are."""
-    half = 0.4 if len(low) < 150 else 0.5
-    place = np.arange(1, len(low) + 1)
-    edges = np.stack([place - half, place + half], axis=1).ravel()
+    """Bars from `low` to `high`, both (K,), at 1..K, in `columns`; none where they are nan. One path, however many."""
+    edges = np.linspace(0, len(low), len(columns(low)) + 1) + 0.5
+    low, high = columns(low), columns(high)
+    gap = 0.1 if len(low) < 150 else 0.0
+    edges = np.stack([edges[:-1] + gap, edges[1:] - gap], axis=1).ravel()
     tops, bottoms = (np.stack([ends, np.full(len(ends), np.nan)], axis=1).ravel()[:-1] for ends in (high, low))
     ax.stairs(tops, edges, baseline=bottoms, fill=True, color=colour, linewidth=0, gid=name)
 
@@ -79,7 +96,9 @@ def cloud(ax: Axes, values: ArrayLike, low: float, high: float, style: dict[str,
     x = np.sort(np.asarray(values, np.float64))
     y = low + (high - low) * (np.arange(1, len(x) + 1) * _GOLDEN % 1)
     area = float(np.clip(6000 / max(len(x), 1), 8, 30))
-    ax.scatter(x, y, s=area, linewidth=0.4, edgecolor="white", zorder=3, clip_on=False, **style)
+    ax.scatter(
+        x, y, s=area, linewidth=0.4, edgecolor="white", zorder=3, clip_on=False, rasterized=len(x) > MANY, **style
+    )
 
 
 def mark(face: str | None, size: float = 5.5) -> dict[str, Any]:

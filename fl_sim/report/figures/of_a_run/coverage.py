@@ -16,7 +16,18 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import IdentityTransform
 
 from fl_sim.report import wording
-from fl_sim.report.figures.marks import bars, beside, note, promise_lines, ranks, share_axis, spread, ticks
+from fl_sim.report.figures.marks import (
+    MANY,
+    MOST_COLUMNS,
+    bars,
+    beside,
+    note,
+    promise_lines,
+    ranks,
+    share_axis,
+    spread,
+    ticks,
+)
 from fl_sim.report.figures.sheet import Grid, Words, facets, sheet
 from fl_sim.report.figures.style import BAND, INK, SOFT, WARN, look
 from fl_sim.report.numbers import count, keeps, percent, promise, promised
@@ -84,6 +95,7 @@ def _marks(ax: Axes, result: Result, rows: Sequence[Row]) -> None:
         linewidth=0.8,
         offsets=[(rank, row["coverage"]) for rank, row in enumerate(rows, start=1)] or np.zeros((0, 2)),
         edgecolor=colours,
+        rasterized=len(rows) > MANY,
         facecolor=["white" if bare else colour for bare, colour in zip(hollow, colours, strict=True)],
     )
     marks.set_transform(IdentityTransform())
@@ -137,6 +149,8 @@ def _caption(result: Result) -> str:
             "Grey: the 95% band, where the coverage of a client would fall 95 times in 100 if its test points were "
             f"exchangeable with its n_k calibration points and it used its own threshold. {counted}"
         )
+        if len(wording.tested(result)) > MOST_COLUMNS:
+            parts.append("Drawn as the mean of neighbouring clients' bands.")
         if wording.below_band(result)[1] < len(wording.tested(result)):
             parts.append("No band where a client's own threshold would be infinite.")
     elif result.scenario.clients.test == "shared":

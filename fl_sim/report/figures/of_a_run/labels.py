@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fl_sim.report import wording
-from fl_sim.report.figures.marks import bars, count_axis, note, ranks, share_axis, short
+from fl_sim.report.figures.marks import MOST_COLUMNS, bars, columns, count_axis, note, ranks, share_axis, short
 from fl_sim.report.figures.sheet import FLOOR, LEFT, Grid, Sheet, Words, facets, sheet, widest
 from fl_sim.report.figures.style import BAND, SOFT
 from fl_sim.report.numbers import count
@@ -20,7 +20,6 @@ from fl_sim.results.run import Result
 ORDER = 30
 SIZES, RIGHT = 0.75, 0.85  # inches: the panel of n_k, and beside the panels the scale
 MOST_NAMES = 64  # class names shown
-MOST_COLUMNS = 1000  # clients that still have a column of dots each; more are averaged
 COLOURS = "Blues"
 Counts = NDArray[np.int64]
 
@@ -84,10 +83,9 @@ def _norm(counts: Counts) -> Normalize:
 
 
 def _heat(ax: Axes, counts: Counts, names: Sequence[str], size: float, norm: Normalize) -> None:
-    clients = len(counts)
-    how = "nearest" if clients <= MOST_COLUMNS else "antialiased"
+    clients, shares = len(counts), columns(_shares(counts))
     place = (0.5, clients + 0.5, len(names) - 0.5, -0.5)
-    ax.imshow(_shares(counts).T, cmap=COLOURS, norm=norm, aspect="auto", extent=place, interpolation=how)
+    ax.imshow(shares.T, cmap=COLOURS, norm=norm, aspect="auto", extent=place, interpolation="nearest")
     ax.set_facecolor(BAND)  # of clients without points
     step = -(-len(names) // MOST_NAMES)
     ax.set_yticks(range(0, len(names), step), list(names)[::step], fontsize=size)
@@ -139,6 +137,9 @@ def _needed(counts: Counts) -> Counts:
 def _caption(result: Result, counts: Counts) -> str:
     empty, lost = int((counts.sum(axis=1) == 0).sum()), len(wording.missing(result))
     parts = ["Each column is a client: the shares of its calibration points, and above it n_k, how many they are."]
+    if len(counts) > MOST_COLUMNS:
+        of_each = "the shares of their calibration points, and above it n_k, how many they are"
+        parts = [f"Each of {MOST_COLUMNS:,} columns is the mean of neighbouring clients: {of_each}."]
     parts += [f"{count(empty, 'client')} without calibration points, grey, at the right."] * bool(empty)
     parts += [f"{count(lost, 'client')} failed and {'is' if lost == 1 else 'are'} missing here."] * bool(lost)
     return " ".join(parts)
