@@ -21,7 +21,7 @@ RUNTIMES = {"inline": " in this process", "ray": " on Ray", "flower": " on Flowe
 
 
 def took(result: Result) -> str:
-    """Wall time, where clients ran, and the phases that can be seen: `12.3 s on Ray: start 4.1, train 5.0, infer 3.2`."""
+    """Wall time, where clients ran, and the phases that can be seen: `12.3 s on Ray: start 4.1, train 5.0`."""
     seconds, where = dict(result.summary["seconds"]), result.summary.get("machine", {}).get("runtime", "")
     total = f"{seconds.pop('total'):.1f} s{RUNTIMES.get(where, '')}"
     phases = ", ".join(f"{phase} {spent:.1f}" for phase, spent in seconds.items() if spent >= 0.05)
