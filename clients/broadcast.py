@@ -28,7 +28,7 @@ from fl_sim.population.clients import Client, Population
 from fl_sim.population.model_cache import Cohort, TransferSet, cohort_on_transfer, distilled, gathered, shared_backbone
 from fl_sim.store.artifacts import Artifact, Store, digest
 
-MOST_IMAGES = 10_000_000  # that a client takes in a parcel
+MOST_IMAGES = 10_000_000  # that a client takes in a payload
 MOST_BYTES = 1 << 34  # of them
 MOST_WEIGHTS = 1 << 32  # bytes of a network that a client takes
 
@@ -39,24 +39,24 @@ def payload(request: PayloadRequest, client_context: ClientContext) -> FitReport
 
 
 def images(request: ImagesRequest, client_context: ClientContext) -> FitReport:
-    """Train the client's own architecture on the images of a parcel."""
+    """Train the client's own architecture on the images of a payload."""
     file, shape = request.payload.tobytes(), client_context.population.data.shape
 
     def make() -> Artifact:
         raw_images, labels = unpack_images(file, most_images=MOST_IMAGES, most_bytes=MOST_BYTES)
         if raw_images.shape[1:] != shape:
-            raise FlSimError(f"the parcel has images of shape {raw_images.shape[1:]}, and this client's task {shape}")
+            raise FlSimError(f"the payload has images of shape {raw_images.shape[1:]}, and this client's task {shape}")
         return Artifact({"images": raw_images, "labels": labels})
 
-    key = digest(parcel=hashlib.sha256(file).hexdigest(), shape=list(shape), decoder=versions("Pillow"))
+    key = digest(payload=hashlib.sha256(file).hexdigest(), shape=list(shape), decoder=versions("Pillow"))
     client_context.store.ensure("transfer", key, make)
     return _learn(client_context, _opened(client_context.store, key), request.per_client)
 
 
 def weights(request: WeightsRequest, client_context: ClientContext) -> FitReport:
-    """Take the network of a parcel as the client's model."""
+    """Take the network of a payload as the client's model."""
     recipe, file = json.loads(request.recipe), request.payload.tobytes()
-    key = digest(recipe=key_parts(Recipe(**recipe)), parcel=hashlib.sha256(file).hexdigest())
+    key = digest(recipe=key_parts(Recipe(**recipe)), payload=hashlib.sha256(file).hexdigest())
 
     def make() -> Artifact:
         import torch
@@ -69,10 +69,10 @@ def weights(request: WeightsRequest, client_context: ClientContext) -> FitReport
 
 
 def probe(request: ProbeRequest, client_context: ClientContext) -> FitReport:
-    """Put the linear layer of a parcel on the backbone that the client's own reference set gives."""
+    """Put the linear layer of a payload on the backbone that the client's own reference set gives."""
     file = request.payload.tobytes()
     backbone = shared_backbone(client_context.store, client_context.population.reference, request.centroids)
-    key = digest(backbone=backbone, parcel=hashlib.sha256(file).hexdigest())
+    key = digest(backbone=backbone, payload=hashlib.sha256(file).hexdigest())
 
     def make() -> Artifact:
         weights = unpack_probe(file, most_bytes=MOST_WEIGHTS)

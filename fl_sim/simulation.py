@@ -200,14 +200,14 @@ def _as_json(method: Method, what: str) -> Any:
 def _asked(
     scenario: Scenario, federation: Federation, calibrate: Calibration, checked_grid: CheckedGrid
 ) -> CommonRows | None:
-    """Every client's opinions on the common rows, where the scenario asks for them."""
+    """Every client's answers on the common rows, where the scenario asks for them."""
     if scenario.agreement is None:
         return None
     asked = CommonRows(federation, scenario.agreement.rows, calibrate.score, calibrate.align, calibrate.thresholds)
     asked.start(checked_grid)
-    if len(asked.opinions) < 2:
+    if len(asked.reports) < 2:
         raise ClientFailedError(
-            f"{len(asked.opinions)} of {len(federation.tiers)} clients answered on the common rows: agreement takes "
+            f"{len(asked.reports)} of {len(federation.tiers)} clients answered on the common rows: agreement takes "
             "two; leave [agreement] out"
         )
     return asked

@@ -4,9 +4,9 @@
 random subset of the target images, or k-centre within each class, as JPEG of quality 30, then Zstd-19.
 
 Distances of k-centre are those of the images, each less its mean and over its contrast; the paper does not say which
-features it takes. The parcel is the smallest of several forms (fl_sim/plada/images.py), the paper's among them.
+features it takes. The payload is the smallest of several forms (fl_sim/plada/images.py), the paper's among them.
 
-**Sent** to every client: the parcel, once. Unlike a payload of labels it lets the server's data out.
+**Sent** to every client: the payload, once. Unlike a payload of labels it lets the server's data out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fl_sim.store.artifacts import Artifact, digest
 from strategies.base import ALONE, Federation
 from strategies.families.training import Broadcast
 
-VERSION = 1  # raise it when a change here changes a parcel
+VERSION = 1  # raise it when a change here changes a payload
 
 
 class Coreset(Broadcast):
@@ -60,12 +60,12 @@ class Coreset(Broadcast):
         self.how, self.images_per_class, self.budget_bytes, self.quality = how, images_per_class, budget_bytes, quality
 
     def request(self) -> ImagesRequest:
-        """The parcel, as it is sent to everybody."""
+        """The payload, as it is sent to everybody."""
         return ImagesRequest(self.federation.population, self.array, self.per_client, self.models)
 
     @cached_property
     def file(self) -> bytes:
-        """The parcel, made now unless the store has it."""
+        """The payload, made now unless the store has it."""
         return self._made.arrays["file"].tobytes()
 
     @cached_property

@@ -3,7 +3,7 @@
 "A Dataset is Worth 1 MB", Kimchi Shoshani, Gabay, Hoshen, 2026, https://arxiv.org/abs/2602.23358
 
     1  train f on the target data                            `server.teacher`       (data.server)
-    2  l_i = argmax_q f(x_i)[q] for every reference x_i      `server.opinions`, `selection.pseudo_labels`
+    2  l_i = argmax_q f(x_i)[q] for every reference x_i      `server.teacher_logits`, `selection.pseudo_labels`
     3  E_i = -T log Σ_j exp(f(x_i)[j] / T), keep the lowest p %       `rule`, `keep_fraction`, `temperature` (eq. 5, 8)
     4  a share s by class, K_c ~ (N_c)^α                     `safety` (share, exponent) (eq. 6)
     5  encode the kept i and l_i                             `Payload.pack`
@@ -156,9 +156,9 @@ class Plada(Broadcast):
 
             rule, trials = rehearse(server, self.teacher, self.rehearsal, self.nearly)
         teacher = server.teacher(self.teacher)
-        opinions = server.opinions(teacher, embed=rule.needs_embeddings)
-        selection = self.select(opinions, rule)
-        made = self.pack(selection, opinions)
+        teacher_logits = server.teacher_logits(teacher, embed=rule.needs_embeddings)
+        selection = self.select(teacher_logits, rule)
+        made = self.pack(selection, teacher_logits)
         file, counts = made.to_bytes(), np.bincount(selection.labels, minlength=len(made.class_names))
         metrics = {
             "payload_bytes": len(file),
@@ -177,19 +177,19 @@ class Plada(Broadcast):
         }
         return Artifact({"file": np.frombuffer(file, np.uint8)}, {"metrics": metrics, "detail": detail})
 
-    def nearly(self, opinions: TeacherLogits, rule: Rule) -> Selection:
+    def nearly(self, teacher_logits: TeacherLogits, rule: Rule) -> Selection:
         """What a rule keeps, for a rehearsal: a budget need only be used up to 2 %."""
-        return self.select(opinions, rule, unused=0.02)
+        return self.select(teacher_logits, rule, unused=0.02)
 
-    def select(self, opinions: TeacherLogits, rule: Rule, unused: float = 0.0) -> Selection:
+    def select(self, teacher_logits: TeacherLogits, rule: Rule, unused: float = 0.0) -> Selection:
         """What a rule keeps within the size that was asked for; of a budget the share `unused` may stay so.
 
         Raises:
             FlSimError: the size is too small for one label a class.
         """
         ranking = ranked(
-            opinions.logits, rule=rule.name, safety=rule.safety, temperature=self.temperature,
-            seed=self.federation.seed, embeddings=opinions.embeddings,
+            teacher_logits.logits, rule=rule.name, safety=rule.safety, temperature=self.temperature,
+            seed=self.federation.seed, embeddings=teacher_logits.embeddings,
         )  # fmt: skip
         references = len(ranking.labels)
         if self.size.keep_fraction is not None:
@@ -197,7 +197,7 @@ class Plada(Broadcast):
         budget, least = self.size.budget_bytes or 0, self.server.data.num_classes or 1
 
         def size(count: int) -> int:
-            return len(self.pack(self._labelled(ranking.keep(count)), opinions).to_bytes())
+            return len(self.pack(self._labelled(ranking.keep(count)), teacher_logits).to_bytes())
 
         if size(least) > budget:
             raise FlSimError(
@@ -206,10 +206,10 @@ class Plada(Broadcast):
             )
         return self._labelled(ranking.keep(largest_within(size, budget, least, references, unused)))
 
-    def pack(self, selection: Selection, opinions: TeacherLogits) -> Payload:
+    def pack(self, selection: Selection, teacher_logits: TeacherLogits) -> Payload:
         """The payload of a selection."""
         reference, classes = self.server.references, self.server.data.classes or ()
-        logits = opinions.logits[selection.indices].astype(np.float64)
+        logits = teacher_logits.logits[selection.indices].astype(np.float64)
         levels = None if self.curriculum is None else _levels(energy(logits, self.temperature), self.curriculum)
         # A label drawn at random may have less than an even share; the format has no words for that.
         confident = np.maximum(_confidences(logits, selection.labels), 1 / max(len(classes), 1))

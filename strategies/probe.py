@@ -39,12 +39,12 @@ class ProbeStrategy(Broadcast):
         self.centroids = centroids
 
     def request(self) -> ProbeRequest:
-        """The parcel, and how large the backbone is."""
+        """The payload, and how large the backbone is."""
         return ProbeRequest(self.federation.population, self.array, self.centroids)
 
     @cached_property
     def file(self) -> bytes:
-        """The parcel: a probe fitted to the features of the server's rows."""
+        """The payload: a probe fitted to the features of the server's rows."""
         from fl_sim.population.model_cache import open_backbone, shared_backbone
 
         server = self.server

@@ -39,7 +39,7 @@ class Weights(Broadcast):
         self.teacher_options, self.precision = teacher, precision
 
     def request(self) -> WeightsRequest:
-        """The parcel, and how to build the network it is for."""
+        """The payload, and how to build the network it is for."""
         recipe = json.dumps(self.teacher.recipe.__dict__)
         return WeightsRequest(self.federation.population, self.array, recipe)
 
@@ -50,7 +50,7 @@ class Weights(Broadcast):
 
     @cached_property
     def file(self) -> bytes:
-        """The parcel."""
+        """The payload."""
         from fl_sim.population.model_cache import load_model
 
         module, _ = load_model(self.server.store, self.teacher.key, self.server.data)

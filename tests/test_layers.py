@@ -296,7 +296,7 @@ def test_no_class_has_the_name_of_another():
 # --------------------------------------------------------------------------------------------------------------- words
 
 # Words of ours in place of which the field has its own, and names of variables that do not say what they hold.
-GONE = {"desk", "seat", "roster", "ledger", "depot", "handout", "inturns", "told", "heard"}
+GONE = {"desk", "seat", "roster", "ledger", "depot", "handout", "inturns", "told", "heard", "parcel", "opinions"}
 HOLDS_ANYTHING = {"told", "found", "said", "held", "kept"}
 EXCEPTIONS = {
     "fl_sim/store/folders.py: held",  # locks that are

@@ -41,7 +41,7 @@ class Bars:
         "train": "averaging",
         "train.adopt": "handing out weights",
         "evaluate.sets": "evaluating",
-        "evaluate.opinions": "asking for opinions",
+        "evaluate.predictions": "asking about common rows",
     }
 
     def __init__(self, console: Console) -> None:

@@ -60,7 +60,7 @@ def k_centre_subset(labels: NDArray[Any], embeddings: NDArray[Any], count: int) 
 
 
 def within(budget_bytes: int, pack: Callable[[int], bytes], *, least: int, most: int) -> int:
-    """The largest count in least..most whose parcel `pack(count)` has at most `budget_bytes`; see `largest_within`.
+    """The largest count in least..most whose payload `pack(count)` has at most `budget_bytes`; see `largest_within`.
 
     Raises:
         FlSimError: not even `least` images fit.
@@ -68,7 +68,7 @@ def within(budget_bytes: int, pack: Callable[[int], bytes], *, least: int, most:
     smallest = len(pack(least))
     if smallest > budget_bytes:
         raise FlSimError(
-            f"a budget of {budget_bytes} bytes: a parcel of {least} images, the fewest allowed (one a class), has "
+            f"a budget of {budget_bytes} bytes: a payload of {least} images, the fewest allowed (one a class), has "
             f"{smallest} bytes; raise the budget"
         )
     return largest_within(lambda count: len(pack(count)), budget_bytes, least, most)

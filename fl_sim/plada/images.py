@@ -1,4 +1,4 @@
-"""A parcel of labelled images: what a server sends that sends images themselves, in as few bytes as we can.
+"""A payload of labelled images: what a server sends that sends images themselves, in as few bytes as we can.
 
 "A Dataset is Worth 1 MB", Kimchi Shoshani, Gabay, Hoshen, https://arxiv.org/abs/2602.23358, holds its payload against
 target images as JPEG of quality 30, all of them together under Zstd-19. An image of 8x8 to 28x28 pixels is then mostly
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
 from fl_sim.plada.baselines import smallest_type
-from fl_sim.plada.parcel import opened, sealed
+from fl_sim.plada.container import opened, sealed
 
 MAGIC = b"PLDI"
-FORMS = ("jpeg files", "jpeg sheet", "png sheet", "pixels")  # a parcel's form byte is the place in here
+FORMS = ("jpeg files", "jpeg sheet", "png sheet", "pixels")  # a payload's form byte is the place in here
 HEAD = struct.Struct("<IBHHH")  # images, channels, height, width, classes - 1
 QUALITY = 30  # the paper's
 MOST_CLASSES = 1 << 16
@@ -43,7 +43,7 @@ Ints = NDArray[np.int64]
 def pack_images(
     images: Images, labels: NDArray[Any], num_classes: int, quality: int = QUALITY, forms: Sequence[str] = FORMS
 ) -> bytes:
-    """The parcel of `images` uint8 (n, c, h, w), c 1 or 3, and their `labels` (n,), in the smallest of `forms`.
+    """The payload of `images` uint8 (n, c, h, w), c 1 or 3, and their `labels` (n,), in the smallest of `forms`.
 
     Args:
         images: at least one.
@@ -66,41 +66,41 @@ def pack_images(
 
 
 def unpack_images(data: bytes, *, most_images: int, most_bytes: int) -> tuple[Images, Ints]:
-    """(images uint8 (n, c, h, w), labels int64 (n,)) of a parcel, ordered by class.
+    """(images uint8 (n, c, h, w), labels int64 (n,)) of a payload, ordered by class.
 
     Args:
-        data: the parcel.
+        data: the payload.
         most_images: how many images the caller allows.
         most_bytes: how many bytes of pixels the caller allows; compressed forms are allowed as much in proportion.
 
     Raises:
-        FlSimError: not a parcel of images, damaged, or larger than allowed.
+        FlSimError: not a payload of images, damaged, or larger than allowed.
     """
-    parcel = opened(data, MAGIC, HEAD.size)
-    n, channels, height, width, last_class = HEAD.unpack(parcel.head)
+    container = opened(data, MAGIC, HEAD.size)
+    n, channels, height, width, last_class = HEAD.unpack(container.head)
     pixels = n * channels * height * width
     if n > most_images:
-        raise FlSimError(f"the parcel declares {n} images, and at most {most_images} are allowed here")
+        raise FlSimError(f"the payload declares {n} images, and at most {most_images} are allowed here")
     if pixels > most_bytes:
-        raise FlSimError(f"the parcel declares {pixels} bytes of pixels, and at most {most_bytes} are allowed here")
+        raise FlSimError(f"the payload declares {pixels} bytes of pixels, and at most {most_bytes} are allowed here")
     if not n or channels not in (1, 3) or not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
-        raise FlSimError(f"the parcel is damaged: {n} images of shape ({channels}, {height}, {width})")
-    if parcel.form >= len(FORMS) or height * width > SHEET_PIXELS:
-        raise FlSimError(f"the parcel is damaged: form {parcel.form} of {height} x {width} pixels means nothing")
+        raise FlSimError(f"the payload is damaged: {n} images of shape ({channels}, {height}, {width})")
+    if container.form >= len(FORMS) or height * width > SHEET_PIXELS:
+        raise FlSimError(f"the payload is damaged: form {container.form} of {height} x {width} pixels means nothing")
     kind = smallest_type(n)
     start = (last_class + 1) * kind.itemsize
-    content = parcel.content(start + 4 * pixels + 4096 * n)  # JPEG's headers and padding: see the tests
+    content = container.content(start + 4 * pixels + 4096 * n)  # JPEG's headers and padding: see the tests
     if len(content) < start:
-        raise FlSimError(f"the parcel is damaged: {len(content)} bytes are no counts of {last_class + 1} classes")
+        raise FlSimError(f"the payload is damaged: {len(content)} bytes are no counts of {last_class + 1} classes")
     counts = np.frombuffer(content, kind, last_class + 1).astype(np.int64)
     if counts.sum() != n:
-        raise FlSimError(f"the parcel is damaged: its classes have {counts.sum()} images, not {n}")
-    images = _read(FORMS[parcel.form], content[start:], (n, height, width, channels))
+        raise FlSimError(f"the payload is damaged: its classes have {counts.sum()} images, not {n}")
+    images = _read(FORMS[container.form], content[start:], (n, height, width, channels))
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.repeat(np.arange(last_class + 1), counts)
 
 
 def form_of(data: bytes) -> str:
-    """Which of FORMS a parcel has."""
+    """Which of FORMS a payload has."""
     return FORMS[opened(data, MAGIC, HEAD.size).form]
 
 
@@ -125,7 +125,7 @@ def _read(form: str, content: bytes, shape: tuple[int, int, int, int]) -> Images
     n, height, width, channels = shape
     if form == "pixels":
         if len(content) != n * height * width * channels:
-            raise FlSimError(f"the parcel is damaged: {len(content)} bytes of pixels for images {shape}")
+            raise FlSimError(f"the payload is damaged: {len(content)} bytes of pixels for images {shape}")
         return np.frombuffer(content, np.uint8).reshape(shape)
     if form == "jpeg files":
         parts = [_opened(file, "JPEG", shape[1:]) for file in _files(content, n)]
@@ -138,7 +138,7 @@ def _read(form: str, content: bytes, shape: tuple[int, int, int, int]) -> Images
         tiles = _opened(sheet, "PNG" if form == "png sheet" else "JPEG", (count * down, across, channels))
         parts.append(tiles.reshape(count, down, across, channels)[:, :height, :width].copy())  # not the padding
     if content:
-        raise FlSimError(f"the parcel is damaged: {len(content)} bytes after its last sheet")
+        raise FlSimError(f"the payload is damaged: {len(content)} bytes after its last sheet")
     return np.concatenate(parts)
 
 
@@ -146,7 +146,7 @@ def _files(content: bytes, n: int) -> list[bytes]:
     """JPEG files that lie one after another. In a JPEG, 0xff of the image is followed by 0: no length is needed."""
     pieces = content.split(JPEG_END + JPEG_START, n)
     if len(pieces) != n:
-        raise FlSimError(f"the parcel is damaged: it holds not {n} JPEG files")
+        raise FlSimError(f"the payload is damaged: it holds not {n} JPEG files")
     last = n - 1
     return [JPEG_START * (i > 0) + piece + JPEG_END * (i < last) for i, piece in enumerate(pieces)]
 
@@ -195,7 +195,7 @@ def _opened(data: bytes, kind: str, shape: tuple[int, ...]) -> Images:
             met = f"{image.mode} of {image.size}"
     except Exception as error:  # PIL has no error of its own: what a decoder meets comes as a dozen kinds
         met = type(error).__name__
-    raise FlSimError(f"the parcel is damaged: a {kind} of shape {shape} is meant, and there is {met}")
+    raise FlSimError(f"the payload is damaged: a {kind} of shape {shape} is meant, and there is {met}")
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -203,12 +203,12 @@ def _opened(data: bytes, kind: str, shape: tuple[int, ...]) -> Images:
 
 def _check(images: Images, labels: Ints, num_classes: int) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
-        raise FlSimError(f"images {images.dtype} {images.shape}: a parcel takes uint8 (n, 1 or 3, h, w), n at least 1")
+        raise FlSimError(f"images {images.dtype} {images.shape}: a payload takes uint8 (n, 1 or 3, h, w), n at least 1")
     if max(images.shape[2:]) > MOST_SIDE or images.shape[2] * images.shape[3] > SHEET_PIXELS:
         raise FlSimError(f"images {images.shape}: a side has at most {MOST_SIDE} pixels, an image {SHEET_PIXELS}")
     if labels.shape != images.shape[:1]:
         raise FlSimError(f"images {images.shape} and labels {labels.shape}: there is one label an image")
     if not 1 <= num_classes <= MOST_CLASSES:
-        raise FlSimError(f"{num_classes} classes: a parcel has 1 to {MOST_CLASSES}")
+        raise FlSimError(f"{num_classes} classes: a payload has 1 to {MOST_CLASSES}")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise FlSimError(f"labels {labels.min()} to {labels.max()}: classes are 0 to {num_classes - 1}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
 from fl_sim.plada import codec, sections
-from fl_sim.plada.parcel import CHECKSUM, checksum
+from fl_sim.plada.container import CHECKSUM, checksum
 
 MAGIC = b"PLDA"
 VERSION = 1  # raise it when a change of this file or of the codec changes a payload's bytes

@@ -1,4 +1,4 @@
-"""A linear probe as a parcel: what a server sends to those who have the same backbone, in the paper the best rival.
+"""A linear probe as a payload: what a server sends to those who have the same backbone, in the paper the best rival.
 
 "A Dataset is Worth 1 MB", Kimchi Shoshani, Gabay, Hoshen, https://arxiv.org/abs/2602.23358, its experiment on weights
 as payload. The weights travel as INT8 with one scale a class (`fl_sim/plada/weights.py`).
@@ -61,7 +61,7 @@ def fit_probe(features: Floats, labels: NDArray[Any], num_classes: int, *, seed:
 
 
 def pack_probe(probe: Probe) -> bytes:
-    """The parcel of a probe: INT8 weights with a float32 scale a class, float32 biases, under Zstd-19.
+    """The payload of a probe: INT8 weights with a float32 scale a class, float32 biases, under Zstd-19.
 
     Raises:
         FlSimError: weights that are not finite.
@@ -70,15 +70,15 @@ def pack_probe(probe: Probe) -> bytes:
 
 
 def unpack_probe(data: bytes, *, most_bytes: int) -> Probe:
-    """The probe of a parcel, its weights within half a step of those packed.
+    """The probe of a payload, its weights within half a step of those packed.
 
     Raises:
-        FlSimError: not a probe's parcel, damaged, or larger than allowed.
+        FlSimError: not a probe's payload, damaged, or larger than allowed.
     """
     state = unpack_weights(data, most_bytes=most_bytes)
     kinds = {name: (tensor.dtype.str[1:], tensor.ndim) for name, tensor in state.items()}
     if kinds != {"w": ("f4", 2), "b": ("f4", 1)} or len(state["w"]) != len(state["b"]):
-        raise FlSimError(f"the parcel is no probe's: it has {sorted(state)}, and a probe has weights w and biases b")
+        raise FlSimError(f"the payload is no probe's: it has {sorted(state)}, and a probe has weights w and biases b")
     return Probe(np.ascontiguousarray(state["w"].T), state["b"])
 
 

@@ -1,11 +1,11 @@
-"""A parcel of a model's weights: what a server sends that sends the teacher itself, as float32 or as INT8.
+"""A payload of a model's weights: what a server sends that sends the teacher itself, as float32 or as INT8.
 
 float32 is bit for bit. INT8 is symmetric with one float32 scale an output channel (the first axis) for tensors of two
 axes or more, s = max |w| / 127, w ~ s * round(w / s), so that no weight is off by more than half a step s / 2;
 other float32 tensors (biases, the moments of batch normalisation) stay float32. This is the usual weight quantisation:
 Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342, section 3.1.1. Integer tensors are kept. All under Zstd-19.
 
-A table in JSON has name, kind and shape of each tensor; nothing in a parcel is ever run.
+A table in JSON has name, kind and shape of each tensor; nothing in a payload is ever run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
-from fl_sim.plada.parcel import opened, sealed
+from fl_sim.plada.container import opened, sealed
 
 MAGIC = b"PLDW"
 PRECISIONS = ("float32", "int8")
@@ -34,7 +34,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def pack_weights(state: Mapping[str, NDArray[Any]], precision: Literal["float32", "int8"]) -> bytes:
-    """The parcel of tensors by name, as numpy arrays of float32, of integers or of truth values.
+    """The payload of tensors by name, as numpy arrays of float32, of integers or of truth values.
 
     Raises:
         FlSimError: a tensor of another type, an unknown precision, or, for INT8, weights that are not finite.
@@ -45,7 +45,7 @@ def pack_weights(state: Mapping[str, NDArray[Any]], precision: Literal["float32"
     for name, tensor in state.items():
         kind = tensor.dtype.str[1:]
         if kind not in KEPT:
-            raise FlSimError(f"the tensor {name!r} is {tensor.dtype}: a parcel takes float32, integers and bool")
+            raise FlSimError(f"the tensor {name!r} is {tensor.dtype}: a payload takes float32, integers and bool")
         if precision == "int8" and kind == "f4" and tensor.ndim >= 2 and tensor.size:
             scales, steps = _quantised(name, tensor)
             kind, content = QUANTISED, scales.astype("<f4").tobytes() + steps.tobytes()
@@ -59,30 +59,30 @@ def pack_weights(state: Mapping[str, NDArray[Any]], precision: Literal["float32"
 
 
 def unpack_weights(data: bytes, *, most_bytes: int) -> Arrays:
-    """The tensors of a parcel, by name and in the order packed, quantised ones as float32.
+    """The tensors of a payload, by name and in the order packed, quantised ones as float32.
 
     Args:
-        data: the parcel.
+        data: the payload.
         most_bytes: how many bytes the caller allows, for what is unpacked and for the tensors made of it.
 
     Raises:
-        FlSimError: not a parcel of weights, damaged, or larger than allowed.
+        FlSimError: not a payload of weights, damaged, or larger than allowed.
     """
-    parcel = opened(data, MAGIC, 0)
-    if parcel.form >= len(PRECISIONS):
-        raise FlSimError(f"the parcel is damaged: form {parcel.form} means nothing")
-    content = parcel.content(most_bytes)
+    container = opened(data, MAGIC, 0)
+    if container.form >= len(PRECISIONS):
+        raise FlSimError(f"the payload is damaged: form {container.form} means nothing")
+    content = container.content(most_bytes)
     length = TABLE.unpack_from(content)[0] if len(content) >= TABLE.size else len(content)
     start = TABLE.size + length
     if start > len(content):
-        raise FlSimError(f"the parcel is damaged: a table of {length} bytes in {len(content)}")
+        raise FlSimError(f"the payload is damaged: a table of {length} bytes in {len(content)}")
     table = _table(content[TABLE.size : start])
     stored = sum(_stored_bytes(kind, shape) for _, kind, shape in table)
     if stored != len(content) - start:
-        raise FlSimError(f"the parcel is damaged: its table tells {stored} bytes, and {len(content) - start} follow")
+        raise FlSimError(f"the payload is damaged: its table tells {stored} bytes, and {len(content) - start} follow")
     made = sum(_item(kind) * math.prod(shape) for _, kind, shape in table)
     if made > most_bytes:
-        raise FlSimError(f"the parcel declares tensors of {made} bytes, and at most {most_bytes} are allowed here")
+        raise FlSimError(f"the payload declares tensors of {made} bytes, and at most {most_bytes} are allowed here")
     state: Arrays = {}
     for name, kind, shape in table:
         state[name] = _tensor(content, start, kind, shape)
@@ -108,7 +108,7 @@ def _tensor(content: bytes, start: int, kind: str, shape: tuple[int, ...]) -> ND
     scales = np.frombuffer(content, "<f4", shape[0], start)
     steps = np.frombuffer(content, np.int8, size, start + scales.nbytes).reshape(shape[0], -1)
     if not (np.isfinite(scales).all() and (scales >= 0).all()):
-        raise FlSimError("the parcel is damaged: scales must be finite and at least 0")
+        raise FlSimError("the payload is damaged: scales must be finite and at least 0")
     most = np.finfo(np.float32).max
     with np.errstate(over="ignore"):  # where the largest number was packed, its scale may have been rounded up
         return np.clip(scales[:, None] * steps, -most, most).astype(np.float32).reshape(shape)
@@ -119,10 +119,10 @@ def _table(text: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError):
-        raise FlSimError("the parcel is damaged: its table is not JSON") from None
+        raise FlSimError("the payload is damaged: its table is not JSON") from None
     rows = rows if isinstance(rows, list) else [rows]
     if not all(_is_row(row) for row in rows) or len({row[0] for row in rows}) < len(rows):
-        raise FlSimError("the parcel is damaged: its table is not of names, each once, kinds and shapes")
+        raise FlSimError("the payload is damaged: its table is not of names, each once, kinds and shapes")
     return [(name, kind, tuple(shape)) for name, kind, shape in rows]
 
 

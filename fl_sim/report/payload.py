@@ -16,12 +16,12 @@ MOST_NAMES = 8  # of classes, in a line
 
 
 def is_handed_out(result: Result) -> bool:
-    """Whether the server sent every client the same parcel."""
+    """Whether the server sent every client the same payload."""
     return "payload_bytes" in result.learn
 
 
 def has_payload(result: Result) -> bool:
-    """Whether the parcel is PLADA's, with what it is made of."""
+    """Whether the payload is PLADA's, with what it is made of."""
     return "codec" in result.learn and "kept_by_class" in detail(result)
 
 

@@ -264,7 +264,7 @@ def agreed(population: Population, scenario: Scenario, common: agreement.CommonR
     options, data = scenario.agreement, population.data
     if options is None:
         raise ValueError("the scenario has no table [agreement]")
-    reports, classes = common.opinions, data.classes
+    reports, classes = common.reports, data.classes
     targets = data.scaled(np.array(data.targets[common_rows(population.tested, population.seed, options.rows)]))
     reply = list(reports.values())
     predictions = np.stack([report.predictions for report in reply])

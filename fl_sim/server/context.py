@@ -1,4 +1,4 @@
-"""What the server works with: labelled rows of its own, the reference set, and a teacher and its opinions.
+"""What the server works with: labelled rows of its own, the reference set, and a teacher and its logits.
 
 What the server of a hand-out computes is kept in the artifact store, so that another rule, another budget and another
 calibration start from the same teacher and the same logits.
@@ -106,13 +106,13 @@ class ServerContext:
         recipe = self.recipe(network, "teacher")
         predict_and_embed(untrained(recipe, self.data), np.zeros((1, *self.data.shape), np.uint8), recipe)
 
-    def opinions(self, teacher: Teacher, *, embed: bool = False) -> TeacherLogits:
+    def teacher_logits(self, teacher: Teacher, *, embed: bool = False) -> TeacherLogits:
         """What a teacher says of every reference, computed in blocks, with progress; with its embeddings if asked for.
 
         Raises:
             FlSimError: embeddings are asked for, and the teacher does not end in a linear layer.
         """
-        question = {"model": teacher.key, "reference": self.references.key, "what": "opinions"}
+        question = {"model": teacher.key, "reference": self.references.key, "what": "teacher logits"}
         both = digest(**question, embeddings=True)
         key = both if embed or self.store.has("outputs", both) else digest(**question)
         outputs = self.store.get("outputs", key, lambda: self._ask(teacher, embed=key == both)).arrays

@@ -34,7 +34,7 @@ def rehearse(
 ) -> tuple[Rule, list[Trial]]:
     """The rule to send by, and how all of them fared, the best first: those that lasted longest, then by their mean.
 
-    `select(opinions, rule)` makes a selection within the budget.
+    `select(teacher_logits, rule)` makes a selection within the budget.
     """
     trials = [Trial(rule) for rule in rules]
     folds = _folds(server, how.folds)
@@ -43,13 +43,13 @@ def rehearse(
     for turn in range(min(how.rounds, how.folds)):
         tested = folds[turn]
         rest = np.sort(np.concatenate([rows for i, rows in enumerate(folds) if i != turn]))
-        opinions = server.opinions(
+        teacher_logits = server.teacher_logits(
             server.teacher(teacher, rest, f"teacher without fold {turn}"),
             embed=any(trial.rule.needs_embeddings for trial in racing),
         )
         server.watch.phase(f"rehearsing {len(racing)} rules", len(racing))
         for trial in racing:
-            transfer = transfer_set_of(server, select(opinions, trial.rule))
+            transfer = transfer_set_of(server, select(teacher_logits, trial.rule))
             trial.accuracies.append(_accuracy(server, students, transfer, tested, turn))
             server.watch.done(1)
         racing = sorted(racing, key=lambda trial: -trial.mean)[: max(2, -(-len(racing) // 2))]

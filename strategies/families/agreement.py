@@ -19,7 +19,7 @@ from strategies.base import Federation, Method, Threshold, node_ids
 
 
 class CommonRows(Method):
-    """One round; after it `opinions` holds every answer by partition. Who is missing did not answer."""
+    """One round; after it `reports` holds every answer by partition. Who is missing did not answer."""
 
     def __init__(
         self, federation: Federation, rows: int, score: str = "", align: str = "",
@@ -28,7 +28,7 @@ class CommonRows(Method):
         super().__init__()
         self.federation, self.rows, self.score, self.align = federation, rows, score, align
         self.thresholds = dict(thresholds or {})  # partition -> its own; those without one are asked for no sets
-        self.opinions: dict[int, CommonRowsReport] = {}
+        self.reports: dict[int, CommonRowsReport] = {}
 
     def question(self, partition: int) -> CommonRowsRequest:
         """What a client is asked."""
@@ -60,5 +60,5 @@ class CommonRows(Method):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep what was answered."""
         reports = self.answers(replies)
-        self.opinions = dict(zip(reports.partition.tolist(), reports, strict=True))
+        self.reports = dict(zip(reports.partition.tolist(), reports, strict=True))
         return MetricRecord({"clients": len(reports)})

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from fl_sim import Result, Scenario, simulate
 from fl_sim.agreement import ensembles, pairwise
-from fl_sim.agreement import measure as opinions
+from fl_sim.agreement import measure as agreement_of
 from fl_sim.agreement.ensembles import Draws, Halves, bound_holds, distance, fit, risk
 from fl_sim.agreement.pairwise import gram
 from fl_sim.errors import ScenarioError
@@ -285,7 +285,7 @@ def run(place: Store) -> Callable[..., Result]:
 def test_a_run_says_how_far_its_clients_agree(run):
     result = run()
     found = agreed.of(result)
-    clients, between = opinions.read_matrix(result.files[opinions.MATRIX])
+    clients, between = agreement_of.read_matrix(result.files[agreement_of.MATRIX])
     assert clients == list(range(8))
     assert found["missing"] == []
     assert found["disagreement"] == pytest.approx(pairwise.pair_mean(between), rel=1e-5)
@@ -332,8 +332,8 @@ def test_clients_of_one_model_agree_and_no_bound_is_drawn(run):
 def test_sets_are_those_of_the_evaluation(run, monkeypatch, score):
     """Asked about all test rows, clients answer with the sets whose sizes and coverage were counted."""
     heard: list[Any] = []
-    measure = opinions.measure
-    monkeypatch.setattr(opinions, "measure", lambda told, *rest: heard.append(told) or measure(told, *rest))
+    measure = agreement_of.measure
+    monkeypatch.setattr(agreement_of, "measure", lambda told, *rest: heard.append(told) or measure(told, *rest))
     result = run(clients={"test": "shared"}, agreement={"rows": 180},
                  calibrate={"name": "local", "alpha": 0.1, "score": score})  # fmt: skip
     (told,) = heard
@@ -369,8 +369,8 @@ def test_clients_that_misbehave_answer_with_what_their_model_says(run):
     result, honest = run(clients={"behaviour": kinds}), run()
     found = agreed.of(result)
     assert set(found["honest"]) == {"disagreement", "label_disagreement", "jaccard", "contradiction"}
-    _, between = opinions.read_matrix(result.files[opinions.MATRIX])
-    _, before = opinions.read_matrix(honest.files[opinions.MATRIX])
+    _, between = agreement_of.read_matrix(result.files[agreement_of.MATRIX])
+    _, before = agreement_of.read_matrix(honest.files[agreement_of.MATRIX])
     same = [k for k, row in enumerate(result.clients) if row["behaviour"] != "constant"]
     np.testing.assert_allclose(between[np.ix_(same, same)], before[np.ix_(same, same)], rtol=1e-4)
     liars = [k for k in range(8) if k not in same]
@@ -512,9 +512,9 @@ def test_a_report_shows_it(run, tmp_path):
 
 
 def test_it_is_shown_where_there_is_no_bound_and_no_matrix(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(opinions, "MOST_IN_MATRIX", 4)
+    monkeypatch.setattr(agreement_of, "MOST_IN_MATRIX", 4)
     result = run(learn={"name": "shared"})
-    assert opinions.MATRIX not in result.files
+    assert agreement_of.MATRIX not in result.files
     assert all(path.stat().st_size for path in figure_files("agreement", result, tmp_path))
     folder = RunFolder(tmp_path / "run")
     folder.write(result)
@@ -532,4 +532,4 @@ def test_a_tier_called_honest_has_a_row_beside_those_that_behave(run):
 
 def test_a_damaged_matrix_is_said():
     with pytest.raises(ValueError, match=r"disagreement.csv of 2 clients has \(1, 2\) numbers"):
-        opinions.read_matrix(b"client,0,1\n0,0,1\n")
+        agreement_of.read_matrix(b"client,0,1\n0,0,1\n")

@@ -113,7 +113,7 @@ def scores_reports() -> st.SearchStrategy[ScoresReport]:
     return st.tuples(WHOLE, with_labels | without).map(lambda told: ScoresReport(told[0], *told[1]))
 
 
-def opinions_reports() -> st.SearchStrategy[CommonRowsReport]:
+def common_rows_reports() -> st.SearchStrategy[CommonRowsReport]:
     def of(rows: int, classes: int, calibrated: bool) -> CommonRowsReport:
         says = np.linspace(0, 1, rows * classes, dtype=np.float32).reshape(rows, classes)
         sets = np.packbits(says > 0.5) if calibrated else np.zeros(0, np.uint8)
@@ -139,7 +139,7 @@ SAMPLES = {kind: anything(kind) for kind in RECORDS} | {
     StepReport: st.builds(StepReport, WHOLE, st.floats(allow_nan=False, allow_infinity=False)),
     TemperatureReport: st.builds(TemperatureReport, WHOLE, st.floats(-math.log(20), math.log(20)), WHOLE),
     EvaluateReport: evaluate_reports(),
-    CommonRowsReport: opinions_reports(),
+    CommonRowsReport: common_rows_reports(),
 }
 
 

@@ -294,14 +294,14 @@ def test_a_budget_in_bytes_is_used_and_kept_to(store, rule, safety, budgets):
         plada, _ = handing_out(world(told | ({"curriculum": 3} if budget == 131 else {})), store)
         kept.append(plada.payload.num_kept)
         assert len(plada.file) <= budget
-        opinions = plada.server.opinions(plada.server.teacher(plada.teacher), embed=rule == "diverse")
+        teacher_logits = plada.server.teacher_logits(plada.server.teacher(plada.teacher), embed=rule == "diverse")
         net = None if safety is None else Safety(**safety)
-        ranking = ranked(opinions.logits, rule=rule, safety=net, embeddings=opinions.embeddings)
+        ranking = ranked(teacher_logits.logits, rule=rule, safety=net, embeddings=teacher_logits.embeddings)
         assert (
             plada.payload.unpack(plada.server.references.groups)[0].tolist() == ranking.keep(kept[-1]).indices.tolist()
         )
         if kept[-1] < NUM_REFERENCES:
-            assert len(plada.pack(ranking.keep(kept[-1] + 1), opinions).to_bytes()) > budget
+            assert len(plada.pack(ranking.keep(kept[-1] + 1), teacher_logits).to_bytes()) > budget
     assert 10 < kept[0] < NUM_REFERENCES
     if len(kept) > 1:
         assert kept[0] < kept[2] < kept[3] == NUM_REFERENCES
@@ -492,7 +492,7 @@ class StandIn:
         self.purposes.append(purpose)
         return Teacher(purpose, None)  # type: ignore[arg-type]
 
-    def opinions(self, teacher: Teacher, *, embed: bool) -> str:
+    def teacher_logits(self, teacher: Teacher, *, embed: bool) -> str:
         self.embedded.append(embed)
         return teacher.key
 
@@ -519,7 +519,7 @@ def rehearsed(
 
     monkeypatch.setattr(rule_search, "_accuracy", accuracy)
 
-    def choose(_opinions: Any, rule: Rule) -> Selection:
+    def choose(_logits: Any, rule: Rule) -> Selection:
         return Selection(np.array([0]), np.array([rules.index(rule)]), "")
 
     how = Rehearsal(folds=max(2, len(table)), rounds=len(table))
@@ -585,8 +585,8 @@ TWO = Rehearsal(folds=3, rounds=2)
 def outcome(server: ServerContext, how: Rehearsal = TWO) -> tuple[str, list[tuple[str, list[float]]]]:
     """What a rehearsal of real networks finds."""
 
-    def choose(opinions: Any, rule: Rule) -> Selection:
-        return select(opinions.logits, rule=rule.name, safety=rule.safety, count=60, embeddings=opinions.embeddings)
+    def choose(outputs: Any, rule: Rule) -> Selection:
+        return select(outputs.logits, rule=rule.name, safety=rule.safety, count=60, embeddings=outputs.embeddings)
 
     rule, trials = rehearse(server, Trained(**NETWORK), how, choose)
     return str(rule), [(str(trial.rule), trial.accuracies) for trial in trials]
@@ -712,7 +712,7 @@ def test_a_coreset_is_some_of_the_servers_images(store, how, size):
     server = population.data.rows("server")
     theirs, whose = population.data.inputs[server], population.data.targets[server]
 
-    def parcel(count: int) -> bytes:
+    def payload(count: int) -> bytes:
         if how == "random":
             chosen = random_subset(whose, count, stream(0, "coreset"))
         else:
@@ -720,9 +720,9 @@ def test_a_coreset_is_some_of_the_servers_images(store, how, size):
         return pack_images(theirs[chosen], whose[chosen], 10, 95)
 
     counts = np.bincount(labels, minlength=10)
-    assert coreset.file == parcel(len(labels))
+    assert coreset.file == payload(len(labels))
     if "budget_bytes" in size:
-        assert len(coreset.file) <= 1500 < len(parcel(len(labels) + 1))
+        assert len(coreset.file) <= 1500 < len(payload(len(labels) + 1))
         assert np.ptp(counts) <= 1
     else:
         assert counts.tolist() == [3] * 10
@@ -735,7 +735,7 @@ def test_a_coreset_is_some_of_the_servers_images(store, how, size):
 def test_a_coresets_size_must_fit(store):
     with pytest.raises(FlSimError, match=r"learn.images_per_class = 201: no class has more than \d+ of the 200 images"):
         run(store, {"name": "coreset", "images_per_class": 201}, reference=None)
-    with pytest.raises(FlSimError, match="a budget of 100 bytes: a parcel of 10 images"):
+    with pytest.raises(FlSimError, match="a budget of 100 bytes: a payload of 10 images"):
         run(store, {"name": "coreset", "budget_bytes": 100}, reference=None)
 
 
@@ -763,9 +763,9 @@ def test_weights_are_the_teacher(store, precision):
     rows = np.arange(*population.data.evaluated)
     module, recipe = load_model(store, weights.teacher.key, population.data)
     teachers = training.predict(module, population.data.inputs[rows], recipe)
-    parcel = {name: part.tobytes() for name, part in unpack_weights(weights.file, most_bytes=1 << 20).items()}
+    payload = {name: part.tobytes() for name, part in unpack_weights(weights.file, most_bytes=1 << 20).items()}
     (adopted,) = {path.name for path in (store.root / "model").iterdir()} - {weights.teacher.key}
-    assert bits(store.open("model", adopted).tensors) == parcel
+    assert bits(store.open("model", adopted).tensors) == payload
     outputs = said(store, population, adopted)
     assert result.learn["accuracy"] == accuracy(population, outputs)
     parameters = 4 * sum(tensor.numel() for tensor in module.state_dict().values())

@@ -1,4 +1,4 @@
-"""The rivals of a payload: parcels of images, of weights and of a probe, coresets, and the shared backbone."""
+"""The rivals of a payload: payloads of images, of weights and of a probe, coresets, and the shared backbone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fl_sim.errors import FlSimError
-from fl_sim.plada import backbone, images, parcel, probe, weights
+from fl_sim.plada import backbone, container, images, probe, weights
 from fl_sim.plada.backbone import fit_backbone
 from fl_sim.plada.coresets import k_centre_subset, random_subset, within
 from fl_sim.plada.images import FORMS, form_of, pack_images, unpack_images
@@ -42,7 +42,7 @@ def unpacked(data, most_images=1000, most_bytes=1 << 24):
     return unpack_images(data, most_images=most_images, most_bytes=most_bytes)
 
 
-# ------------------------------------------------------------------------------------------------------ image parcels
+# ------------------------------------------------------------------------------------------------------ image payloads
 
 
 def jpeg(image, quality=30):
@@ -88,7 +88,7 @@ def labelled(draw):
 @FOUND
 @given(labelled(), st.sampled_from(FORMS), st.sampled_from([1, 30, 95]))
 def test_every_form_gives_back_what_went_in(given_images, form, quality):
-    """Noise at quality 95 is the worst that can be met for the bound on a parcel's content."""
+    """Noise at quality 95 is the worst that can be met for the bound on a payload's content."""
     pixels, labels, classes = given_images
     data = pack_images(pixels, labels, classes, quality, forms=[form])
     assert form_of(data) == form
@@ -159,7 +159,7 @@ def test_every_changed_byte_and_every_cut_is_refused(form):
 
 
 def forged(form, head, content):
-    return parcel.sealed(images.MAGIC, form, images.HEAD.pack(*head), content)
+    return container.sealed(images.MAGIC, form, images.HEAD.pack(*head), content)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def forged(form, head, content):
         (forged(3, (1, 1, 2, 2, 0), bytes(1 << 20)), "declares 1048576 bytes of content"),
     ],
 )  # fmt: skip
-def test_a_forged_parcel_is_refused_in_one_line(data, message):
+def test_a_forged_payload_is_refused_in_one_line(data, message):
     with pytest.raises(FlSimError, match=message) as refused:
         unpacked(data)
     assert "\n" not in str(refused.value)
@@ -200,26 +200,26 @@ def test_a_forged_parcel_is_refused_in_one_line(data, message):
         ({"num_classes": 0}, "0 classes"),
     ],
 )
-def test_what_is_no_parcel_of_images_is_not_packed(change, message):
+def test_what_is_no_payload_of_images_is_not_packed(change, message):
     given_images = {"images": np.zeros((2, 1, 3, 3), np.uint8), "labels": np.array([0, 1]), "num_classes": 2}
     with pytest.raises(FlSimError, match=message):
         pack_images(**(given_images | change))
 
 
-def test_a_parcel_that_declares_less_than_it_holds_is_stopped():
-    good = parcel.sealed(b"TEST", 0, b"", bytes(1 << 22))
-    squeezed = good[parcel.FIXED.size + 4 :]
-    start = parcel.FIXED.pack(b"TEST", parcel.VERSION, 0, 100)
+def test_a_payload_that_declares_less_than_it_holds_is_stopped():
+    good = container.sealed(b"TEST", 0, b"", bytes(1 << 22))
+    squeezed = good[container.FIXED.size + 4 :]
+    start = container.FIXED.pack(b"TEST", container.VERSION, 0, 100)
     bomb = start + zlib.crc32(squeezed, zlib.crc32(start)).to_bytes(4, "little") + squeezed
     with pytest.raises(FlSimError, match="holds not 100 bytes"):
-        parcel.opened(bomb, b"TEST", 0).content(1000)
+        container.opened(bomb, b"TEST", 0).content(1000)
     with pytest.raises(FlSimError, match="has version 2"):
-        parcel.opened(good[:4] + b"\x02" + good[5:], b"TEST", 0)
+        container.opened(good[:4] + b"\x02" + good[5:], b"TEST", 0)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_forger_who_mends_the_checksum_gets_images_or_a_refusal(form):
-    good = parcel.opened(
+    good = container.opened(
         pack_images(pictures(3, side=9), np.arange(3), 3, forms=[form]), images.MAGIC, images.HEAD.size
     )
     content, rng = bytearray(good.content(1 << 20)), stream(0, "test")
@@ -227,7 +227,7 @@ def test_a_forger_who_mends_the_checksum_gets_images_or_a_refusal(form):
         forgery = content.copy()
         for place in rng.integers(len(content), size=rng.integers(1, 4)):
             forgery[place] = rng.integers(256)
-        data = parcel.sealed(images.MAGIC, good.form, good.head, bytes(forgery[: rng.integers(1, 2 * len(content))]))
+        data = container.sealed(images.MAGIC, good.form, good.head, bytes(forgery[: rng.integers(1, 2 * len(content))]))
         with contextlib.suppress(FlSimError):
             assert unpacked(data)[0].shape == (3, 1, 9, 9)
 
@@ -298,7 +298,7 @@ def test_within_finds_the_largest_that_fits(budget):
         assert max(asked) <= 2 * min(budget // 3, 100)
 
 
-def test_within_real_parcels():
+def test_within_real_payloads():
     given_images, labels = noise(120, 1, 8, 8), np.arange(120) % 4
 
     def pack(count):
@@ -395,7 +395,7 @@ def test_weights_too_large_are_refused_before_memory_is_taken():
 
 def with_table(table, content=b"", form=0):
     told = table if isinstance(table, bytes) else json.dumps(table).encode()
-    return parcel.sealed(weights.MAGIC, form, b"", struct.pack("<I", len(told)) + told + content)
+    return container.sealed(weights.MAGIC, form, b"", struct.pack("<I", len(told)) + told + content)
 
 
 @pytest.mark.parametrize(
@@ -403,8 +403,8 @@ def with_table(table, content=b"", form=0):
     [
         (b"PLDI", "does not begin with PLDW"),
         (with_table([], form=2), "form 2"),
-        (parcel.sealed(weights.MAGIC, 0, b"", b"\xff\xff"), "a table of 2 bytes in 2"),
-        (parcel.sealed(weights.MAGIC, 0, b"", b"\xff\xff\xff\xff"), "a table of 4294967295 bytes"),
+        (container.sealed(weights.MAGIC, 0, b"", b"\xff\xff"), "a table of 2 bytes in 2"),
+        (container.sealed(weights.MAGIC, 0, b"", b"\xff\xff\xff\xff"), "a table of 4294967295 bytes"),
         (with_table(b"["), "not JSON"),
         (with_table(b"\xff"), "not JSON"),
         (with_table(b"[" * 50_000), "not JSON"),

@@ -92,7 +92,7 @@ def test_the_notes_tell_what_was_handed_out_what_it_would_take_and_what_came_of_
     assert told[5] == "Learning cost 0 bytes up and 1,998 bytes down per client."
 
 
-def test_other_parcels_have_the_notes_that_fit_them_and_other_learning_has_none():
+def test_other_payloads_have_the_notes_that_fit_them_and_other_learning_has_none():
     told = list(payload.notes(result(payload_bytes=39_400, rule="the teacher's weights, int8", teacher_accuracy=0.95)))
     assert told == [
         "Handed out: 39.4 kB to every client: the teacher's weights, int8; class names not counted, as they are in a "
@@ -158,8 +158,8 @@ def test_a_payload_is_drawn_and_twice_the_same(tmp_path: Path, rehearsal: list[d
 
 
 def test_without_a_payload_none_is_drawn(tmp_path: Path):
-    parcel = result(payload_bytes=900, rule="random images, raw")
-    assert not any(path.name.startswith("payload") for path in draw(parcel, tmp_path))
+    payload = result(payload_bytes=900, rule="random images, raw")
+    assert not any(path.name.startswith("payload") for path in draw(payload, tmp_path))
 
 
 def test_of_many_classes_the_fullest_and_the_emptiest_are_shown():

@@ -224,7 +224,7 @@ def test_what_is_damaged_is_made_again_and_named(whole, tmp_path, world, kind, h
     told = [named(notes, folder) for folder in harmed]
     if harm is of_an_older_fl_sim:
         assert set(notes) == {f"the artifact store {store}: what an older fl-sim made has no seal, and is made again"}
-    else:  # the opinions of a teacher whose payload is there are not looked at
+    else:  # the logits of a teacher whose payload is there are not looked at
         assert all(told) or (world == "plada" and kind == "*" and sum(told) >= 8), notes
     again, notes = run(world, store, 0.1)
     assert (same(again, expected), notes) == (True, [])

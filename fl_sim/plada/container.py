@@ -21,8 +21,8 @@ WINDOW = 1 << 23  # Zstd-19 looks no farther back, so a reader needs no larger w
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """A parcel whose checksum fits; its content is still under Zstd."""
+class Container:
+    """A payload in its frame, whose checksum fits; its content is still under Zstd."""
 
     form: int  # 0 to 255, the owner's own
     head: bytes  # the owner's fixed fields
@@ -36,12 +36,12 @@ class Parcel:
             FlSimError: more than `most_bytes` declared, or Zstd cannot read it, or it holds not the size declared.
         """
         if self.size > most_bytes:
-            raise FlSimError(f"the parcel declares {self.size} bytes of content, and at most {most_bytes} are allowed")
-        return unsqueezed(self.squeezed, self.size, "the parcel", WINDOW)
+            raise FlSimError(f"the payload declares {self.size} bytes of content, and at most {most_bytes} are allowed")
+        return unsqueezed(self.squeezed, self.size, "the payload", WINDOW)
 
 
 def sealed(magic: bytes, form: int, head: bytes, content: bytes) -> bytes:
-    """The file of a parcel; `magic` has 4 bytes.
+    """The file of a payload; `magic` has 4 bytes.
 
     Raises:
         FlSimError: a content of 4 GiB or more.
@@ -49,7 +49,7 @@ def sealed(magic: bytes, form: int, head: bytes, content: bytes) -> bytes:
     import zstandard
 
     if len(content) > MOST_CONTENT:
-        raise FlSimError(f"a parcel of {len(content)} bytes before Zstd: it holds less than 4 GiB")
+        raise FlSimError(f"a payload of {len(content)} bytes before Zstd: it holds less than 4 GiB")
     settings = zstandard.ZstdCompressionParameters.from_level(
         LEVEL, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=False
     )
@@ -58,24 +58,24 @@ def sealed(magic: bytes, form: int, head: bytes, content: bytes) -> bytes:
     return start + checksum(start, squeezed) + squeezed
 
 
-def opened(data: bytes, magic: bytes, head_size: int) -> Parcel:
-    """The parcel of a file, with `head_size` bytes of the owner's fixed fields; nothing is decompressed yet.
+def opened(data: bytes, magic: bytes, head_size: int) -> Container:
+    """The payload of a file, with `head_size` bytes of the owner's fixed fields; nothing is decompressed yet.
 
     Raises:
         FlSimError: another magic or version, a cut file, a checksum that does not fit.
     """
     start = FIXED.size + head_size
     if data[: len(magic)] != magic:
-        raise FlSimError(f"this is not the parcel meant: it does not begin with {magic.decode()}")
+        raise FlSimError(f"this is not the payload meant: it does not begin with {magic.decode()}")
     if len(data) < start + CHECKSUM:
-        raise FlSimError(f"the parcel is cut: {len(data)} bytes, and its header alone has {start + CHECKSUM}")
+        raise FlSimError(f"the payload is cut: {len(data)} bytes, and its header alone has {start + CHECKSUM}")
     _, version, form, size = FIXED.unpack_from(data)
     if version != VERSION:
-        raise FlSimError(f"the parcel has version {version}; this program reads version {VERSION}")
+        raise FlSimError(f"the payload has version {version}; this program reads version {VERSION}")
     squeezed = data[start + CHECKSUM :]
     if data[start : start + CHECKSUM] != checksum(data[:start], squeezed):
-        raise FlSimError("the parcel was cut or changed on its way: its checksum does not fit")
-    return Parcel(form, data[FIXED.size : start], size, squeezed)
+        raise FlSimError("the payload was cut or changed on its way: its checksum does not fit")
+    return Container(form, data[FIXED.size : start], size, squeezed)
 
 
 def checksum(start: bytes, rest: bytes) -> bytes:
