@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-OWN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")  # module:object
+OWN = re.compile(r"^(?!medmnist:|predictions:)[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")  # module:object, no kind of data
 
 
 def own_object(name: str) -> Any:

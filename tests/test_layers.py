@@ -243,7 +243,7 @@ def test_reading_a_scenario_loads_flower_for_the_strategies_it_names_and_nothing
 def test_no_strategy_needs_torch_or_ray_for_what_it_can_be_told():
     """All are imported where all are asked for, as `fl-sim list` does."""
     code = "from fl_sim.scenario.strategies import CALIBRATE, LEARN\n"
-    code += "assert len({*LEARN.items(), *CALIBRATE.items()}) == 28"
+    code += "assert len({*LEARN.items(), *CALIBRATE.items()}) == 29"
     assert loaded_by(code) & {"torch", "ray", "matplotlib", "pandas"} == set()
 
 

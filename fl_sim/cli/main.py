@@ -228,7 +228,14 @@ def run(
     hand_over(track, place)
 
 
-for command in (cli_sweep.compare, cli_sweep.sweep, cli_sweep.results, certify.certify, report.report):
+for command in (
+    cli_sweep.compare,
+    cli_sweep.sweep,
+    cli_sweep.calibrate,
+    cli_sweep.results,
+    certify.certify,
+    report.report,
+):
     app.command()(command)
 
 

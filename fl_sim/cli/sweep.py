@@ -92,6 +92,47 @@ def compare(
     )  # fmt: skip
 
 
+def calibrate(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Predictions, a row a point: .csv, .parquet or .npz (docs/predictions.md)."
+        ),
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]... [key=value]...", help="Calibrate strategies (default: all of one round)."),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Miscoverage: 0.1 promises 90 %.")] = 0.1,
+    score: Annotated[str, typer.Option(help="As fl-sim list scores has them (default: by the task).")] = "",
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Where to write (default: runs/NAME-calibrate-DIGEST).")
+    ] = None,
+    dry_run: DryRun = False,
+    jobs: Jobs = 1,
+    figures: FiguresOption = BOTH,
+    page: PageOption = False,
+    track: Track = None,
+    store: StoreOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Calibrate predictions that you have: no scenario, and nothing is trained.
+
+    For instance: fl-sim calibrate preds.parquet fedwq-cp grouped local --alpha 0.1 --score lac
+    """
+    from fl_sim.sweep.expand import load_predictions
+
+    words = names or []
+    strategies, assignments = [n for n in words if "=" not in n], [n for n in words if "=" in n]
+    command = ("calibrate", str(file), *words, "--alpha", f"{alpha:g}", *(("--score", score) if score else ()))
+    points = load_predictions(file, strategies, assignments, alpha, score, command)
+    place = to or Path("runs") / f"{points.name}-calibrate-{points.identity[:8]}"
+    _sweep(
+        points, place, dry_run=dry_run, fail_fast=False, jobs=jobs, figures=figures, page=page, track=track,
+        store=store, verbose=verbose, compared=True,
+    )  # fmt: skip
+
+
 def _sweep(
     points: Any, place: Path, *, dry_run: bool, fail_fast: bool, jobs: int, figures: str, page: bool, track: str | None,
     store: Path | None, verbose: bool, compared: bool,

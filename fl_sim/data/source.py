@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import textwrap
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,12 +32,20 @@ class Dataset:
     `num_official_test` rows are the publisher's test set; 0 if there is none. Features and targets of other numeric
     types, lists, and frames and series of pandas are taken and converted. Anything else is refused with FlSimError
     when the dataset is built: what is no number, NaN and infinities, class names that are no text or not distinct.
+
+    `clients` (n,): whose each row is, names as texts or whole numbers, for `clients.partition = "natural"`; it becomes
+    places (n,) in `client_names`. `client_tiers`: client -> its tier, where clients have such of their own. Inputs that
+    are `as_they_are` are never standardised.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     classes: tuple[str, ...] | None
     num_official_test: int = 0
+    clients: np.ndarray | None = None
+    client_tiers: Mapping[str, str] = field(default_factory=dict)
+    as_they_are: bool = False
+    client_names: tuple[str, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", _names(self.classes))
@@ -47,6 +55,10 @@ class Dataset:
         _check_targets(self.targets, self.classes)
         if len(self.inputs) != len(self.targets):
             raise FlSimError(f"dataset: {len(self.inputs)} inputs but {len(self.targets)} targets; one each is needed")
+        if self.clients is not None:
+            names, places = _clients(self.clients, len(self.targets))
+            object.__setattr__(self, "client_names", names)
+            object.__setattr__(self, "clients", places)
         if not 0 <= self.num_official_test <= len(self.targets):
             raise FlSimError(f"dataset: num_official_test = {self.num_official_test} of {len(self.targets)} rows")
 
@@ -79,6 +91,8 @@ class Source:
     capacity: int | None = None
     num_official_test: int = 0
     num_classes: int | None = None  # None: regression, or not known before it is loaded
+    num_clients: int | None = 0  # whose rows they naturally are; 0: nobody's, None: not known before it is loaded
+    client_tiers: tuple[str, ...] = ()  # of its clients, where they have such of their own
     at_hand: Callable[[], bool] = lambda: True
     to_get: tuple[str, ...] = ()
     fetch: Callable[[], None] | None = None
@@ -118,6 +132,24 @@ def damaged(name: str, files: str, error: Exception) -> DataNotAtHandError:
         f"dataset {name} is incomplete or damaged ({textwrap.shorten(reason, 150) or type(error).__name__}); delete "
         f"{files} and get it again: fl-sim data get {name}"
     )
+
+
+def _clients(clients: Any, rows: int) -> tuple[tuple[str, ...], np.ndarray]:
+    """The clients' names, numbers by their size and texts by the alphabet, and of each row the place of its client."""
+    values = np.asarray(clients)
+    if values.shape != (rows,) or values.dtype.kind not in "iuUS" + "O":
+        raise FlSimError(
+            f"dataset: clients are {values.dtype} of shape {values.shape}; must be {rows} names, texts or whole numbers"
+        )
+    texts, places = np.unique(values.astype(str), return_inverse=True)
+    order = np.argsort(texts.astype(np.int64), kind="stable") if all(map(_is_whole, texts.tolist())) else None
+    if order is None:
+        return tuple(texts.tolist()), places.astype(np.int64)
+    return tuple(texts[order].tolist()), np.argsort(order)[places].astype(np.int64)
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.lstrip("-").isdigit() and len(text) < 19
 
 
 def _names(classes: Any) -> tuple[str, ...] | None:

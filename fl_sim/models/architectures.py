@@ -130,6 +130,7 @@ ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
     "efficientnet_b0-imagenet": _imagenet("efficientnet_b0"),
     "convnext_tiny-imagenet": _imagenet("convnext_tiny"),
 }
+GIVEN = "given"  # no network: what the model says is what the data hold (predictions:FILE)
 IMAGENET = "-imagenet"  # how the names end that start from trained weights
 SMALLEST = 64  # pixels a side that those take
 FIT_THEMSELVES = ("tree-1", "tree-2", "tree-4", "tree-8", "boosting")  # by scikit-learn, without gradients
@@ -143,7 +144,7 @@ def check_architecture(name: str, task: str | None = None) -> None:
     Raises:
         ValueError: with the nearest valid name.
     """
-    if OWN.match(name):
+    if OWN.match(name) or name == GIVEN:
         return
     if name not in ARCHITECTURES:
         raise ValueError(f"no architecture is called {name!r}{nearest(name, ARCHITECTURES)}")
@@ -179,6 +180,8 @@ def build(name: str, shape: Shape, outputs: int) -> nn.Module:
     if OWN.match(name):
         return own_object(name)(shape, outputs)
     check_architecture(name)
+    if name == GIVEN:
+        raise ValueError("architecture 'given' has no network: it is for learn = 'given'")
     check_shape(name, shape)
     return ARCHITECTURES[name](shape, outputs)
 

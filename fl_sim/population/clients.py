@@ -20,7 +20,7 @@ from fl_sim.randomness import stream
 from fl_sim.scenario.assignment import assign_behaviours, assign_tiers, largest_remainder
 from fl_sim.scenario.behaviours import Behaviour
 from fl_sim.scenario.scenario import Scenario
-from fl_sim.scenario.tables import Clients, Tier
+from fl_sim.scenario.tables import NATURAL, Clients, Tier
 from fl_sim.store.artifacts import Artifact, Store, digest, store_at
 
 VERSION = 3  # raise it when a change here changes who gets what
@@ -83,7 +83,8 @@ class Population:
     def label(self, k: int) -> str:
         """Client k in messages to the user: `client 3 (weak)`, `client 4 (strong, sign-flip)`."""
         behaviour = self.behaviour(k)
-        return f"client {k} ({self.tier(k).name}{'' if behaviour is None else f', {behaviour.kind}'})"
+        name = self.data.client_names[k] if self.is_natural else k
+        return f"client {name} ({self.tier(k).name}{'' if behaviour is None else f', {behaviour.kind}'})"
 
     @cached_property
     def label_counts(self) -> Indices:
@@ -97,6 +98,11 @@ class Population:
         if split == "test" and self.clients.test == "shared":
             return np.full(len(self), len(self.data.rows("test")))
         return np.diff(self.rows[split][0]) if split in self.rows else np.zeros(len(self), np.int64)
+
+    @property
+    def is_natural(self) -> bool:
+        """Whether clients are who the data say, and have names."""
+        return self.clients.partition == NATURAL
 
     @property
     def trains_locally(self) -> bool:
@@ -235,15 +241,23 @@ def open_population(root: str, key: str) -> Population:
 def _draw(scenario: Scenario, data: Prepared) -> dict[str, NDArray[Any]]:
     clients = scenario.clients
     bins = np.array(data.targets) if data.classes is not None else quantile_bins(np.array(data.targets), TARGET_BINS)
-    for attempt in range(DRAWS if clients.min_calibration else 1):
+    drawn_again = clients.min_calibration and clients.partition != NATURAL
+    for attempt in range(DRAWS if drawn_again else 1):
         mine = _partition(scenario, data, bins, attempt)
         sizes = np.array([len(rows) for rows in mine["calibration"]])
         if sizes.min() >= clients.min_calibration:
-            tiers = assign_tiers(clients, scenario.seed, sizes)
+            tiers = _own_tiers(scenario, data)
+            tiers = assign_tiers(clients, scenario.seed, sizes) if tiers is None else tiers
             behaviours = assign_behaviours(clients, tiers, scenario.seed)
             return {"tiers": tiers, "behaviours": behaviours, "bins": bins} | {
                 name: part for split, parts in mine.items() for name, part in _packed(split, parts).items()
             }
+    if not drawn_again:
+        who = data.client_names[int(sizes.argmin())]
+        raise ScenarioError(
+            f"clients.min_calibration = {clients.min_calibration}: client {who} has {sizes.min()} calibration points; "
+            "lower it, or leave such clients out of the data"
+        )
     raise ScenarioError(
         f"clients.min_calibration = {clients.min_calibration}: none of {DRAWS} partitions gave every client that many "
         f"(the last one's smallest client has {sizes.min()}); lower it, raise clients.concentration, or have "
@@ -255,6 +269,8 @@ def _partition(scenario: Scenario, data: Prepared, bins: Indices, attempt: int) 
     """Rows of each split, client by client. One matrix of proportions serves all splits: a client that sees much of a
     class in training sees much of it in calibration too."""
     num_bins, rng = data.num_classes or TARGET_BINS, stream(scenario.seed, "partition", attempt)
+    if scenario.clients.partition == NATURAL:
+        return _natural(scenario, data, rng)
     shares = _shares(scenario.clients, num_bins, scenario.seed, attempt, rng)
 
     def dealt(first: int, last: int) -> list[Indices]:
@@ -269,6 +285,40 @@ def _partition(scenario: Scenario, data: Prepared, bins: Indices, attempt: int) 
     if scenario.trains_locally:
         rows["train"] = dealt(*data.starts["train"])
     return rows
+
+
+def _natural(scenario: Scenario, data: Prepared, rng: np.random.Generator) -> dict[str, list[Indices]]:
+    """`_partition` of clients whose rows the data name; their own test rows stay test rows, where they have such."""
+    if data.clients is None:
+        raise ScenarioError(f"clients.partition = 'natural': {scenario.data.name} has no clients of its own")
+    try:
+        scenario.check_clients(len(data.client_names), tuple(dict.fromkeys(data.client_tiers)))
+    except ValueError as error:
+        raise ScenarioError(str(error)) from None
+    whose, count = np.array(data.clients), len(data.client_names)
+
+    def of_each(first: int, last: int) -> list[Indices]:
+        order = first + np.argsort(whose[first:last], kind="stable")
+        return np.split(order, np.cumsum(np.bincount(whose[first:last], minlength=count))[:-1])
+
+    rows = {}
+    if scenario.clients.test == "local" and not data.keeps_splits:
+        rows["calibration"], rows["test"] = _split(of_each(*data.evaluated), scenario.data.calibration, rng)
+    else:
+        rows["calibration"] = of_each(*data.starts["calibration"])
+        if scenario.clients.test == "local":
+            rows["test"] = of_each(*data.starts["test"])
+    if scenario.trains_locally:
+        rows["train"] = of_each(*data.starts["train"])
+    return rows
+
+
+def _own_tiers(scenario: Scenario, data: Prepared) -> Indices | None:
+    """(K,) the tiers that natural clients have of their own; None where they have none, or the scenario has but one."""
+    names = [tier.name for tier in scenario.clients.tier]
+    if scenario.clients.partition != NATURAL or not data.client_tiers or len(names) < 2:
+        return None
+    return np.array([names.index(tier) for tier in data.client_tiers])
 
 
 def _shares(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fl_sim.data.reference import Reference
 from fl_sim.data.source import versions
+from fl_sim.models.architectures import GIVEN
 from fl_sim.models.model_key import STACKED, key_parts
 from fl_sim.models.recipe import Recipe, outputs_of
 from fl_sim.plada.backbone import Backbone, fit_backbone
@@ -62,6 +63,8 @@ def trained(
     key = digest(recipe=key_parts(recipe), data=data.key, rows=digest_of_array(rows), **more)
 
     def make() -> Artifact:
+        if recipe.architecture == GIVEN:
+            return Artifact(meta={"recipe": recipe.__dict__})
         from fl_sim.models.training import fit
 
         labels = data.learnable(rows) if targets is None else data.scaled(targets)
@@ -270,13 +273,16 @@ def kept_outputs_of_all(
 
 
 def outputs_on(store: Store, key: str, data: Prepared, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What a stored model says of rows of the data, (n, outputs): a network, or a probe on a shared backbone."""
-    from fl_sim.models.training import predict
-
+    """What a stored model says of rows of the data, (n, outputs): a network, a probe on a shared backbone, or
+    the data themselves."""
     artifact = store.open("model", key)
+    if artifact.meta.get("recipe", {}).get("architecture") == GIVEN:
+        return np.asarray(data.inputs[rows], np.float32)
     if "backbone" in artifact.meta:
         probe = Probe(np.array(artifact.arrays["weights"]), np.array(artifact.arrays["bias"]))
         backbone = open_backbone(store, artifact.meta["backbone"])
         return probe.logits(backbone.features(np.ascontiguousarray(data.inputs[rows])))
+    from fl_sim.models.training import predict
+
     module, recipe = load_model(store, key, data)
     return predict(module, data.inputs_for(rows, recipe.contrast), recipe)

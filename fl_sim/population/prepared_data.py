@@ -34,6 +34,10 @@ class Prepared:
     std: NDArray[np.float32]
     target_mean: float  # 0 and 1 for classification
     target_std: float
+    clients: NDArray[np.int64] | None = None  # (n,) place of each row's client in `client_names`, where it has one
+    client_names: tuple[str, ...] = ()
+    client_tiers: tuple[str, ...] = ()  # (K,) of each client, where they have tiers of their own
+    keeps_splits: bool = False  # the clients' own test rows are theirs, and not drawn
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,6 +109,8 @@ def prepare(data: Data, seed: int, store: Store) -> Prepared:
             own.classes,
             own.num_official_test,
         ]
+        if own.clients is not None:
+            parts["content"] += [digest_of_array(own.clients), own.client_names]
     key = digest(**parts)
     store.get("data", key, lambda: _make(_loaded(data, seed) if own is None else own, data, seed))
     return open_prepared(store, key)
@@ -122,7 +128,9 @@ def open_prepared(store: Store, key: str) -> Prepared:
         key=key, inputs=arrays["inputs"], targets=arrays["targets"], mean=arrays["mean"], std=arrays["std"],
         classes=None if meta["classes"] is None else tuple(meta["classes"]),
         starts={split: (first, last) for split, (first, last) in meta["starts"].items()},
-        target_mean=meta["target_mean"], target_std=meta["target_std"],
+        target_mean=meta["target_mean"], target_std=meta["target_std"], clients=arrays.get("clients"),
+        client_names=tuple(meta.get("client_names", ())), client_tiers=tuple(meta.get("client_tiers", ())),
+        keeps_splits=meta.get("keeps_splits", False),
     )  # fmt: skip
 
 
@@ -135,6 +143,8 @@ def _make(dataset: Dataset, data: Data, seed: int) -> Artifact:
     inputs, targets = dataset.inputs[chosen], dataset.targets[chosen]
     if inputs.ndim == 4 and data.image_size is not None:
         inputs = resized(inputs, data.image_size)
+    if dataset.as_they_are:
+        return _as_they_are(dataset, data, inputs, targets, chosen)
     known = data.train or data.server  # rows by which all are standardised; the server's lie first without training
     if known == 0:
         raise ScenarioError(
@@ -143,20 +153,48 @@ def _make(dataset: Dataset, data: Data, seed: int) -> Artifact:
     mean, std = moments(inputs[:known])
     regression = dataset.classes is None
     train = targets[:known].astype(np.float64)
-    ends = np.cumsum([getattr(data, split) for split in SPLITS])
-    meta = {
-        "classes": None if dataset.classes is None else list(dataset.classes),
-        "starts": {s: [int(e) - getattr(data, s), int(e)] for s, e in zip(SPLITS, ends, strict=True)},
+    meta = _meta(dataset, data) | {
         "target_mean": float(train.mean()) if regression else 0.0,
         "target_std": float(train.std()) or 1.0 if regression else 1.0,
     }
-    return Artifact({"inputs": inputs, "targets": targets, "mean": mean, "std": std}, meta)
+    return _with_clients(dataset, chosen, {"inputs": inputs, "targets": targets, "mean": mean, "std": std}, meta)
+
+
+def _as_they_are(
+    dataset: Dataset, data: Data, inputs: NDArray[Any], targets: NDArray[Any], chosen: NDArray[np.int64]
+) -> Artifact:
+    """Inputs and targets by which nothing is standardised."""
+    width = inputs.shape[1:] if inputs.ndim == 2 else (inputs.shape[1], 1, 1)
+    mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
+    meta = _meta(dataset, data) | {"target_mean": 0.0, "target_std": 1.0}
+    return _with_clients(dataset, chosen, {"inputs": inputs, "targets": targets, "mean": mean, "std": std}, meta)
+
+
+def _meta(dataset: Dataset, data: Data) -> dict[str, Any]:
+    ends = np.cumsum([getattr(data, split) for split in SPLITS])
+    return {
+        "classes": None if dataset.classes is None else list(dataset.classes),
+        "starts": {s: [int(e) - getattr(data, s), int(e)] for s, e in zip(SPLITS, ends, strict=True)},
+    }
+
+
+def _with_clients(
+    dataset: Dataset, chosen: NDArray[np.int64], arrays: dict[str, NDArray[Any]], meta: dict[str, Any]
+) -> Artifact:
+    if dataset.clients is None:
+        return Artifact(arrays, meta)
+    meta |= {"client_names": list(dataset.client_names), "keeps_splits": dataset.num_official_test > 0}
+    if dataset.client_tiers:
+        meta["client_tiers"] = [dataset.client_tiers[name] for name in dataset.client_names]
+    return Artifact(arrays | {"clients": dataset.clients[chosen]}, meta)
 
 
 def _draw(dataset: Dataset, data: Data, seed: int) -> NDArray[np.int64]:
     """Which rows, laid out as SPLITS says; the test rows are the publisher's own where there are such, and so are the
     calibration rows where `calibration_from` is "test"."""
     total, official = len(dataset.targets), dataset.num_official_test
+    if dataset.clients is not None and data.rows == total:
+        return np.arange(total)  # all, and in their order: nothing is left to chance
     inside = data.test + (data.calibration if data.calibration_from == "test" else 0)
     rng = stream(seed, "data", data.name)
     if official == 0:

@@ -39,7 +39,7 @@ def headline(result: Result, claim: Claim) -> str:
         none = f"None {of} covers so little that {least} over draws is refuted (smallest adjusted p {smallest})."
         return f"{none} {found_by_chance(result, claim)}"
     named = [result.clients[k] for k in tests.order().tolist() if tests.rejected[k]]
-    who = ", ".join(f"{row['client']} ({percent(row['coverage'])})" for row in named[:MOST_NAMED])
+    who = ", ".join(f"{wording.name_of(row)} ({percent(row['coverage'])})" for row in named[:MOST_NAMED])
     rest = f" and {len(named) - MOST_NAMED:,} more" if len(named) > MOST_NAMED else ""
     verb, which = ("covers", "client") if len(named) == 1 else ("cover", "clients")
     return (
@@ -164,7 +164,7 @@ def _next(points: pd.DataFrame, promising: Sequence[Standing], best: Standing | 
         yield f"{mending(first)}"
     if not any(one.judged for one in promising):
         yield f"No client has {MIN_CALIBRATION} calibration points, so none was judged by itself: give clients more."
-    if over.num_seeds(points) == 1:
+    if over.num_seeds(points) == 1 and first.scenario.learn.name != "given":
         yield "Add seed=0,1,2: one seed shows no interval."
     elif len(promising) == 1 and not any(axis in STRATEGIES for axis in points):
         yield "Hold others against it: add calibrate=NAME,NAME."

@@ -44,7 +44,8 @@ def rejected(
 def clients(result: Result, claim: Claim) -> pd.DataFrame:
     """One row a client, those with the smallest p-value first."""
     tests = claim.certificate(result)
-    names = ("client", "tier", "behaviour", "num_calibration", "num_test", "num_covered")
+    named = ["name"] * ("name" in result.clients[0])
+    names = ("client", *named, "tier", "behaviour", "num_calibration", "num_test", "num_covered")
     columns: dict[str, Any] = {name: [row[name] for row in result.clients] for name in names}
     columns["num_covered"] = pd.array(columns["num_covered"], dtype="Int64")  # whole, or missing
     tested = "coverage low high considered p_value p_adjusted rejected"
@@ -81,6 +82,7 @@ def _point(result: Result, claim: Claim) -> dict[str, Any]:
         P_ADJUSTED: tests.p_smallest,
         "p_threshold_adjusted_min": float(np.nanmin(tests.p_threshold_adjusted)),
         "worst_client": int(result.clients[worst]["client"]),
+        **({"worst_name": wording.name_of(result.clients[worst])} if "name" in result.clients[worst] else {}),
         "worst_coverage": float(tests.coverage[worst]),
         "worst_low": float(tests.low[worst]),
         "worst_high": float(tests.high[worst]),
@@ -148,7 +150,7 @@ def _clients_table(result: Result, tests: Certificate) -> Table:
         points = (f"{row['num_calibration']:,}", f"{row['num_test']:,}")
         how = (percent(float(tests.coverage[k])), _interval(tests.low[k], tests.high[k]))
         p_values = (p_value(tests.p_adjusted[k]), p_value(tests.p_threshold_adjusted[k]))
-        named = [str(row[name]) for name in who]
+        named = [wording.name_of(row), *(str(row[name]) for name in who[1:])]
         table.add_row("!" * bad, *named, *points, *how, *p_values, style="bold red" if bad else "")
     return table
 

@@ -220,7 +220,7 @@ def over_seeds(seeds: int) -> str:
     return f"{100 * LEVEL:g}% t interval over {seeds} seeds"
 
 
-ONE_SEED = "One seed: no interval (add seed=0,1,2)."
+ONE_SEED = "One seed: no interval."
 
 
 def intervals_said(seeds: int, what: str) -> str:

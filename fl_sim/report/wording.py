@@ -141,11 +141,16 @@ def below_band_said(result: Result) -> str:
     return f"{share}; of exchangeable clients at most 2.5% would."
 
 
+def name_of(row: Row) -> str:
+    """A client's own name, where it has one, or its number."""
+    return str(row.get("name") or row["client"])
+
+
 def who(row: Row) -> str:
     """`client 17 (weak, 12 calibration and 8 test points)`, with its behaviour if it misbehaves."""
     points = f"{row['num_calibration']:,} calibration and {count(row['num_test'], 'test point')}"
     behaviour = f"{row['behaviour']}, " if row.get("behaviour") else ""
-    return f"client {row['client']} ({row['tier']}, {behaviour}{points})"
+    return f"client {name_of(row)} ({row['tier']}, {behaviour}{points})"
 
 
 def misbehaving(result: Result) -> dict[str, int]:

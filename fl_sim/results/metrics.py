@@ -56,6 +56,7 @@ def _who(population: Population, calibrate: Calibration) -> ColumnsOfRows:
     kinds = [*(behaviour.kind for behaviour in population.clients.behaviour), ""]  # -1 is the last
     return {
         "client": list(range(len(population))),
+        **({"name": list(population.data.client_names)} if population.is_natural else {}),
         "tier": [population.clients.tier[i].name for i in population.tiers.tolist()],
         "behaviour": [kinds[i] for i in population.behaviours.tolist()],
         "num_calibration": [_points(calibrate, n)[1] for n in population.sizes("calibration").tolist()],

@@ -324,7 +324,7 @@ def json_number(value: float | None) -> float | None:
 
 
 _ALWAYS = {"client", "tier", "num_calibration", "num_test", "label_counts"}  # columns without which a row says nothing
-_TEXT = {"tier", "behaviour", "status"}
+_TEXT = {"name", "tier", "behaviour", "status"}
 _WHOLE = {
     "client", "num_calibration", "num_test", "num_covered", "num_correct", "num_empty", "bytes_up", "bytes_down",
     "message_bytes_up", "message_bytes_down", "retries",

@@ -135,6 +135,8 @@ def _calibrator(calibrate: Any) -> str:
 
 def _dealt(clients: Clients) -> dict[str, str]:
     """Path of the key -> words, of how rows are dealt to the clients."""
+    if clients.partition == "natural":
+        return {"clients.partition": "natural clients"}
     if not clients.splits_by_tier:
         a = clients.concentration
         few = f"{clients.classes_per_client} labels a client" if clients.classes_per_client else ""

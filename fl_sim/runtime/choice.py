@@ -101,7 +101,7 @@ def _learning(scenario: Scenario) -> float:
     seconds = 0.0
     for i, tier in enumerate(clients.tier):
         rows = scenario.learn.strategy.rows_an_epoch(scenario.learn, scenario.data.train, members[i], clients.count)
-        if members[i]:
+        if members[i] and tier.epochs and rows != 0:
             known = rows is not None and tier.architecture in ROW
             seconds += rows * tier.epochs * ROW[tier.architecture] if known else math.inf
     return seconds

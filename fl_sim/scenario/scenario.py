@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -16,13 +16,13 @@ import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
 
 from fl_sim.errors import ScenarioError
-from fl_sim.models.architectures import FIT_THEMSELVES, check_architecture
+from fl_sim.models.architectures import FIT_THEMSELVES, GIVEN, check_architecture
 from fl_sim.names import OWN, own_digest
 from fl_sim.scenario import toml
 from fl_sim.scenario.learn import Trained
 from fl_sim.scenario.options import Section
 from fl_sim.scenario.strategies import calibrate_options, learn_options
-from fl_sim.scenario.tables import Agreement, Clients, Data, Partition, ReferenceSets, Runtime, Tier
+from fl_sim.scenario.tables import NATURAL, Agreement, Clients, Data, Partition, ReferenceSets, Runtime, Tier
 
 NEED_TWO_CLASSES = frozenset({"ets", "vector", "matrix", "svs", "sms"})  # calibrators
 MOST_AGREEING = 10_000  # clients of whom each pair is compared: tables of 0.8 GB each
@@ -56,6 +56,7 @@ class Scenario(Section):
             raise ValueError(
                 f"data.name = {self.data.name!r} has no labels, so nobody can be tested on it; choose labelled data"
             )
+        self._clients_are_there()
         self._min_calibration_can_be_met()
         self._agreement_fits()
         self._trees_can_learn()
@@ -67,6 +68,11 @@ class Scenario(Section):
         if task is not None:
             for tier in self.clients.tier:
                 check_architecture(tier.architecture, task)
+                if tier.architecture == GIVEN and self.learn.name != GIVEN:
+                    raise ValueError(
+                        f"clients.tier.{tier.name}.architecture = 'given': only learn = 'given' has predictions; name "
+                        "a network"
+                    )
             self._score_fits(task)
         self._somebody_can_learn(task)
         for table in (self.learn, self.calibrate):
@@ -77,6 +83,34 @@ class Scenario(Section):
                 f"calibrate.calibrator = {self.calibrate.calibrator!r} tells classes apart, and {self.data.name} has "
                 "one; leave it out, or name more classes"
             )
+
+    def _clients_are_there(self) -> None:
+        from fl_sim.data.datasets import describe
+
+        source, clients = describe(self.data.name), self.clients
+        if clients.partition != NATURAL:
+            return
+        if source.num_clients == 0:
+            raise ValueError(f"clients.partition = 'natural': {self.data.name} has no clients of its own; name another")
+        if source.num_clients is not None:
+            self.check_clients(source.num_clients, source.client_tiers)
+        if clients.splits_by_tier:
+            raise ValueError("clients.partition = 'natural': no tier can have a partition beside it; leave it out")
+
+    def check_clients(self, count: int, tiers: Sequence[str]) -> None:
+        """Refuse another number of clients than the data have, or tiers of theirs that the scenario does not know.
+
+        Raises:
+            ValueError: with the numbers, or the tier.
+        """
+        if self.clients.count != count:
+            raise ValueError(
+                f"clients.count = {self.clients.count}, and {self.data.name} has {count} clients; say that"
+            )
+        names = [tier.name for tier in self.clients.tier]
+        unknown = next((tier for tier in tiers if len(tiers) > 1 and tier not in names), None)
+        if unknown is not None:
+            raise ValueError(f"{self.data.name} has clients of tier {unknown!r}; name it among clients.tier")
 
     def check_own(self) -> None:
         """Refuse what a user's own strategies do not go with, which shows once their modules are imported.
@@ -146,7 +180,7 @@ class Scenario(Section):
     def _somebody_can_learn(self, task: str | None) -> None:
         learn, name = self.learn, self.learn.name
         if not learn.strategy.hands_out:
-            if not self.data.train and not OWN.match(name):
+            if not self.data.train and not OWN.match(name) and name != GIVEN:
                 raise ValueError(f"data.train = 0, and learn = {name!r} trains on these rows; must be at least 1")
             return
         if task == "regression":
@@ -345,7 +379,8 @@ class Scenario(Section):
         known. What theorems rest on it says `fl_sim/conformal/mixtures.py`.
         """
         honest = all(b.share == 0 for b in self.clients.behaviour)
-        return bool(self.learn.one_model_a_tier and self.calibrate.one_calibrator and honest)
+        dealt = self.clients.partition != NATURAL  # of people who are who they are nothing is known
+        return bool(self.learn.one_model_a_tier and self.calibrate.one_calibrator and honest and dealt)
 
 
 def _without_gradients(key: str, trained: Tier | Trained) -> str:

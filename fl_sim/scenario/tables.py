@@ -81,13 +81,15 @@ class Data(Section):
 
 Kind = Literal["iid", "dirichlet", "pathological", "quantity-skew"]
 
+NATURAL = "natural"  # whose rows they are, the data say
+
 NEEDS = {"dirichlet": "concentration", "quantity-skew": "concentration", "pathological": "classes_per_client"}
 
 
 class Partition(NamedTuple):
     """How rows are dealt to clients."""
 
-    kind: Kind
+    kind: Kind | Literal["natural"]
     concentration: float | None
     classes_per_client: int | None
 
@@ -165,7 +167,8 @@ class Clients(Section):
 
     count: Annotated[int, Field(ge=1, le=1_000_000)]  # how many clients
     # dirichlet: unlike label mixes and sizes; pathological: a few classes each; quantity-skew: unlike sizes alone.
-    partition: Kind = "iid"
+    # natural: whose they are, of data that have clients; count is their number, and tiers that they have are theirs.
+    partition: Kind | Literal["natural"] = "iid"
     concentration: Positive | None = None  # Dirichlet's, for dirichlet and quantity-skew: smaller is more unequal
     classes_per_client: Annotated[int, Field(ge=1)] | None = None  # pathological only
     min_calibration: Annotated[int, Field(ge=0)] = (

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fl_sim.data import predictions
 from fl_sim.errors import ScenarioError
+from fl_sim.models.architectures import GIVEN
 from fl_sim.results.sweep_folder import FilePoint, SweepFile, is_finished, label
 from fl_sim.scenario.comparison import by_kind
 from fl_sim.scenario.scenario import Scenario
@@ -100,7 +103,14 @@ def load_sweep(
         ScenarioError: an axis without values, or points that cannot be run, each named.
     """
     path = locate(file)
-    tables = read(path)
+    return sweep_of(path.stem, read(path), assignments, axes, command or ("sweep", file, *assignments))
+
+
+def sweep_of(
+    name: str, tables: dict[str, Any], assignments: Sequence[str], axes: Mapping[str, list[Any]] | None,
+    command: Sequence[str],
+) -> Sweep:  # fmt: skip
+    """`load_sweep` of tables that are there already."""
     swept = _axes_of(tables.pop("sweep", {})) | dict(axes or {})
     if "calibrate" in swept:
         swept["calibrate"] = by_kind(swept["calibrate"], tables)
@@ -115,7 +125,7 @@ def load_sweep(
     for axis, values in swept.items():
         _refuse_repeated(axis, values)
         _refuse_said_twice(axis, swept)
-    return Sweep(path.stem, swept, _points(tables, swept), tuple(command or ("sweep", file, *assignments)))
+    return Sweep(name, swept, _points(tables, swept), tuple(command))
 
 
 def load_comparison(file: str, names: Sequence[str], assignments: Sequence[str]) -> Sweep:
@@ -133,6 +143,40 @@ def load_comparison(file: str, names: Sequence[str], assignments: Sequence[str])
         )
     typed = ("compare", file, *names, *assignments)
     return load_sweep(file, assignments, {kinds.pop(): list(names)}, typed)
+
+
+def load_predictions(
+    path: Path, names: Sequence[str], assignments: Sequence[str], alpha: float, score: str, command: Sequence[str]
+) -> Sweep:
+    """Predictions that are there already, under calibrate strategies: those named, or all of one round.
+
+    Raises:
+        FlSimError: the file cannot be read, or says what cannot be.
+        ScenarioError: a strategy that does not go with it.
+    """
+    found = predictions.load(path)
+    dataset = found.dataset
+    odd = next((tier for tier in found.tiers if not re.fullmatch(r"[\w-]+", tier)), None)
+    if odd is not None:
+        raise ScenarioError(f"{path}: tier {odd!r}: letters, digits, _ and - alone make the name of a tier")
+    levels = {"quantiles": [alpha / 2, 1 - alpha / 2]} if found.intervals else {}
+    tiers = [
+        {"name": tier, "share": many / found.num_clients, "architecture": GIVEN, "epochs": 0, **levels}
+        for tier, many in zip(found.tiers, found.per_tier, strict=True)
+    ]
+    tiers[-1].pop("share")  # the rest
+    strategies: list[Any] = list(names) or [{"kind": "one-round"}]
+    default = "lac" if dataset.classes is not None else "cqr" if found.intervals else "residual"
+    tables: dict[str, Any] = {
+        "data": {
+            "name": f"{predictions.KIND}:{path}", "train": 0,
+            "calibration": len(dataset.targets) - dataset.num_official_test, "test": dataset.num_official_test,
+        },
+        "clients": {"count": found.num_clients, "partition": "natural", "tier": tiers},
+        "learn": {"name": "given"},
+        "calibrate": {"name": "fedwq-cp", "alpha": alpha, "score": score or default},
+    }  # fmt: skip
+    return sweep_of(path.stem, tables, assignments, {"calibrate": strategies}, command)
 
 
 def _axes_of(table: Any) -> dict[str, list[Any]]:

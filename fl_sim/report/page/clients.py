@@ -62,6 +62,8 @@ class Explorer:
         tiers, behaviours = list(wording.tiers(result)), [row.get("behaviour") or "" for row in result.clients]
         kinds = list(dict.fromkeys(behaviours))
         world: dict[str, Any] = {"tiers": tiers, "kinds": kinds, "kind": packed(list(map(kinds.index, behaviours)))}
+        if "name" in result.clients[0]:
+            world["names"] = result.column("name")
         world["tier"] = packed([tiers.index(tier) for tier in result.column("tier")])
         world |= {"calibration": packed(result.column("num_calibration")), "test": packed(result.column("num_test"))}
         return self._place("worlds", [world, result.column("label_counts")], lambda: world | self._labels(result))

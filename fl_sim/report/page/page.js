@@ -90,6 +90,7 @@
     const hits = at(run.hits, k), tests = at(world.test, k);
     return hits === null || !tests ? undefined : hits / tests;
   };
+  const nameOf = (k) => `client ${world.names?.[k] ?? k}`;
   const interval = (k) => data.intervals[at(world.test, k)]?.[at(run.hits, k)];
   const shownAs = (value) => (run.judged === "rmse" ? number(value) : percent(value));
 
@@ -254,13 +255,13 @@
     if (at(run.bytes_up, k) !== null) told.push(["bytes sent, received", `${whole(at(run.bytes_up, k))}, ${whole(at(run.bytes_down, k))}`]);
     const list = make("dl");
     for (const [name, value] of told) list.append(make("dt", name), make("dd", value));
-    card.replaceChildren(make("h3", `client ${k}`), list);
+    card.replaceChildren(make("h3", nameOf(k)), list);
     if (run.promised !== undefined) card.append(make("p", verdict(k, band), { className: run.rejected.includes(k) ? "low" : "" }));
     if (world.labels) card.append(bars(k));
     plot.setAttribute("aria-valuemin", 1);
     plot.setAttribute("aria-valuemax", state.marks.length);
     plot.setAttribute("aria-valuenow", place + 1);
-    plot.setAttribute("aria-valuetext", `client ${k}: ${told.map((pair) => pair.join(" ")).join(", ")}`);
+    plot.setAttribute("aria-valuetext", `${nameOf(k)}: ${told.map((pair) => pair.join(" ")).join(", ")}`);
   };
   const verdict = (k, band) => {
     if (run.rejected.includes(k)) return `Falls short of the promised ${run.promised}% beyond bad luck (fl-sim certify).`;

@@ -121,7 +121,7 @@ def _levels(ax: Axes, result: Result) -> None:
 
 def _point_out(ax: Axes, row: Row, rank: int) -> None:
     share = f"{percent(row['coverage'])} of {count(row['num_test'], 'test point')}"
-    text = f"client {row['client']} ({row['tier']}): {share}, n_k = {row['num_calibration']:,}"
+    text = f"client {wording.name_of(row)} ({row['tier']}): {share}, n_k = {row['num_calibration']:,}"
     leader = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
     white = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
     note(ax, text, (rank, row["coverage"]), (16, -15), fontsize=8, zorder=5, arrowprops=leader, bbox=white)
