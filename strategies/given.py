@@ -1,7 +1,9 @@
-"""Clients come with predictions that somebody has made: nothing is learnt, and nothing is sent.
+"""Clients come with predictions that somebody has made: nothing is learnt.
 
 For `data.name = "predictions:FILE"` (fl_sim/data/predictions.py), whose rows are what the clients' models say; their
 tiers have the architecture "given".
+
+Sent: nothing.
 """
 
 from __future__ import annotations

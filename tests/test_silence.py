@@ -60,6 +60,8 @@ MADE = [
     ("fl-sim", "compare", "digits", "fedwq-cp", "own_strategy:Shrunken", "runtime.name=inline", "--out", "c"),
     ("fl-sim", "sweep", "digits", "clients.count=6", "runtime.name=inline", "seed=0,1", "--out", "s"),
     ("fl-sim", "certify", "c"), ("fl-sim", "results", "s"), ("fl-sim", "report", "s"),
+    (str(ROOT / "examples/predictions.py"), "hospitals.npz"),
+    ("fl-sim", "calibrate", "hospitals.npz", "local", "pooled"),
     ("fl-sim", "list"), ("fl-sim", "store"), ("fl-sim", "doctor"), ("fl-sim", "validate", "digits"),
 ]  # fmt: skip
 
