@@ -15,7 +15,7 @@ from strategies.base import ALONE, Federation
 from strategies.shared import Shared
 
 
-class Given(Shared):
+class GivenModels(Shared):
     """Predictions that are there already, of data.name = "predictions:FILE": nothing is learnt.
 
     Round 1: the first client of each tier takes them from the data. Round 2: the others find them.

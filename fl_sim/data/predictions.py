@@ -96,13 +96,13 @@ def source(name: str, path: Path) -> Source:
             name, None, "your own predictions", "yours", partial(_read, path), at_hand=path.is_file,
             to_get=(f"ls {path}   # which is not there",),
         )  # fmt: skip
-    found = load(path)
-    dataset = found.dataset
+    loaded = load(path)
+    dataset = loaded.dataset
     return Source(
         name, dataset.task, "your own predictions", "yours", partial(_read, path), capacity=len(dataset.targets),
         num_official_test=dataset.num_official_test, at_hand=path.is_file, marks=partial(_marks, path),
-        num_classes=None if dataset.classes is None else len(dataset.classes), num_clients=found.num_clients,
-        client_tiers=found.tiers,
+        num_classes=None if dataset.classes is None else len(dataset.classes), num_clients=loaded.num_clients,
+        client_tiers=loaded.tiers,
     )  # fmt: skip
 
 
@@ -229,8 +229,8 @@ def _checked(path: Path, columns: Columns) -> Predictions:
     )  # fmt: skip
     _refuse_one_split(path, dataset)
     tiers = tuple(dict.fromkeys(tier_of.values())) if tier_of else ("all",)
-    held = [*tier_of.values()] if tier_of else ["all"] * len(dataset.client_names)
-    return Predictions(dataset, len(dataset.client_names), tiers, tuple(held.count(tier) for tier in tiers))
+    of_clients = [*tier_of.values()] if tier_of else ["all"] * len(dataset.client_names)
+    return Predictions(dataset, len(dataset.client_names), tiers, tuple(of_clients.count(tier) for tier in tiers))
 
 
 def _refuse_doubled(path: Path, rows: NDArray[Any]) -> None:

@@ -168,7 +168,7 @@ class Clients(Section):
     count: Annotated[int, Field(ge=1, le=1_000_000)]  # how many clients
     # dirichlet: unlike label mixes and sizes; pathological: a few classes each; quantity-skew: unlike sizes alone.
     # natural: whose they are, of data that have clients; count is their number, and tiers that they have are theirs.
-    partition: Kind | Literal["natural"] = "iid"
+    partition: Literal["iid", "dirichlet", "pathological", "quantity-skew", "natural"] = "iid"
     concentration: Positive | None = None  # Dirichlet's, for dirichlet and quantity-skew: smaller is more unequal
     classes_per_client: Annotated[int, Field(ge=1)] | None = None  # pathological only
     min_calibration: Annotated[int, Field(ge=0)] = (

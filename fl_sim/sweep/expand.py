@@ -154,25 +154,25 @@ def load_predictions(
         FlSimError: the file cannot be read, or says what cannot be.
         ScenarioError: a strategy that does not go with it.
     """
-    found = predictions.load(path)
-    dataset = found.dataset
-    odd = next((tier for tier in found.tiers if not re.fullmatch(r"[\w-]+", tier)), None)
+    loaded = predictions.load(path)
+    dataset = loaded.dataset
+    odd = next((tier for tier in loaded.tiers if not re.fullmatch(r"[\w-]+", tier)), None)
     if odd is not None:
         raise ScenarioError(f"{path}: tier {odd!r}: letters, digits, _ and - alone make the name of a tier")
-    levels = {"quantiles": [alpha / 2, 1 - alpha / 2]} if found.intervals else {}
+    levels = {"quantiles": [alpha / 2, 1 - alpha / 2]} if loaded.intervals else {}
     tiers = [
-        {"name": tier, "share": many / found.num_clients, "architecture": GIVEN, "epochs": 0, **levels}
-        for tier, many in zip(found.tiers, found.per_tier, strict=True)
+        {"name": tier, "share": many / loaded.num_clients, "architecture": GIVEN, "epochs": 0, **levels}
+        for tier, many in zip(loaded.tiers, loaded.per_tier, strict=True)
     ]
     tiers[-1].pop("share")  # the rest
     strategies: list[Any] = list(names) or [{"kind": "one-round"}]
-    default = "lac" if dataset.classes is not None else "cqr" if found.intervals else "residual"
+    default = "lac" if dataset.classes is not None else "cqr" if loaded.intervals else "residual"
     tables: dict[str, Any] = {
         "data": {
             "name": f"{predictions.KIND}:{path}", "train": 0,
             "calibration": len(dataset.targets) - dataset.num_official_test, "test": dataset.num_official_test,
         },
-        "clients": {"count": found.num_clients, "partition": "natural", "tier": tiers},
+        "clients": {"count": loaded.num_clients, "partition": "natural", "tier": tiers},
         "learn": {"name": "given"},
         "calibrate": {"name": "fedwq-cp", "alpha": alpha, "score": score or default},
     }  # fmt: skip
