@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-OWN = re.compile(r"^(?!medmnist:|predictions:)[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")  # module:object, no kind of data
+OWN = re.compile(r"^(?!medmnist:|predictions:|table:)[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")  # module:object
 
 
 def own_object(name: str) -> Any:

@@ -159,7 +159,7 @@ def test_a_payload_is_read_and_written_by_what_stands_alone():
         "fl_sim/flower_app.py", "fl_sim/runtime/", "strategies/", "clients/",
     )),
     ("typer", ("fl_sim/cli/",)),
-    ("pandas", ("fl_sim/results/tables.py", "fl_sim/report/", "fl_sim/data/predictions.py")),
+    ("pandas", ("fl_sim/results/tables.py", "fl_sim/report/", "fl_sim/data/user_tables.py")),
     ("sklearn", ("fl_sim/conformal/probability_calibrators.py", "fl_sim/data/", "fl_sim/models/trees.py")),
     ("probmetrics", ("fl_sim/conformal/probability_calibrators.py",)),
     ("threadpoolctl", (

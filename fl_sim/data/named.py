@@ -1,5 +1,5 @@
 """Datasets whose name carries an argument: `medmnist:NAME`, `image-folder:PATH`, `predictions:FILE`,
-`package.module:object`."""
+`table:FILE`, `package.module:object`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from fl_sim.data import predictions
+from fl_sim.data import predictions, user_tables
 from fl_sim.data.source import Dataset, Source, damaged, data_root
 from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError, own_code
 from fl_sim.names import own_digest
 
-PATTERNS = ("medmnist:NAME", "image-folder:PATH", "predictions:FILE", "package.module:object")
+PATTERNS = ("medmnist:NAME", "image-folder:PATH", "predictions:FILE", "table:FILE", "package.module:object")
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # torchvision's
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})  # of 8 bits: a deeper one would be cut
 SPLIT_FOLDERS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
@@ -39,6 +39,8 @@ def named_source(name: str, key: str = "data.name") -> Source:
         return _image_folder(name, Path(argument).expanduser())
     if kind == predictions.KIND:
         return predictions.source(name, Path(argument).expanduser())
+    if kind == user_tables.KIND:
+        return user_tables.source(name, Path(argument).expanduser())
     read, marks = partial(_call, kind, argument), partial(_digest, name)
     return Source(name, None, f"your own: {argument} of {kind}", "yours", read, marks=marks, num_clients=None)
 

@@ -16,7 +16,6 @@ What cannot be is refused in a line, before any work.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fl_sim.data.source import Dataset, Source
-from fl_sim.data.user_files import text_of
+from fl_sim.data.user_files import content_digest
+from fl_sim.data.user_tables import columns_of, frame_of, texts
 from fl_sim.errors import FlSimError, ScenarioError
 
 KIND = "predictions"
@@ -124,14 +124,7 @@ def _read(path: Path, count: int, image_size: int | None, seed: int) -> Dataset:
 
 
 def _marks(path: Path) -> tuple[str, ...]:
-    status = path.stat()
-    return (_digest(path, status.st_size, status.st_mtime_ns),)
-
-
-@lru_cache(maxsize=8)
-def _digest(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return (content_digest(path),)
 
 
 @lru_cache(maxsize=2)
@@ -143,7 +136,7 @@ def _loaded(path: Path, size: int, changed: int) -> Predictions:
         )
     if path.suffix == ".npz":
         return _checked(path, _of_archive(path, _arrays(path)))
-    return _checked(path, _of_table(path, _frame(path)))
+    return _checked(path, columns_of(path, frame_of(path)))
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -182,29 +175,6 @@ def _of_archive(path: Path, arrays: Columns) -> Columns:
     return columns
 
 
-def _frame(path: Path) -> Any:
-    import io
-
-    import pandas as pd
-
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(io.StringIO(text_of(path)))
-    except FlSimError:
-        raise
-    except Exception as error:  # pandas and pyarrow raise whatever they stumble over
-        what = " ".join(str(error).split())[:200]
-        raise FlSimError(f"{path}: cannot be read as {path.suffix[1:]}: {what}") from None
-
-
-def _of_table(path: Path, frame: Any) -> Columns:
-    twice = [str(name) for name in frame.columns[frame.columns.duplicated()]]
-    if twice:
-        raise FlSimError(f"{path}: two columns are called {twice[0]!r}")
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
-
-
 # ------------------------------------------------------------------------------------------------------------ checking
 
 
@@ -219,7 +189,7 @@ def _checked(path: Path, columns: Columns) -> Predictions:
         _refuse_doubled(path, columns["row"])
     is_test = _is_test(path, columns["split"])
     order = np.argsort(is_test, kind="stable")
-    names = _texts(path, "client", columns["client"])
+    names = texts(path, "client", columns["client"])
     outputs, classes = _outputs(path, columns)
     targets = _targets(path, columns["label"], classes)
     tier_of = _tiers(path, names, columns.get("tier"))
@@ -248,20 +218,6 @@ def _is_test(path: Path, split: NDArray[Any]) -> NDArray[np.bool_]:
         at = int(np.flatnonzero(odd)[0])
         raise FlSimError(f"{path}: split = {str(words[at])!r} in row {at}; must be calibration or test")
     return words == "test"
-
-
-def _texts(path: Path, what: str, values: NDArray[Any]) -> NDArray[np.str_]:
-    """Names as texts, mixed types refused: 1 and "1" would be one client, or two."""
-    if values.dtype == object:
-        kinds = sorted({type(value).__name__ for value in values.tolist()})
-        if len(kinds) > 1:
-            raise FlSimError(f"{path}: {what} mixes {' and '.join(kinds)}; must be all text, or all whole numbers")
-    if values.dtype.kind == "f":
-        raise FlSimError(f"{path}: {what} holds {values.dtype} (or is empty in a row); must be text or whole numbers")
-    texts = values.astype(str)
-    if (texts == "").any():
-        raise FlSimError(f"{path}: {what} is empty in row {int(np.flatnonzero(texts == '')[0])}")
-    return texts
 
 
 def _outputs(path: Path, columns: Columns) -> tuple[NDArray[np.float32], tuple[str, ...] | None]:
@@ -320,21 +276,21 @@ def _targets(path: Path, labels: NDArray[Any], classes: tuple[str, ...] | None) 
     """Labels as indices of the classes, by their names or their places; in regression numbers."""
     if classes is None:
         return _numbers(path, {"label": labels}, ["label"])[:, 0]
-    texts = _texts(path, "label", labels)
+    words = texts(path, "label", labels)
     place = {name: k for k, name in enumerate(classes)}
-    if not set(texts.tolist()) <= place.keys() and labels.dtype.kind in "iu":
+    if not set(words.tolist()) <= place.keys() and labels.dtype.kind in "iu":
         place = {str(k): k for k in range(len(classes))}
-    unknown = next((text for text in texts.tolist() if text not in place), None)
+    unknown = next((text for text in words.tolist() if text not in place), None)
     if unknown is not None:
         raise FlSimError(f"{path}: label = {unknown!r} is none of the {len(classes)} classes: {', '.join(classes[:8])}")
-    return np.array([place[text] for text in texts.tolist()], np.int64)
+    return np.array([place[text] for text in words.tolist()], np.int64)
 
 
 def _tiers(path: Path, clients: NDArray[np.str_], tiers: NDArray[Any] | None) -> dict[str, str]:
     """Client -> its tier; empty where there are none."""
     if tiers is None:
         return {}
-    pairs = dict.fromkeys(zip(clients.tolist(), _texts(path, "tier", tiers).tolist(), strict=True))
+    pairs = dict.fromkeys(zip(clients.tolist(), texts(path, "tier", tiers).tolist(), strict=True))
     of: dict[str, str] = {}
     for client, tier in pairs:
         if of.setdefault(client, tier) != tier:

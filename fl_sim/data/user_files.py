@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from fl_sim.errors import FlSimError
@@ -44,6 +46,25 @@ def text_of(path: Path) -> str:
         return decoded(content_of(path))
     except UnicodeError as error:
         raise FlSimError(f"{path}: cannot be read: is not in UTF-8 ({error}); save it in UTF-8") from None
+
+
+def content_digest(path: Path) -> str:
+    """A digest of a file's content, taken anew when its size or time has changed.
+
+    Raises:
+        FlSimError: it cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise FlSimError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def decoded(content: bytes) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_sim.data import user_tables
 from fl_sim.data.datasets import Dataset, describe, load
 from fl_sim.data.images import resized
 from fl_sim.errors import ScenarioError
@@ -95,6 +97,9 @@ def prepare(data: Data, seed: int, store: Store) -> Prepared:
     key_parts = data.model_dump(mode="json")
     if data.calibration_from == "train":
         key_parts.pop("calibration_from")  # as before there was a choice: what lies in a store keeps its key
+    if not data.name.startswith("table:"):
+        for key in ("target", "client", "drop", "task"):
+            key_parts.pop(key)  # in the same way
     parts = {
         **key_parts,
         "seed": seed,
@@ -117,6 +122,10 @@ def prepare(data: Data, seed: int, store: Store) -> Prepared:
 
 
 def _loaded(data: Data, seed: int) -> Dataset:
+    kind, _, place = data.name.partition(":")
+    if kind == user_tables.KIND:
+        assert data.target is not None, "the scenario has seen to it"
+        return user_tables.read(Path(place).expanduser(), data.target, data.client, data.drop or (), data.task)
     return load(data.name, count=data.rows, image_size=data.image_size, seed=seed)
 
 
@@ -193,14 +202,27 @@ def _draw(dataset: Dataset, data: Data, seed: int) -> NDArray[np.int64]:
     """Which rows, laid out as SPLITS says; the test rows are the publisher's own where there are such, and so are the
     calibration rows where `calibration_from` is "test"."""
     total, official = len(dataset.targets), dataset.num_official_test
-    if dataset.clients is not None and data.rows == total:
+    if dataset.clients is not None and official and data.rows == total:
         return np.arange(total)  # all, and in their order: nothing is left to chance
     inside = data.test + (data.calibration if data.calibration_from == "test" else 0)
     rng = stream(seed, "data", data.name)
+    if dataset.clients is not None and not official:
+        return _within_clients(dataset.clients, rng)[: data.rows]
     if official == 0:
         return rng.permutation(total)[: data.rows]
     outside = rng.permutation(total - official)[: data.rows - inside]
     return np.concatenate([outside, total - official + rng.permutation(official)[:inside]])
+
+
+def _within_clients(clients: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """All rows in an order of which every part has of each client about its share: a client's rows, in random order,
+    are spread evenly over it, from a random beginning."""
+    order = rng.permutation(len(clients))
+    order = order[np.argsort(clients[order], kind="stable")]
+    sizes = np.bincount(clients)
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = (rank + np.repeat(rng.random(len(sizes)), sizes)) / np.repeat(sizes, sizes)
+    return order[np.argsort(place, kind="stable")]
 
 
 def moments(inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -34,6 +34,29 @@ class Data(Section):
     calibration: Annotated[int, Field(ge=1, le=MOST_ROWS)]  # rows that are dealt to the clients to calibrate on
     calibration_from: Literal["train", "test"] = "train"  # test: of the publisher's test set, as the test rows are
     test: Annotated[int, Field(ge=1, le=MOST_ROWS)]  # rows that the clients are tested on
+    # Of table:FILE alone, whose four parts may be shares of its rows, and one of them "all" that are left.
+    target: str | None = None  # the column that is predicted
+    client: str | None = None  # the column of whose row it is, for clients.partition = "natural"
+    drop: tuple[str, ...] | None = None  # columns that nobody learns from
+    task: Literal["classification", "regression"] | None = None  # left out: by the target's values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_table(cls, values: Any) -> Any:
+        """Shares of a table's rows as numbers of them."""
+        name = values.get("name") if isinstance(values, dict) else None
+        if not isinstance(name, str):
+            return values
+        if not name.startswith("table:"):
+            misplaced = next((key for key in ("target", "client", "drop", "task") if values.get(key)), None)
+            if misplaced is not None:
+                raise ValueError(
+                    f"{misplaced} = {values[misplaced]!r} belongs to table:FILE, not to {name}; leave it out"
+                )
+            return values
+        if not isinstance(values.get("target"), str):
+            raise ValueError(f"{name} needs target: the column that is to be predicted")
+        return _counted(values)
 
     @property
     def rows(self) -> int:
@@ -77,6 +100,24 @@ class Data(Section):
                 f"{' + '.join(ours)} = {self.rows - tested} rows, but {self.name} has "
                 f"{capacity - official} outside its test set; ask for fewer"
             )
+
+
+def _counted(values: dict[str, Any]) -> dict[str, Any]:
+    from fl_sim.data.datasets import describe
+
+    total = describe(values["name"]).capacity
+    parts = {split: values[split] for split in SPLITS if split in values}
+    shares = {split for split, part in parts.items() if isinstance(part, float) and 0 < part < 1}
+    rest = [split for split, part in parts.items() if part == "all"]
+    if total is None or not (shares or rest):
+        return values
+    if len(rest) > 1:
+        raise ValueError(f"{' and '.join(rest)} are both 'all'; one of them can have what is left")
+    numbers = {split: int(part * total + 1e-9) if split in shares else part for split, part in parts.items()}
+    for split in rest:
+        del numbers[split]
+    taken = sum(part for part in numbers.values() if isinstance(part, int))
+    return values | numbers | dict.fromkeys(rest, max(total - taken, 0))
 
 
 Kind = Literal["iid", "dirichlet", "pathological", "quantity-skew"]
