@@ -87,7 +87,7 @@ def test_a_folder_with_too_long_a_name(tmp_path, runtime):
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    end = launch(tmp_path, *SMALL, RAY_TMPDIR=str(tmp_path / "file"))
+    end = launch(tmp_path, *SMALL, "--runtime", "ray", RAY_TMPDIR=str(tmp_path / "file"))
     assert_one_line(end, "RAY_TMPDIR = ", "Not a directory")
 
 
@@ -121,13 +121,13 @@ def killing(folder: Path, command: str, most: int) -> During:
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_process_of_ray_that_is_killed(tmp_path, name):
-    end = launch(tmp_path, *LONG, during=killing(tmp_path, f"/{name}", 1))
+    end = launch(tmp_path, *LONG, "--runtime", "ray", during=killing(tmp_path, f"/{name}", 1))
     assert_one_line(end, f"Ray's process {name} was killed by signal 9")
 
 
 def test_workers_that_are_killed_again_and_again(tmp_path):
     """Whether they die under clients or while they start, the run ends and says so."""
-    code, said = launch(tmp_path, *LONG, during=killing(tmp_path, "ray::Actor", 10_000))
+    code, said = launch(tmp_path, *LONG, "--runtime", "ray", during=killing(tmp_path, "ray::Actor", 10_000))
     assert (code, "Traceback" in said, "should not have happened" in said) == (1, False, False), said
     assert "error: " in said
     assert "worker" in said

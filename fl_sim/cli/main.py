@@ -50,6 +50,23 @@ app.add_typer(data_app, name="data")
 app.add_typer(plada.plada_app, name="plada")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"fl-sim {version('fl-sim')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    """A federated-learning laboratory on Flower and Ray."""
+
+
 ENDING = (signal.SIGTERM, signal.SIGHUP)  # what schedulers send, and a terminal that is closed: as Ctrl-C
 
 

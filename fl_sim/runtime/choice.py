@@ -26,7 +26,7 @@ UPDATE = 5e-3  # of its turn in a round of averaging, beside the training
 # are not here take longer than Ray's start in any world worth a run.
 ROW = {"linear": 10e-6, "mlp": 30e-6, "mlp-64": 20e-6, "cnn": 250e-6}
 
-RAYS_OWN = ("timeout", "cpus_per_client", "gpus_per_client", "address")  # keys that say something of Ray
+RAYS_OWN = ("timeout", "cpus_per_client", "gpus_per_client")  # keys that say something of Ray
 
 
 def choose(scenarios: Sequence[Scenario], store: Store, jobs: int = 1) -> tuple[Runtime, str]:
@@ -35,6 +35,8 @@ def choose(scenarios: Sequence[Scenario], store: Store, jobs: int = 1) -> tuple[
     where = scenarios[0].runtime
     if where.name != "auto":
         return where, ""
+    if where.address is not None:
+        return where.model_copy(update={"name": "ray"}), ""
     why = next(filter(None, map(_needs_ray, scenarios)), "")
     if why:
         return where.model_copy(update={"name": "ray"}), f"clients run on Ray: {why}"

@@ -38,6 +38,9 @@ def chosen(table: Mapping[str, type[Options]], value: Any, kind: str, own: type[
     if not isinstance(options, dict) or not isinstance(options.get("name"), str):
         raise ValueError(f"a {kind} is a name or a table with a name, one of: {', '.join(table)}")
     name = options["name"]
+    if name not in table and name.lower() in table:
+        name = name.lower()
+        options = options | {"name": name}
     if name in table:
         return table[name].model_validate(options)
     if OWN.match(name):

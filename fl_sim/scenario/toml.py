@@ -38,6 +38,7 @@ _TABLES: dict[tuple[str, ...], type[BaseModel]] = {
     ("learn", "safety"): SafetyNet,
     ("runtime",): Runtime,
 }
+TABLES = (".csv", ".parquet", ".npz", ".arrow", ".feather")  # what is no scenario, and meant for another door
 _SIZES = {"keep_fraction", "budget_bytes", "images_per_class"}  # of what is handed out: one of them is said
 _COMMON = {
     "learn": {"teacher", "rehearsal", "per_client"},
@@ -62,6 +63,11 @@ def locate(name: str | Path) -> Path:
         ScenarioError: there is neither.
     """
     path = Path(name)
+    if path.suffix in TABLES:
+        raise ScenarioError(
+            f"{name}: is a table, and no scenario. Predictions: fl-sim calibrate {name}; rows to learn from: "
+            f"data.name = 'table:{name}'"
+        )
     if path.is_file():
         return path
     known = shipped()
@@ -82,7 +88,15 @@ def load(name: str | Path, overrides: Iterable[str], model: type[Model]) -> Mode
     if left:
         say = " ".join(f"{axis}=..." for axis in left)
         raise ScenarioError(f"sweep: this file describes many runs; use fl-sim sweep, or give one value each: {say}")
-    return build(override({key: table for key, table in tables.items() if key != "sweep"}, assignments), model)
+    try:
+        return build(override({key: table for key, table in tables.items() if key != "sweep"}, assignments), model)
+    except ScenarioError as error:
+        many = next((one for one in assignments if len(values_of(one)[1]) > 1), None)
+        if many is None:
+            raise
+        raise ScenarioError(
+            f"{error}\n{many}: a run takes one value; for several: fl-sim sweep {name} {many}"
+        ) from None
 
 
 def still_swept(tables: dict[str, Any], assignments: Iterable[str]) -> list[str]:
@@ -286,6 +300,12 @@ def _child(node: Any, key: Any) -> Any:
 
 def _rule(one: Any, tables: Any, model: type[BaseModel]) -> str:
     where = one["loc"]
+    if one["type"] == "extra_forbidden" and len(where) == 1 and (paths := _paths_of(str(where[0]))):
+        return f": there is no such key; did you mean {' or '.join(paths)}?"
+    if one["type"] in ("model_type", "dict_type") and where in _TABLES and not isinstance(one["input"], dict):
+        at, fields = ".".join(where), _TABLES[where].model_fields
+        key = next((key for key, field in fields.items() if field.annotation is type(one["input"])), next(iter(fields)))
+        return f" = {one['input']!r}: is a table; name a key of it, for instance {at}.{key}={one['input']}"
     if one["type"] == "extra_forbidden":
         return f": there is no such key{nearest(str(where[-1]), _keys(where[:-1], tables, model))}"
     if one["type"] == "missing":
@@ -296,6 +316,16 @@ def _rule(one: Any, tables: Any, model: type[BaseModel]) -> str:
     shown = repr(one["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return f" = {shown}: {text[0].lower()}{text[1:]}"
+
+
+def _paths_of(key: str) -> list[str]:
+    """Where a key stands that was looked for at the top: `calibrate.alpha`, `clients.tier.NAME.epochs`."""
+    paths = [
+        ".".join([*("tier.NAME" if part == "tier" else part for part in path), key])
+        for path, table in _TABLES.items()
+        if key in table.model_fields and key != "name"
+    ]
+    return paths[:3] or [f"{section}.{key}" for section, keys in _COMMON.items() if key in keys]
 
 
 def _keys(where: tuple[Any, ...], tables: Any, model: type[BaseModel]) -> list[str]:

@@ -57,7 +57,6 @@ def test_little_work_is_done_here_and_much_on_ray(store):
 @pytest.mark.parametrize(("overrides", "why"), [
     (["runtime.timeout=30"], "runtime.timeout is set"),
     (["runtime.cpus_per_client=0.5"], "runtime.cpus_per_client is set"),
-    (["runtime.address='127.0.0.1:6379'"], "runtime.address is set"),
     (["clients.behaviour=[{kind='straggler', share=0.1, delay=1}]"], "a straggler is stopped there"),
     (["clients.tier.weak.architecture=examples.own:net"], "clients.tier.weak.architecture is your own"),
 ])  # fmt: skip
@@ -68,6 +67,7 @@ def test_what_may_hang_or_says_something_of_ray_goes_there(store, overrides, why
 
 
 def test_a_runtime_that_is_named_is_taken_without_a_word(store):
+    assert chosen(store, "runtime.address='127.0.0.1:6379'") == ("ray", "")
     for name in ("inline", "ray", "flower"):
         assert chosen(store, f"runtime.name={name}", file="crowd", jobs=2) == (name, "")
 

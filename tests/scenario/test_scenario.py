@@ -432,3 +432,28 @@ def test_a_file_of_many_runs_is_one_where_each_axis_is_given_one_value():
     with pytest.raises(ScenarioError, match=r"^sweep: .* use fl-sim sweep, or give one value each: seed=\.\.\.$"):
         Scenario.load("contribution/published", "learn=fedtsv")
     assert Scenario.load("contribution/published", "learn=loo", "seed=3").seed == 3
+
+
+@pytest.mark.parametrize(("word", "said"), [
+    ("alpha=0.05", "alpha: there is no such key; did you mean calibrate.alpha?"),
+    ("count=9", "did you mean clients.count?"),
+    ("epochs=3", "did you mean clients.tier.NAME.epochs or"),
+    ("clients=100", "clients = 100: is a table; name a key of it, for instance clients.count=100"),
+    ("seed=0,1", "seed=0,1: a run takes one value; for several: fl-sim sweep digits seed=0,1"),
+    ("calibrate=local,pooled", "fl-sim sweep digits calibrate=local,pooled"),
+])  # fmt: skip
+def test_what_was_meant_is_said(word, said):
+    with pytest.raises(ScenarioError) as caught:
+        Scenario.load("digits", word)
+    assert said in str(caught.value)
+
+
+def test_a_strategy_is_found_whatever_the_case_of_its_name():
+    assert Scenario.load("digits", "calibrate=FedWQ-CP") == Scenario.load("digits")
+
+
+@pytest.mark.parametrize("name", ["preds.parquet", "rows.csv"])
+def test_a_table_in_the_place_of_a_scenario_is_shown_its_door(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(ScenarioError, match=f"fl-sim calibrate {tmp_path / name}; rows to learn from: data.name = "):
+        Scenario.load(tmp_path / name)
