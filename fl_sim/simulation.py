@@ -27,6 +27,7 @@ from fl_sim.population.prepared_data import Prepared, prepare
 from fl_sim.preflight import check
 from fl_sim.results.metrics import agreed, calibrate_metrics, client_rows, learn_metrics
 from fl_sim.results.run import FORMAT, Result
+from fl_sim.results.thresholds import file_of as thresholds_file
 from fl_sim.runtime import processor
 from fl_sim.runtime.checked_grid import CheckedGrid
 from fl_sim.runtime.choice import choose, remember
@@ -299,6 +300,7 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
     if agreement is not None:
         rows = [row | {"disagreement": agreement.by_client.get(row["client"])} for row in rows]
     before = {} if world.temperature is None else {"federated_temperature": world.temperature.detail()}
+    each_class = thresholds_file(calibrate.thresholds, world.population.data.classes or ())
     clock.lap("write")
     return Result(scenario, rows, {
         "format": FORMAT,
@@ -327,4 +329,4 @@ def _result(scenario: Scenario, world: World, clock: Clock) -> Result:
             "caveats": _as_json(calibrate, "caveats"),
         },
         **({} if agreement is None else {"agreement": agreement.summary}),
-    }, world.learn.files() | ({} if agreement is None else agreement.files))  # fmt: skip
+    }, world.learn.files() | ({} if agreement is None else agreement.files) | each_class)  # fmt: skip

@@ -183,23 +183,32 @@ def _show_sweep(place: Path, formats: Sequence[str], *, compared: bool) -> None:
 
 def results(
     folder: Annotated[Path, typer.Argument(help="Of a run, a comparison or a sweep.")],
-    form: Annotated[str, typer.Option("--format", help="csv, json or parquet.")] = "csv",
-    what: Annotated[str, typer.Option(help="points (a row a point) or clients (a row a client).")] = "points",
+    form: Annotated[
+        str, typer.Option("--format", help="csv, json or parquet; a paper's table: markdown or latex.")
+    ] = "csv",
+    what: Annotated[str, typer.Option(help="points, clients or thresholds: a row each.")] = "points",
     to: Annotated[
         Path | None, typer.Option("--to", help="A file (default: standard output; parquet needs one).")
     ] = None,
 ) -> None:
     """Results as data, to compute with."""
+    from fl_sim.report import paper
     from fl_sim.results.tables import FORMATS, load, write
 
-    if form not in FORMATS:
-        raise FlSimError(f"--format {form}: choose one of {', '.join(FORMATS)}")
-    if what not in ("points", "clients"):
-        raise FlSimError(f"--what {what}: choose points or clients")
+    if form not in (*FORMATS, *paper.FORMATS):
+        raise FlSimError(f"--format {form}: choose one of {', '.join([*FORMATS, *paper.FORMATS])}")
+    if what not in ("points", "clients", "thresholds"):
+        raise FlSimError(f"--what {what}: choose points, clients or thresholds")
+    if form in paper.FORMATS and what != "points":
+        raise FlSimError(f"--format {form} is of a comparison's or a sweep's points; leave --what {what} out")
     if to is None and form == "parquet":
         raise FlSimError("--format parquet is not text: name a file with --to")
     if to is not None and to.exists():
         raise FlSimError(f"{to}: is there already; choose another --to")
+    if form in paper.FORMATS:
+        text = paper.table(folder, form)
+        sys.stdout.write(text) if to is None else to.write_text(text, encoding="utf-8")
+        return
     frame = getattr(load(folder), what)
     try:
         write(frame, form, sys.stdout if to is None else to)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -135,21 +136,20 @@ def damaged(name: str, files: str, error: Exception) -> DataNotAtHandError:
 
 
 def _clients(clients: Any, rows: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """The clients' names, numbers by their size and texts by the alphabet, and of each row the place of its client."""
+    """The clients' names, by the alphabet, numbers in them by their size; and of each row the place of its client."""
     values = np.asarray(clients)
     if values.shape != (rows,) or values.dtype.kind not in "iuUS" + "O":
         raise FlSimError(
             f"dataset: clients are {values.dtype} of shape {values.shape}; must be {rows} names, texts or whole numbers"
         )
     texts, places = np.unique(values.astype(str), return_inverse=True)
-    order = np.argsort(texts.astype(np.int64), kind="stable") if all(map(_is_whole, texts.tolist())) else None
-    if order is None:
-        return tuple(texts.tolist()), places.astype(np.int64)
-    return tuple(texts[order].tolist()), np.argsort(order)[places].astype(np.int64)
+    order = sorted(range(len(texts)), key=lambda k: _natural(str(texts[k])))
+    return tuple(str(texts[k]) for k in order), np.argsort(order)[places].astype(np.int64)
 
 
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.lstrip("-").isdigit() and len(text) < 19
+def _natural(text: str) -> list[tuple[int, str]]:
+    """By which `site 2` comes before `site 10`."""
+    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _names(classes: Any) -> tuple[str, ...] | None:

@@ -42,6 +42,7 @@ FORMAT = 1  # of result.json and clients.csv
 Row = dict[str, Any]  # one client: column -> value, None where there is none
 
 SCENARIO, RESULT, CLIENTS = "scenario.toml", "result.json", "clients.csv"
+THRESHOLDS = "thresholds.csv"  # of methods that have one for each class: fl_sim/results/thresholds.py
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,17 @@ def _row(header: Sequence[str], cells: Sequence[str]) -> Row:
 
 
 def _files(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
-    if not (MATRIX in digests or is_there(folder / MATRIX)):
-        return {}
-    content = content_of(folder / MATRIX, digests.get(MATRIX))
+    files = {
+        name: content_of(folder / name, digests.get(name))
+        for name in (MATRIX, THRESHOLDS)
+        if name in digests or is_there(folder / name)
+    }
     try:
-        read_matrix(content)
+        if MATRIX in files:
+            read_matrix(files[MATRIX])
     except ValueError as error:
         raise damaged(folder / MATRIX, error) from None
-    return {MATRIX: content}
+    return files
 
 
 # ------------------------------------------------------------------------------------------------------------ writing

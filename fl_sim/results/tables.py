@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fl_sim.errors import FlSimError
+from fl_sim.results import thresholds
 from fl_sim.results.run import RESULT, Result
 from fl_sim.results.sweep_folder import POINTS, SWEEP, SweepFile, failures
 from fl_sim.scenario.scenario import Scenario
@@ -32,6 +34,7 @@ class Tables:
         axes: the columns of `points` that are axes, in the order of the file.
         values: axis -> value as the columns show it -> value as the file has it, which may be a table.
         title: the file's name, and in words what was not swept.
+        runs: point and axes of each finished point, and its result.
     """
 
     points: pd.DataFrame
@@ -39,6 +42,13 @@ class Tables:
     axes: list[str]
     title: str
     values: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    runs: list[tuple[dict[str, Any], Result]] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def thresholds(self) -> pd.DataFrame:
+        """One row a threshold of each client that was tested: `point`, the axes, `client`, `class` (nothing where it
+        is for all), `threshold`."""
+        return pd.DataFrame([point | row for point, result in self.runs for row in thresholds.rows(result)])
 
 
 def load(folder: str | Path) -> Tables:
@@ -95,7 +105,7 @@ def _load_sweep(folder: Path) -> Tables:
 def _frames(
     name: str, axes: list[str], points: list[tuple[dict[str, Any], str, Path]], failed: Mapping[str, str]
 ) -> Tables:
-    rows, clients = [], []
+    rows, clients, runs = [], [], []
     loaded: dict[str, Result] = {}  # points may share a run
     title = name
     for number, (settings, run, place) in enumerate(points):
@@ -107,8 +117,9 @@ def _frames(
             columns = {"status": "ok", "alpha": result.scenario.calibrate.alpha} | dict(numbers(result))
             row |= columns | settings  # an axis keeps its value where a metric has its name, as learn.keep_fraction
             clients += [{"point": number, **settings, **_flat(client)} for client in result.clients]
+            runs.append(({"point": number, **settings}, result))
         rows.append(row)
-    return Tables(pd.DataFrame(rows), pd.DataFrame(clients), axes, title)
+    return Tables(pd.DataFrame(rows), pd.DataFrame(clients), axes, title, runs=runs)
 
 
 def fixed(scenario: Scenario, axes: Sequence[str]) -> str:
