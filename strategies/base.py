@@ -23,6 +23,7 @@ from fl_sim.messages.calibration import EvaluateReport, EvaluateRequest
 from fl_sim.messages.exchange import Columns, Questions, Replies
 from fl_sim.messages.record import FLOAT_BYTES, Record
 from fl_sim.messages.validate import read
+from fl_sim.runtime.checked_grid import CheckedGrid
 
 if TYPE_CHECKING:
     from fl_sim.models.recipe import Recipe
@@ -61,6 +62,8 @@ class Federation:
 
 def node_ids(grid: Grid) -> list[int]:
     """The nodes in the order of their partitions, which in every simulation is the order in which they registered."""
+    if isinstance(grid, CheckedGrid):  # which says so of its own; of 100,000 the others would be sorted in each round
+        return list(grid.nodes)
     return [node.node_id for node in sorted(grid.get_nodes(), key=lambda node: node.registered_at)]
 
 
@@ -91,6 +94,7 @@ class Method(Strategy):
         self.left_out: dict[int, str] = {}
         self._sent: dict[int, Message | Record] = {}  # node -> the last question to it
         self._claimed: dict[int, int] = {}  # node -> the partition that it said it is
+        self._claimant: dict[int, int] = {}  # the same the other way round
 
     @classmethod
     def check(cls, options: Any) -> None:
@@ -125,7 +129,7 @@ class Method(Strategy):
             ClientFailedError: a client failed, or answered what cannot be, and `on_failure` is "stop".
         """
         if isinstance(replies, Replies):  # checked, and in order
-            self._claimed |= dict(zip(replies.nodes, replies.columns.partition.tolist(), strict=True))
+            self._claim(dict(zip(replies.nodes, replies.columns.partition.tolist(), strict=True)))
             return replies.columns
         kind = next((sent.reply for sent in self._sent.values() if isinstance(sent, Record)), None)
         return Columns.of(kind or Record, [record for _, record in self.good(replies)])
@@ -151,15 +155,21 @@ class Method(Strategy):
                 continue
             good[node] = partition, reply, record
         claimed = Counter(partition for partition, _, _ in good.values() if partition is not None)
-        claimed.update(p for node, p in self._claimed.items() if node not in good and node not in self.left_out)
         for node, (partition, _, _) in list(good.items()):
-            if partition is not None and claimed[partition] > 1:
+            if partition is None:
+                continue
+            earlier = self._claimant.get(partition, node)
+            if claimed[partition] > 1 or (earlier != node and earlier not in self.left_out):
                 del good[node]
                 self._leave_out(node, f"it answered as client {partition}, as another node did")
-        self._claimed |= {node: partition for node, (partition, _, _) in good.items() if partition is not None}
+        self._claim({node: partition for node, (partition, _, _) in good.items() if partition is not None})
         # Replies come in any order; sums must not.
         ordered = sorted(good.values(), key=lambda one: -1 if one[0] is None else one[0])
         return [(reply, record) for _, reply, record in ordered]
+
+    def _claim(self, partitions: Mapping[int, int]) -> None:
+        self._claimed |= partitions
+        self._claimant |= {partition: node for node, partition in partitions.items()}
 
     def number_of(self, replies: Iterable[Message]) -> int:
         """How many good replies there are. What it raises: see `answers`."""
