@@ -18,9 +18,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import flwr.serverapp.strategy as flower
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.messages.learning import AdoptRequest
@@ -42,6 +44,7 @@ class AveragedGroup:
     """The clients of one architecture and what they have in common."""
 
     members: list[int]  # partitions
+    able: NDArray[np.int64]  # those of them that have rows to train on
     strategy: Strategy  # Flower's, which makes the messages and may average
     weights: ArrayRecord
 
@@ -75,6 +78,7 @@ class Averaging(Learning):
         super().__init__(federation)
         self.num_rounds, self.evaluate_every = rounds, evaluate_every
         self.nodes: list[int] = []
+        self._partition: dict[int, int] = {}  # node -> its partition
         self.groups = [self._group(name) for name in sorted(set(federation.architectures))]
         self.records: list[dict[str, Any]] = []  # of each round and federation, what `detail` tells
         self._models: dict[int, ServerModel] = {}
@@ -102,19 +106,21 @@ class Averaging(Learning):
 
     def _group(self, architecture: str) -> AveragedGroup:
         members = [k for k, name in enumerate(self.federation.architectures) if name == architecture]
-        return AveragedGroup(members, self.averager(), ArrayRecord(self.federation.initial(members[0])))
+        able = np.array([k for k in members if self.federation.num_train[k] > 0], np.int64)
+        return AveragedGroup(members, able, self.averager(), ArrayRecord(self.federation.initial(members[0])))
 
     def _drawn(self, group: AveragedGroup, server_round: int) -> list[int]:
         """The partitions that train in this round; clients without rows never do."""
-        able = [k for k in group.members if self.federation.num_train[k] > 0]
-        if not able:
+        if not len(group.able):
             return []
         rng = stream(self.federation.seed, "fedavg", server_round, group.members[0])
-        return sorted(rng.permutation(able)[: self.how_many(len(able))].tolist())
+        return sorted(rng.permutation(group.able)[: self.how_many(len(group.able))].tolist())
 
     def messages(self, server_round: int, nodes: Sequence[int], grid: Grid) -> Iterable[Message]:
         """Flower's own messages to the clients drawn."""
-        self.nodes = list(nodes)
+        if self.nodes != list(nodes):
+            self.nodes = list(nodes)
+            self._partition = {node: k for k, node in enumerate(self.nodes)}
         messages: list[Message] = []
         for group in self.groups:
             drawn = self._drawn(group, server_round)
@@ -126,17 +132,17 @@ class Averaging(Learning):
             for k in drawn:
                 self._count(self.bytes_down, k, group)
         # Those with most rows first: who is last then keeps the others waiting for a short time only.
-        rows = {self.nodes[k]: self.federation.num_train[k] for group in self.groups for k in group.members}
-        return sorted(messages, key=lambda message: -rows[message.metadata.dst_node_id])
+        rows = self.federation.num_train
+        return sorted(messages, key=lambda message: -rows[self._partition[message.metadata.dst_node_id]])
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Combine the replies, federation by federation, in the order of the partitions."""
-        partition = {node: k for k, node in enumerate(self.nodes)}
-        answered = {partition[reply.metadata.src_node_id]: reply for reply, _ in self.good(replies)}
+        answered = {self._partition[reply.metadata.src_node_id]: reply for reply, _ in self.good(replies)}
+        names = self.federation.architectures
         for group in self.groups:
-            mine = {k: answered[k] for k in group.members if k in answered}
+            mine = {k: answered[k] for k in sorted(answered) if names[k] == names[group.members[0]]}
             combined = self.combine(server_round, group, mine)
             for k in mine:
                 self._count(self.bytes_up, k, group)
