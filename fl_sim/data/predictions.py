@@ -94,7 +94,7 @@ def source(name: str, path: Path) -> Source:
     if not path.is_file():
         return Source(
             name, None, "your own predictions", "yours", partial(_read, path), at_hand=path.is_file,
-            to_get=(f"ls {path}   # which is not there",),
+            to_get=(f"ls {path}   # which is not there",), num_clients=None,
         )  # fmt: skip
     loaded = load(path)
     dataset = loaded.dataset

@@ -115,7 +115,9 @@ def prepare(data: Data, seed: int, store: Store) -> Prepared:
             own.num_official_test,
         ]
         if own.clients is not None:
-            parts["content"] += [digest_of_array(own.clients), own.client_names]
+            parts["content"] += [digest_of_array(own.clients), own.client_names, dict(own.client_tiers)]
+        if own.as_they_are:
+            parts["content"].append("as they are")
     key = digest(**parts)
     store.get("data", key, lambda: _make(_loaded(data, seed) if own is None else own, data, seed))
     return open_prepared(store, key)

@@ -13,7 +13,7 @@ import pytest
 
 from fl_sim import Scenario, load, simulate
 from fl_sim.data import predictions
-from fl_sim.errors import FlSimError, ScenarioError
+from fl_sim.errors import DataNotAtHandError, FlSimError, ScenarioError
 from fl_sim.models.architectures import GIVEN
 from fl_sim.population.clients import populate
 from fl_sim.population.model_cache import outputs_on, trained
@@ -138,6 +138,14 @@ def test_damaged_files_are_named(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FlSimError, match=words):
         predictions.load(tmp_path / name)
+
+
+def test_a_scenario_whose_file_is_not_there_says_so(exported, tmp_path):
+    path, _, _ = exported
+    scenario = load_predictions(path, ["local"], ["seed=0"], 0.1, "lac", ()).points[0].scenario
+    elsewhere = scenario.with_(f"data.name=predictions:{tmp_path / 'gone.npz'}")
+    with pytest.raises(DataNotAtHandError, match=r"the data is not on this machine; get it with\n    ls .*gone\.npz"):
+        simulate(elsewhere, store=tmp_path)
 
 
 def test_files_that_are_not_there_or_of_another_kind_are_named(tmp_path):

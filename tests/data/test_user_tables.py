@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from fl_sim import Result, Scenario, simulate
-from fl_sim.data import user_tables
+from fl_sim.data import Dataset, user_tables
 from fl_sim.errors import FlSimError, ScenarioError
 from fl_sim.population.prepared_data import _within_clients
 from fl_sim.randomness import stream
@@ -172,6 +172,30 @@ def test_clients_are_who_they_are(sites, tmp_path, learn):
     assert alone["num_calibration"] + alone["num_test"] <= 1  # few rows, or none, are ordinary
     assert sum(row["num_test"] for row in result.clients) == 134
     assert 0.7 < result.calibrate["coverage"] <= 1
+
+
+def test_a_data_set_of_ones_own_may_carry_clients(tmp_path, monkeypatch):
+    (tmp_path / "wards.py").write_text(
+        "import numpy as np\n"
+        "from fl_sim.data import Dataset\n\n"
+        "def wards(count, image_size, seed):\n"
+        "    rng = np.random.default_rng(seed)\n"
+        "    x = rng.normal(size=(600, 4))\n"
+        "    names = [f'ward {k % 6}' for k in range(600)]\n"
+        "    return Dataset(x, (x.sum(axis=1) > 0).astype(int), ('no', 'yes'), clients=names)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["data.name=wards:wards", "data.train=300", "data.calibration=150", "data.test=150", "clients.count=6"]
+    words += ["clients.tier.strong.architecture=linear", "runtime.name=inline"]
+    result = simulate(Scenario.load("digits", *words, "clients.partition=natural"), store=tmp_path / "store")
+    assert [row["name"] for row in result.clients] == [f"ward {k}" for k in range(6)]
+    assert {row["num_calibration"] + row["num_test"] for row in result.clients} <= {49, 50, 51}
+    with pytest.raises(ScenarioError, match=r"clients\.count = 5, and wards:wards has 6 clients; say that"):
+        simulate(
+            Scenario.load("digits", *words, "clients.partition=natural", "clients.count=5"), store=tmp_path / "store"
+        )
+    with pytest.raises(FlSimError, match="clients are <U3 of shape"):
+        Dataset(np.zeros((3, 1)), [0, 1, 0], ("no", "yes"), clients=["one", "two"])
 
 
 def test_names_stay_in_the_folder_and_another_number_of_clients_is_refused(sites, tmp_path, monkeypatch, capsys):
