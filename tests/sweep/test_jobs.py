@@ -77,6 +77,9 @@ def test_nobody_stays_when_the_command_ends(tmp_path, number):
     command += ["--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        if not children.exists():
+            running.kill()
+            pytest.skip("this kernel does not list a process's children")
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").glob("points/[0-9a-f]*")):
             assert time.monotonic() < deadline
