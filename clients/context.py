@@ -73,12 +73,12 @@ class ClientContext:
 
     def keep_model(self, key: str, *, shared: bool) -> None:
         """Remember which model is this client's; `shared` says that others have it too."""
-        self.state["model"] = _kept_model(self.population.key, key, shared, -1)
+        self.state["model"] = model_record(self.population.key, key, shared, -1)
 
     def keep_member(self, cohort: Cohort) -> None:
         """Remember that this client's model is its cohort's; train them all now unless the store has them."""
         self.store.ensure("model", cohort.key, cohort.make)
-        self.state["model"] = _kept_model(self.population.key, cohort.key, False, self.cohort.index(self.client.id))
+        self.state["model"] = model_record(self.population.key, cohort.key, False, self.cohort.index(self.client.id))
 
     def rows(self, split: str) -> Indices:
         """The clients' rows of a split; for "train" those its model was trained on, which may be everybody's."""
@@ -168,7 +168,7 @@ def model_of(state: RecordDict) -> Model:
         raise RuntimeError(
             "this client has no model yet: a learn strategy has to come before it is asked for predictions"
         )
-    return Model(**model)  # type: ignore[arg-type]  # written by `_kept_model`
+    return Model(**model)  # type: ignore[arg-type]  # written by `model_record`
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Keyed:
 
 
 @lru_cache(maxsize=4096)
-def _kept_model(population: str, key: str, shared: bool, member: int) -> ConfigRecord:
+def model_record(population: str, key: str, shared: bool, member: int) -> ConfigRecord:
     """The same object for clients that have the same, which is not changed: thousands of them take no room."""
     return ConfigRecord(asdict(Model(population, key, shared, member)))
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from fl_sim.messages.exchange import Columns
 from fl_sim.results import tables
 from fl_sim.runtime.inline import InlineGrid
 from strategies.base import Federation
+from strategies.fedwq_cp import FedWQCP
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -183,3 +185,31 @@ def test_plada_hands_out_what_clients_read_digits_from(tmp_path):
     accuracies = [float(share) for share in re.findall(r"clients read ([\d.]+)%", run.stdout)]
     assert len(accuracies) == 2
     assert min(accuracies) > 30  # by the rule that takes no time; docs/plada.md has what the others reach
+
+
+def test_one_function_answers_what_handlers_written_by_hand_do(capsys):
+    """conformal_app.py beside fedwq_cp/app.py: the same three sites, and the same threshold but for float32."""
+    threshold, covered = threshold_and_coverage(capsys)
+    strategy = FedWQCP(alpha=0.1)
+    strategy.start(InlineGrid("conformal_app:client", 3, 60.0))
+    assert strategy.global_threshold == pytest.approx(threshold, abs=1e-6)
+    assert [report.num_test for report in strategy.evaluations.values()] == [199] * 3
+    assert [report.num_covered for report in strategy.evaluations.values()] == covered
+
+
+@pytest.mark.parametrize(("program", "words", "named"), [
+    ("predictions.py", ["calibrate", "{file}", "grouped", "local"], "hospital 1"),
+    ("sites.py", ["run", str(EXAMPLES / "sites.toml")], "clinic 12"),
+])  # fmt: skip
+def test_what_one_brings_comes_in_by_the_commands_of_its_page(program, words, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, file = command(EXAMPLES / program)
+    monkeypatch.setattr(sys, "argv", [program, file])
+    runpy.run_path(str(EXAMPLES / program), run_name="__main__")
+    assert (tmp_path / file).is_file()
+    words = [word.format(file=file) for word in words]
+    monkeypatch.setattr(sys, "argv", ["fl-sim", *words, "--store", "store", "--out", "out", "--figures", "none"])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert not end.value.code, capsys.readouterr().err
+    assert named in set(tables.load(tmp_path / "out").clients["name"])
