@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,11 @@ GRACE = 5.0  # seconds that a worker has to stop what it has started, once nobod
 
 _running = contextlib.ExitStack()  # of a worker: its runtime, from its first point on
 _runtime: list[Any] = []
+_at_work: list[Any] = []  # the point that is being run
+
+
+class Left(BaseException):
+    """A worker is to end in the middle of a point. No SystemExit, which a client's handler takes for a failure."""
 
 
 def side_by_side(
@@ -61,9 +65,16 @@ def side_by_side(
 
 
 def _turn(start: Start[Runtime], run: Callable[[Runtime, Point], Outcome], point: Point) -> Outcome:
-    if not _runtime:
-        _runtime.append(_running.enter_context(start()))
-    return run(_runtime[0], point)
+    _at_work.append(point)
+    try:
+        if not _runtime:
+            _runtime.append(_running.enter_context(start()))
+        return run(_runtime[0], point)
+    except Left:
+        _end()
+        raise
+    finally:
+        _at_work.clear()
 
 
 def _begin() -> None:
@@ -76,7 +87,15 @@ def _begin() -> None:
 
 def _leave(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what was started is being stopped
-    sys.exit(128 + number)
+    if _at_work:
+        raise Left
+    _end()
+
+
+def _end() -> None:
+    """Not by an exception, which the executor would take for a point's, and then wait for the next one."""
+    _running.close()
+    os._exit(128 + signal.SIGTERM)
 
 
 def _leave_with_parent() -> None:

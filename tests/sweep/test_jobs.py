@@ -47,6 +47,18 @@ def test_a_process_that_is_killed_ends_the_sweep_in_a_line():
         list(side_by_side(iter([0, -1, 2]), 2, partial(a_runtime, "up"), turn))
 
 
+def long_turn(runtime: str, point: int) -> str:
+    time.sleep(1 if point < 0 else 30)
+    return turn(runtime, point)
+
+
+def test_nobody_is_waited_for_who_is_in_the_middle_of_a_point_when_another_is_killed():
+    started = time.monotonic()
+    with pytest.raises(RuntimeLostError, match="a process that ran points was killed"):
+        list(side_by_side(iter([1, -1]), 2, partial(a_runtime, "up"), long_turn))
+    assert time.monotonic() - started < 25
+
+
 def test_side_by_side_is_as_in_turn(tmp_path):
     """The same rows of every client, the same failure at the same point, and the others kept."""
     words = [*TINY, "runtime.name=auto", "clients.concentration=0.02,1,10", "seed=0,1", "clients.min_calibration=90"]
