@@ -56,6 +56,8 @@ def side_by_side(
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool:
+            for child in multiprocessing.active_children():
+                child.kill()  # else the executor waits for those that are in the middle of a point
             raise RuntimeLostError("a process that ran points was killed, perhaps for memory; fewer --jobs") from None
         except BaseException:
             for child in multiprocessing.active_children():
