@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,11 +71,6 @@ def request(record: Record, nodes: Iterable[int]) -> Questions:
     """The same question to each of the nodes."""
     to = list(nodes)
     return Questions([record] * len(to), to)
-
-
-def as_message(score: str) -> str:
-    """A score's name, `aps`, as messages carry it, with its defaults; a table in JSON stays."""
-    return json.dumps({"name": score}, separators=(",", ":")) if re.fullmatch(r"[a-z][\w-]*", score) else score
 
 
 ALONE = Federation()  # of a ServerApp of one's own, where nothing is known of the clients
@@ -315,8 +308,7 @@ class Calibration(Method):
 
     def __init__(self, federation: Federation = ALONE, *, alpha: float, score: str = "") -> None:
         super().__init__()
-        self.federation, self.alpha = federation, alpha
-        self.score = as_message(score) or DEFAULT_SCORE[federation.task]
+        self.federation, self.alpha, self.score = federation, alpha, score or DEFAULT_SCORE[federation.task]
         self.align = ""  # the common scale the thresholds are on, where there is one
         self.global_threshold: float | None = None  # None where there is not one for all
         self.thresholds: dict[int, Threshold] = {}  # partition -> what it is tested with

@@ -63,7 +63,7 @@ def test_strategies_find_the_thresholds_that_they_find_in_the_laboratory(sites, 
     path, place = sites
     monkeypatch.syspath_prepend(str(place))
     federation = Federation(tiers=("even", "odd") * 3, num_labels=4)
-    by_hand = strategy(federation, alpha=0.1, score="lac")
+    by_hand = strategy(federation, alpha=0.1, score='{"name":"lac"}')
     by_hand.start(InlineGrid("own_conformal_app:app", 6, 60.0, lambda _: None))
     (point,) = load_predictions(path, [name], ["seed=0", "runtime.name=inline"], 0.1, "lac", ()).points
     result = simulate(point.scenario, store=place / "store")
@@ -96,7 +96,7 @@ def test_regression_has_predictions_or_intervals(sites, monkeypatch):
         "y = np.arange(20.0)\n"
         "app = conformal_app(lambda context: Predicted(y + 1.5, y, y - 0.5, y, regression=True))\n"
     )
-    strategy = FedWQCP(Federation(task="regression"), alpha=0.2, score="residual")
+    strategy = FedWQCP(Federation(task="regression"), alpha=0.2, score='{"name":"residual"}')
     strategy.start(InlineGrid("regression_app:app", 2, 60.0, lambda _: None))
     assert strategy.global_threshold == 1.5
     assert [report.num_covered for report in strategy.evaluations.values()] == [20, 20]
