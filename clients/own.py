@@ -24,11 +24,11 @@ from clients.app import report_failures
 from clients.calibrate import HANDLERS
 from clients.context import ClientContext, model_record
 from clients.handlers import Handler
-from fl_sim.data.predictions import LEAST
+from fl_sim.data.predictions import LEAST, OFF
 from fl_sim.data.source import Dataset
 from fl_sim.errors import FlSimError
 from fl_sim.messages.wire import pack, unpack
-from fl_sim.population.clients import TARGET_BINS, Client, Population
+from fl_sim.population.clients import Client, Population
 from fl_sim.population.prepared_data import Prepared
 from fl_sim.scenario.tables import Clients
 from fl_sim.store.artifacts import Store, digest, digest_of_array
@@ -91,6 +91,16 @@ class OwnClient(ClientContext):
         """As `predict` gave them, (n, outputs)."""
         return np.asarray(self.population.data.inputs[self.rows(split)])
 
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """The classes of a split's rows.
+
+        Raises:
+            FlSimError: in regression: bins of the target are everybody's, and this client knows but its own rows.
+        """
+        if self.population.data.classes is None:
+            raise FlSimError("in regression this app has no labels: the strategy asks for bins of everybody's target")
+        return self.targets(split)
+
 
 def _client_of(predicted: Predicted, context: Context) -> OwnClient:
     """The client as the handlers take it: alone in a population that holds its own rows and nobody else's."""
@@ -103,7 +113,7 @@ def _client_of(predicted: Predicted, context: Context) -> OwnClient:
     none, total = np.zeros(0, np.int64), len(data.targets)
     people = Population(
         key="", seed=0, device="cpu", precision="float32", clients=everybody, tiers=np.zeros(1, np.int64),
-        behaviours=np.full(1, -1), bins=data.targets if classes else np.zeros(total, np.int64) % TARGET_BINS,
+        behaviours=np.full(1, -1), bins=none if classes is None else data.targets,
         reference_set=None, rows={"calibration": (np.array([0, n]), np.arange(n))},
         data=Prepared(
             key="", inputs=data.inputs, targets=data.targets, classes=classes, target_mean=0.0, target_std=1.0,
@@ -115,7 +125,8 @@ def _client_of(predicted: Predicted, context: Context) -> OwnClient:
     if partition is None:
         raise FlSimError("node_config has no partition-id: start the SuperNode with --node-config 'partition-id=0'")
     client = Client(int(partition), everybody.tier[0], np.arange(n), np.arange(n, total), none)
-    model = model_record("", digest(outputs=digest_of_array(data.inputs)), True, -1)
+    said = [digest_of_array(values) for values in (data.inputs, data.targets)]
+    model = model_record("", digest(outputs=said, calibration=n), True, -1)
     return OwnClient((client,), people, Store(Path()), RecordDict({"model": model}))
 
 
@@ -127,6 +138,6 @@ def _outputs(predicted: Predicted, part: ArrayLike) -> NDArray[np.float32]:
         raise FlSimError(f"predictions of shape {values.shape}; must be (n, classes)")
     if predicted.logits:
         return values.astype(np.float32)
-    if (values < 0).any() or (values > 1).any() or (np.abs(values.sum(axis=1) - 1) > 1e-3).any():
+    if (values < 0).any() or (values > 1).any() or (np.abs(values.sum(axis=1) - 1) > OFF).any():
         raise FlSimError("probabilities must lie in 0..1 and sum up to 1; of logits say logits=True")
     return np.log(np.maximum(values, LEAST)).astype(np.float32)

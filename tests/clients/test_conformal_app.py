@@ -10,12 +10,14 @@ from flwr.clientapp import ClientApp
 
 from clients.own import Predicted, conformal_app
 from fl_sim import simulate
+from fl_sim.conformal.calibrator_plan import Plan, with_plan
 from fl_sim.data import predictions
 from fl_sim.errors import ClientFailedError
 from fl_sim.runtime.inline import InlineGrid
 from fl_sim.sweep.expand import load_predictions
 from strategies.base import Federation
 from strategies.class_conditional import ClassConditional
+from strategies.cphet import CPhet
 from strategies.fcp import FCP
 from strategies.fedcp_qq import FedCPQQ
 from strategies.fedhist_cp import FedHistCP
@@ -52,6 +54,12 @@ def sites(tmp_path_factory) -> tuple[Path, Path]:
         logits=z.astype(np.float32), tier=np.where(client % 2, "odd", "even"),
     )  # fmt: skip
     (place / "own_conformal_app.py").write_text(APP.format(path=str(path)))
+    (place / "regression_app.py").write_text(
+        "import numpy as np\n"
+        "from clients.own import Predicted, conformal_app\n"
+        "y = np.arange(20.0)\n"
+        "app = conformal_app(lambda context: Predicted(y + 1.5, y, y - 0.5, y, regression=True))\n"
+    )
     return path, place
 
 
@@ -90,16 +98,42 @@ def test_what_it_predicts_is_checked_and_named(sites, monkeypatch):
 def test_regression_has_predictions_or_intervals(sites, monkeypatch):
     _, place = sites
     monkeypatch.syspath_prepend(str(place))
-    (place / "regression_app.py").write_text(
-        "import numpy as np\n"
-        "from clients.own import Predicted, conformal_app\n"
-        "y = np.arange(20.0)\n"
-        "app = conformal_app(lambda context: Predicted(y + 1.5, y, y - 0.5, y, regression=True))\n"
-    )
     strategy = FedWQCP(Federation(task="regression"), alpha=0.2, score='{"name":"residual"}')
     strategy.start(InlineGrid("regression_app:app", 2, 60.0, lambda _: None))
     assert strategy.global_threshold == 1.5
     assert [report.num_covered for report in strategy.evaluations.values()] == [20, 20]
+
+
+def test_bins_of_everybodys_target_are_not_made_up(sites, monkeypatch):
+    _, place = sites
+    monkeypatch.syspath_prepend(str(place))
+    federation = Federation(task="regression", num_labels=10, tiers=("own",) * 2)
+    strategy = CPhet(federation, alpha=0.2, score='{"name":"residual"}')
+    with pytest.raises(ClientFailedError, match="in regression this app has no labels"):
+        strategy.start(InlineGrid("regression_app:app", 2, 60.0, lambda _: None))
+
+
+def test_other_labels_fit_another_calibrator(tmp_path, monkeypatch):
+    """Of the same outputs, in one process."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "relabelled_app.py").write_text(
+        "import numpy as np\n"
+        "from clients.own import Predicted, conformal_app\n"
+        "z, flip = np.random.default_rng(0).normal(size=(80, 3)) * 4, [False]\n"
+        "def predict(context):\n"
+        "    y = z.argmax(axis=1)\n"
+        "    return Predicted(z, (y + flip[0]) % 3, z, y, logits=True)\n"
+        "app = conformal_app(predict)\n"
+    )
+    import relabelled_app
+
+    thresholds = []
+    for relabelled_app.flip[0] in (False, True):
+        strategy = Pooled(alpha=0.2, score=with_plan('{"name":"lac"}', Plan("temperature", 0.5)))
+        strategy.start(InlineGrid("relabelled_app:app", 1, 60.0, lambda _: None))
+        thresholds.append(strategy.global_threshold)
+    assert thresholds[1] - thresholds[0] > 0.4
+    assert thresholds[1] < 0.99  # else the first labels' temperature, at which every label is sure
 
 
 def test_it_is_put_into_an_app_that_is_there_and_refused_where_it_cannot(sites):
