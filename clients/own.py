@@ -125,8 +125,8 @@ def _client_of(predicted: Predicted, context: Context) -> OwnClient:
     if partition is None:
         raise FlSimError("node_config has no partition-id: start the SuperNode with --node-config 'partition-id=0'")
     client = Client(int(partition), everybody.tier[0], np.arange(n), np.arange(n, total), none)
-    said = [digest_of_array(values) for values in (data.inputs, data.targets)]
-    model = model_record("", digest(outputs=said, calibration=n), True, -1)
+    contents = [digest_of_array(values) for values in (data.inputs, data.targets)]
+    model = model_record("", digest(contents=contents, calibration=n), True, -1)
     return OwnClient((client,), people, Store(Path()), RecordDict({"model": model}))
 
 
