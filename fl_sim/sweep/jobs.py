@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from fl_sim.errors import RuntimeLostError
@@ -45,6 +46,7 @@ def side_by_side(
     Raises:
         RuntimeLostError: a process was killed.
     """
+    others = multiprocessing.active_children()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin) as pool:
         waiting: dict[Future[Outcome], Point] = {}
         try:
@@ -56,14 +58,18 @@ def side_by_side(
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool:
-            for child in multiprocessing.active_children():
+            for child in _started_beside(others):
                 child.kill()  # else the executor waits for those that are in the middle of a point
             raise RuntimeLostError("a process that ran points was killed, perhaps for memory; fewer --jobs") from None
         except BaseException:
-            for child in multiprocessing.active_children():
+            for child in _started_beside(others):
                 child.terminate()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _started_beside(others: list[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in others]
 
 
 def _turn(start: Start[Runtime], run: Callable[[Runtime, Point], Outcome], point: Point) -> Outcome:

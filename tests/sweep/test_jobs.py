@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -50,6 +51,21 @@ def test_a_process_that_is_killed_ends_the_sweep_in_a_line():
 def long_turn(runtime: str, point: int) -> str:
     time.sleep(1 if point < 0 else 8)
     return turn(runtime, point)
+
+
+def test_other_processes_of_the_callers_are_left_alone():
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    try:
+        with pytest.raises(RuntimeLostError):
+            list(side_by_side(iter([0, -1]), 2, partial(a_runtime, "up"), turn))
+        outcomes = side_by_side(iter([0, 1]), 2, partial(a_runtime, "up"), turn)
+        next(outcomes)
+        outcomes.close()  # nobody waits for the other
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 def test_nothing_hangs_where_another_is_killed_in_the_middle_of_a_point():
