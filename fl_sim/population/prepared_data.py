@@ -207,7 +207,8 @@ def _draw(dataset: Dataset, data: Data, seed: int) -> NDArray[np.int64]:
     if dataset.clients is not None and official and data.rows == total:
         return np.arange(total)  # all, and in their order: nothing is left to chance
     inside = data.test + (data.calibration if data.calibration_from == "test" else 0)
-    rng = stream(seed, "data", data.name)
+    # Of a table wherever it lies: in another folder it is dealt out in the same way.
+    rng = stream(seed, "data", user_tables.KIND if data.target is not None else data.name)
     if dataset.clients is not None and not official:
         return _within_clients(dataset.clients, rng)[: data.rows]
     if official == 0:

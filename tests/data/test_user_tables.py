@@ -174,6 +174,25 @@ def test_clients_are_who_they_are(sites, tmp_path, learn):
     assert 0.7 < result.calibrate["coverage"] <= 1
 
 
+def test_local_keeps_its_promise_over_the_draws_of_the_split(sites, tmp_path):
+    """Within a client calibration and test rows are drawn alike: 80 % on average over draws, within 4 standard errors."""
+    scenarios = [Scenario.load(sites, f"seed={seed}") for seed in range(12)]
+    coverages = [simulate(scenario, store=tmp_path).calibrate["coverage"] for scenario in scenarios]
+    assert np.mean(coverages) >= 0.8 - 4 * np.std(coverages, ddof=1) / 12**0.5
+    assert len(set(coverages)) > 6
+
+
+def test_a_table_in_another_folder_is_dealt_out_in_the_same_way(sites, tmp_path):
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(sites.with_name("sites.csv").read_bytes())
+    here, there = (
+        simulate(Scenario.load(sites, *words), store=tmp_path / "store").clients
+        for words in ([], [f"data.name=table:{moved}"])
+    )
+    untimed = [[{**row, "seconds": 0} for row in rows] for rows in (here, there)]
+    assert untimed[0] == untimed[1]
+
+
 def test_a_data_set_of_ones_own_may_carry_clients(tmp_path, monkeypatch):
     (tmp_path / "wards.py").write_text(
         "import numpy as np\n"
