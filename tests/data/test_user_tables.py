@@ -175,7 +175,7 @@ def test_clients_are_who_they_are(sites, tmp_path, learn):
 
 
 def test_local_keeps_its_promise_over_the_draws_of_the_split(sites, tmp_path):
-    """Within a client calibration and test rows are drawn alike: 80 % on average over draws, within 4 standard errors."""
+    """Within a client calibration and test rows are drawn alike: 80 % over draws, within 4 standard errors."""
     scenarios = [Scenario.load(sites, f"seed={seed}") for seed in range(12)]
     coverages = [simulate(scenario, store=tmp_path).calibrate["coverage"] for scenario in scenarios]
     assert np.mean(coverages) >= 0.8 - 4 * np.std(coverages, ddof=1) / 12**0.5
